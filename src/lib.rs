@@ -19,20 +19,20 @@
 //! randomness: time and chance come in as arguments, so that a simulation can be a second host.
 
 // vocabulary
-pub mod time;
-pub mod deadlines;
-pub mod rng;
-pub mod id;
-pub mod slab;
 pub mod buffer;
+pub mod deadlines;
+pub mod id;
 pub mod point;
+pub mod rng;
+pub mod slab;
+pub mod time;
 
 // bytes to meaning and back
 pub mod mqtt;
 
 // sans-I/O machines
-pub mod broker;
 pub mod bridge;
+pub mod broker;
 pub mod field;
 pub mod journal;
 pub mod pipeline;

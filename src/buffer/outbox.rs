@@ -1,0 +1,125 @@
+//! All send queues, and which of them have something to say this turn.
+
+use std::collections::VecDeque;
+
+use super::{Memory, SendQueue};
+use crate::id::ConnId;
+use crate::slab::IdTable;
+
+/// The send queue of every connection. Machines write into it, the host drains it.
+#[derive(Debug)]
+pub struct Outbox {
+    memory: Memory,
+    queues: IdTable<ConnId, Entry>,
+    /// Connections to be offered to the host, each at most once; stale ones are passed over.
+    ready: VecDeque<ConnId>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    queue: SendQueue,
+    /// Invariant: true exactly while the connection is in `ready`.
+    is_ready: bool,
+}
+
+impl Outbox {
+    /// No connections.
+    pub fn new(memory: &Memory) -> Self {
+        Self {
+            memory: memory.clone(),
+            queues: IdTable::new(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// Makes a queue for a connection that has opened.
+    pub fn open(&mut self, conn: ConnId) {
+        let entry = Entry {
+            queue: SendQueue::new(&self.memory),
+            is_ready: false,
+        };
+        let before = self.queues.insert(conn, entry);
+        debug_assert!(
+            before.is_none(),
+            "a slot is reused only after its connection has closed"
+        );
+    }
+
+    /// Drops the queue of a connection that has closed, and what was in it.
+    pub fn close(&mut self, conn: ConnId) {
+        self.queues.remove(conn);
+    }
+
+    /// The queue, to append to; the connection is offered to the host this turn. `None`: it is gone.
+    pub fn write(&mut self, conn: ConnId) -> Option<&mut SendQueue> {
+        self.wake(conn);
+        self.queue_mut(conn)
+    }
+
+    /// Offers the connection to the host this turn: whoever fills its queue has something new.
+    pub fn wake(&mut self, conn: ConnId) {
+        if let Some(entry) = self.queues.get_mut(conn)
+            && !entry.is_ready
+        {
+            entry.is_ready = true;
+            self.ready.push_back(conn);
+        }
+    }
+
+    /// The next connection with something to send; each once until it is woken again.
+    pub fn poll_ready(&mut self) -> Option<ConnId> {
+        while let Some(conn) = self.ready.pop_front() {
+            if let Some(entry) = self.queues.get_mut(conn) {
+                entry.is_ready = false;
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    /// The queue, without offering it to the host.
+    pub fn queue_mut(&mut self, conn: ConnId) -> Option<&mut SendQueue> {
+        self.queues.get_mut(conn).map(|entry| &mut entry.queue)
+    }
+
+    /// The queue.
+    pub fn queue(&self, conn: ConnId) -> Option<&SendQueue> {
+        self.queues.get(conn).map(|entry| &entry.queue)
+    }
+
+    /// Unsent bytes of all connections.
+    pub fn bytes(&self) -> usize {
+        self.queues.iter().map(|(_, entry)| entry.queue.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slab::Key;
+
+    #[test]
+    fn offers_each_connection_once_a_turn_and_gone_ones_never() {
+        let mut outbox = Outbox::new(&Memory::new(usize::MAX));
+        let [a, b, gone] = [0, 1, 2].map(|slot| ConnId::from_parts(slot, 0));
+        for conn in [a, b, gone] {
+            outbox.open(conn);
+        }
+        for conn in [b, a, b, gone] {
+            outbox.write(conn).expect("open").reserve(1).fill(0);
+        }
+        outbox.close(gone);
+        assert!(outbox.write(gone).is_none());
+        assert_eq!(
+            [
+                outbox.poll_ready(),
+                outbox.poll_ready(),
+                outbox.poll_ready()
+            ],
+            [Some(b), Some(a), None]
+        );
+        outbox.wake(a);
+        assert_eq!(outbox.poll_ready(), Some(a));
+        assert_eq!(outbox.bytes(), 3);
+    }
+}

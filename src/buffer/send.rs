@@ -1,0 +1,271 @@
+//! Encoded bytes on their way to one peer: small things copied side by side, large ones shared.
+//!
+//! Measured sender cost per message on loopback decides: up to 2 KiB a copy into a contiguous chunk is cheaper than one more
+//! element of a gathered write, from 16 KiB on it is dearer, in between they tie (`cargo bench --bench buffer`).
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use super::{CHUNK_SIZE, Chunk, Memory, Payload};
+
+/// A packet of at most this many bytes is copied whole; of a longer one the payload is shared.
+pub const COPY_MAX: usize = 2048;
+
+/// Unsent bytes above which a connection's takers keep references instead of encoding more.
+pub const HIGH_WATER: usize = 64 * 1024;
+
+/// Encoded bytes of one connection, in order.
+#[derive(Debug)]
+pub struct SendQueue {
+    memory: Memory,
+    segments: VecDeque<Segment>,
+    len: usize,
+    more: bool,
+}
+
+#[derive(Debug)]
+enum Segment {
+    /// Invariant: `start < end <= CHUNK_SIZE`, except while it is being written.
+    Chunk {
+        chunk: Chunk,
+        start: usize,
+        end: usize,
+    },
+    /// A head too long for a chunk (a topic may have 65 535 bytes, properties more).
+    Owned {
+        bytes: Box<[u8]>,
+        start: usize,
+    },
+    Shared {
+        payload: Payload,
+        start: usize,
+    },
+}
+
+impl SendQueue {
+    /// An empty queue, which holds no chunk.
+    pub fn new(memory: &Memory) -> Self {
+        Self {
+            memory: memory.clone(),
+            segments: VecDeque::new(),
+            len: 0,
+            more: false,
+        }
+    }
+
+    /// Appends `len` bytes and gives them to be written, all of them, by the caller. They are contiguous.
+    pub fn reserve(&mut self, len: usize) -> &mut [u8] {
+        self.len += len;
+        if len > CHUNK_SIZE {
+            let bytes = vec![0; len].into_boxed_slice();
+            self.segments.push_back(Segment::Owned { bytes, start: 0 });
+            let Some(Segment::Owned { bytes, .. }) = self.segments.back_mut() else {
+                unreachable!("it was pushed just now")
+            };
+            return bytes;
+        }
+        let fits = matches!(self.segments.back(),
+            Some(Segment::Chunk { end, .. }) if CHUNK_SIZE - end >= len);
+        if !fits {
+            let chunk = self.memory.chunk();
+            self.segments.push_back(Segment::Chunk {
+                chunk,
+                start: 0,
+                end: 0,
+            });
+        }
+        let Some(Segment::Chunk { chunk, end, .. }) = self.segments.back_mut() else {
+            unreachable!("the last segment is a chunk with room")
+        };
+        let start = *end;
+        *end += len;
+        &mut chunk[start..start + len]
+    }
+
+    /// Appends a payload by reference, or by copy if it is small.
+    pub fn push_payload(&mut self, payload: &Payload) {
+        if payload.len() <= COPY_MAX {
+            if !payload.is_empty() {
+                self.reserve(payload.len()).copy_from_slice(payload);
+            }
+            return;
+        }
+        self.len += payload.len();
+        self.segments.push_back(Segment::Shared {
+            payload: payload.clone(),
+            start: 0,
+        });
+    }
+
+    /// Unsent bytes, shared ones included.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing waits to be sent.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether whoever fills this queue had more to add when it was last asked: the host asks again once this is sent.
+    pub fn has_more(&self) -> bool {
+        self.more
+    }
+
+    /// See [`SendQueue::has_more`].
+    pub fn set_more(&mut self, more: bool) {
+        self.more = more;
+    }
+
+    /// The front as slices for a gathered write: at most `slices.len()` of them, of at most `budget` bytes together.
+    /// Returns how many were set.
+    pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>], budget: usize) -> usize {
+        let mut left = budget;
+        let mut count = 0;
+        for (slot, segment) in slices.iter_mut().zip(&self.segments) {
+            let bytes = segment.unsent();
+            let bytes = &bytes[..bytes.len().min(left)];
+            if bytes.is_empty() {
+                break;
+            }
+            *slot = IoSlice::new(bytes);
+            left -= bytes.len();
+            count += 1;
+        }
+        count
+    }
+
+    /// The first contiguous run of unsent bytes, empty if there are none.
+    pub fn front(&self) -> &[u8] {
+        self.segments.front().map_or(&[], Segment::unsent)
+    }
+
+    /// Forgets the first `count` bytes, which have been sent.
+    ///
+    /// # Panics
+    /// If there are not that many.
+    pub fn consume(&mut self, count: usize) {
+        assert!(count <= self.len, "only what was queued can be sent");
+        self.len -= count;
+        let mut left = count;
+        while left > 0 {
+            let segment = self
+                .segments
+                .front_mut()
+                .expect("`len` counts the segments' bytes");
+            let here = segment.unsent().len().min(left);
+            segment.advance(here);
+            left -= here;
+            if segment.unsent().is_empty() {
+                self.segments.pop_front();
+            }
+        }
+    }
+
+    /// Forgets everything and gives all memory back.
+    pub fn clear(&mut self) {
+        self.segments.clear();
+        self.len = 0;
+        self.more = false;
+    }
+}
+
+impl Segment {
+    fn unsent(&self) -> &[u8] {
+        match self {
+            Self::Chunk { chunk, start, end } => &chunk[*start..*end],
+            Self::Owned { bytes, start } => &bytes[*start..],
+            Self::Shared { payload, start } => &payload[*start..],
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        match self {
+            Self::Chunk { start, .. } | Self::Owned { start, .. } | Self::Shared { start, .. } => {
+                *start += count;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn contents(queue: &SendQueue) -> Vec<u8> {
+        let mut slices = [IoSlice::new(&[]); 64];
+        let count = queue.gather(&mut slices, usize::MAX);
+        slices[..count]
+            .iter()
+            .flat_map(|slice| slice.to_vec())
+            .collect()
+    }
+
+    #[test]
+    fn small_is_copied_and_large_is_shared() {
+        let memory = Memory::new(usize::MAX);
+        let mut queue = SendQueue::new(&memory);
+        queue.push_payload(&Payload::from(vec![1; COPY_MAX]));
+        let large = Payload::from(vec![2; COPY_MAX + 1]);
+        queue.push_payload(&large);
+        assert!(matches!(queue.segments[0], Segment::Chunk { .. }));
+        assert_eq!(queue.segments[1].unsent().as_ptr(), large.as_ptr());
+        assert_eq!(queue.len(), 2 * COPY_MAX + 1);
+    }
+
+    #[test]
+    fn a_drained_queue_holds_no_chunk() {
+        let memory = Memory::new(usize::MAX);
+        let mut queue = SendQueue::new(&memory);
+        queue.reserve(10).fill(1);
+        assert_eq!(memory.used(), CHUNK_SIZE);
+        queue.consume(10);
+        assert_eq!(memory.used(), 0);
+        assert!(queue.front().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn sends_what_was_queued_in_order(
+            steps in proptest::collection::vec((0_usize..40_000, any::<bool>(), 0_usize..50_000), 1..30)
+        ) {
+            let memory = Memory::new(usize::MAX);
+            let mut queue = SendQueue::new(&memory);
+            let mut model: Vec<u8> = Vec::new();
+            for (index, (len, shared, sent)) in steps.into_iter().enumerate() {
+                let bytes = vec![index as u8; len];
+                if shared {
+                    queue.push_payload(&Payload::from(bytes.clone()));
+                } else if len > 0 {
+                    queue.reserve(len).copy_from_slice(&bytes);
+                }
+                model.extend(bytes);
+                prop_assert_eq!(queue.len(), model.len());
+                prop_assert_eq!(contents(&queue), &model[..]);
+                let sent = sent.min(model.len());
+                queue.consume(sent);
+                model.drain(..sent);
+                prop_assert_eq!(queue.is_empty(), model.is_empty());
+            }
+            queue.clear();
+            prop_assert_eq!(memory.used(), 0);
+        }
+
+        #[test]
+        fn a_gathered_write_keeps_to_its_budget(
+            lens in proptest::collection::vec(1_usize..30_000, 1..10), budget in 0_usize..100_000
+        ) {
+            let memory = Memory::new(usize::MAX);
+            let mut queue = SendQueue::new(&memory);
+            for len in lens {
+                queue.reserve(len).fill(0);
+            }
+            let mut slices = [IoSlice::new(&[]); 16];
+            let count = queue.gather(&mut slices, budget);
+            let total: usize = slices[..count].iter().map(|slice| slice.len()).sum();
+            prop_assert_eq!(total, budget.min(queue.len()));
+        }
+    }
+}
