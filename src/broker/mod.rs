@@ -1,1 +1,3 @@
-//! (skeleton)
+//! The MQTT server: connections, sessions, subscriptions, retained messages.
+
+pub mod settings;

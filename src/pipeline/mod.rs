@@ -1,1 +1,3 @@
-//! (skeleton)
+//! Readings to messages, command messages to writes: transforms, quality, rates, payload formats.
+
+pub mod settings;

@@ -1,0 +1,98 @@
+//! The broker's limits and policies: what `[broker]` may say, with every default filled in.
+//!
+//! The defaults suit a Pi with 512 MiB. Every limit has a counter that says how often it was met.
+
+use crate::time::Duration;
+
+/// The broker's settings. A reload applies them to what comes after it; sessions keep what they were told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Network connections at once; the next one is closed, after CONNACK 0x97 if there is time for it.
+    pub max_connections: u32,
+    /// Largest packet that we take, in bytes, told in CONNACK [MQTT-3.2.2-15]; a larger one closes with 0x95.
+    pub max_packet_size: u32,
+    /// QoS 1 and 2 messages that a client may have unacknowledged towards us.
+    pub receive_maximum: u16,
+    /// Topic aliases that we take from a client.
+    pub topic_alias_maximum: u16,
+    /// Overrides the client's keep-alive and tells it so. `None`: the client's own.
+    pub keep_alive_override: Option<u16>,
+    /// Sessions live at most this long without a connection. `None`: without limit.
+    pub max_session_expiry: Option<Duration>,
+    /// QoS 1 and 2 messages that we keep unacknowledged towards a subscriber that names no Receive Maximum.
+    pub inflight_maximum: u16,
+    /// All buffers, queues and tables together, in bytes.
+    pub memory: usize,
+    /// Of each session.
+    pub queue: QueueLimits,
+    /// Queued bytes of all sessions together.
+    pub queues_bytes: usize,
+    /// How many retained messages, and how many bytes of them.
+    pub retained_messages: usize,
+    /// See `retained_messages`.
+    pub retained_bytes: usize,
+    /// Sessions, connected or not; the next new one is refused with 0x97.
+    pub max_sessions: u32,
+    /// Subscriptions of one client; the next SUBSCRIBE is answered 0x97.
+    pub max_subscriptions: u32,
+    /// From accepting a connection to its CONNECT.
+    pub connect_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        const MIB: usize = 1024 * 1024;
+        Self {
+            max_connections: 1000,
+            max_packet_size: MIB as u32,
+            receive_maximum: 20,
+            topic_alias_maximum: 16,
+            keep_alive_override: None,
+            max_session_expiry: Some(Duration::from_secs(7 * 24 * 3600)),
+            inflight_maximum: 20,
+            memory: 96 * MIB,
+            queue: QueueLimits::default(),
+            queues_bytes: 256 * MIB,
+            retained_messages: 100_000,
+            retained_bytes: 64 * MIB,
+            max_sessions: 10_000,
+            max_subscriptions: 1000,
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Limits of one queue, and what happens there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// Messages waiting, those in flight not counted.
+    pub messages: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// What gives way.
+    pub when_full: WhenFull,
+}
+
+impl Default for QueueLimits {
+    fn default() -> Self {
+        Self {
+            messages: 10_000,
+            bytes: 16 * 1024 * 1024,
+            when_full: WhenFull::DropNewest,
+        }
+    }
+}
+
+/// What gives way when a queue is full. Each drop is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenFull {
+    /// The message that arrives.
+    #[default]
+    DropNewest,
+    /// The one that has waited longest.
+    DropOldest,
+    /// The publisher is told 0x97 if it is a 5.0 client that waits for an answer; the message reaches nobody.
+    Refuse,
+    /// The subscriber's connection is closed with 0x97; its session and queue stay.
+    Disconnect,
+}

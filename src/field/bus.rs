@@ -1,0 +1,86 @@
+//! Transfers: what a driver may ask of a bus, and what comes back.
+//!
+//! Every bus has a worker that carries out one transfer at a time, because Linux offers no readiness for them. The
+//! files of `/proc` and `/sys` are a bus too, for reading them can block.
+
+use smallvec::SmallVec;
+
+use crate::time::Duration;
+
+/// Which bus, as the host opens it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BusSettings {
+    /// `/dev/i2c-NUMBER`.
+    I2c {
+        /// The adapter's number.
+        number: u8,
+        /// The kernel's limit for one transfer (`I2C_TIMEOUT`), in steps of 10 ms.
+        transfer_timeout: Duration,
+    },
+    /// The machine's own `/proc`, `/sys` and file systems.
+    Machine,
+}
+
+/// Bytes of a transfer: few enough to need no allocation for every chip that we know.
+pub type Bytes = SmallVec<[u8; 32]>;
+
+/// One transfer. Bounded: what is read never exceeds what the operation says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BusOp {
+    /// Writes, then reads with a repeated start; either may be empty.
+    I2c {
+        /// Seven bits.
+        address: u8,
+        /// Sent first.
+        write: Bytes,
+        /// How many bytes to read then, at most [`I2C_READ_MAX`].
+        read: u16,
+    },
+    /// Reads a file from its start, at most `max` bytes of it.
+    ReadFile {
+        /// Absolute.
+        path: Box<str>,
+        /// More than this is cut off.
+        max: u32,
+    },
+    /// Asks a file system for its size and free space (`statvfs`).
+    DiskSpace {
+        /// Any path on it.
+        path: Box<str>,
+    },
+}
+
+/// The most that one I2C read may bring (`i2c-dev` allows 8192).
+pub const I2C_READ_MAX: u16 = 8192;
+
+/// What a transfer brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BusReply {
+    /// The bytes read: exactly as many as were asked for on I2C, up to `max` of a file.
+    Bytes(Bytes),
+    /// Of a file system, in bytes.
+    DiskSpace {
+        /// In all.
+        total: u64,
+        /// That an ordinary user may still fill.
+        available: u64,
+    },
+}
+
+/// Why a transfer failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BusError {
+    /// Nothing acknowledged the address (`ENXIO`, `EREMOTEIO`), or there is no such file (`ENOENT`).
+    NoAnswer,
+    /// The kernel or the worker gave up waiting (`ETIMEDOUT`, `EAGAIN`).
+    Timeout,
+    /// The bus is not there or may not be used (`ENODEV`, `EACCES`), with the error number.
+    Unavailable(i32),
+    /// Anything else, with the error number.
+    Failed(i32),
+    /// The worker's queue was full; nothing was tried.
+    Busy,
+}
+
+/// What the host answers to a transfer: exactly once for each request.
+pub type BusOutcome = Result<BusReply, BusError>;

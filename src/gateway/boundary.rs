@@ -1,0 +1,255 @@
+//! Everything that crosses between the gateway and its host, in both directions.
+//!
+//! A host reports what happened with [`Input`] and does what [`Output`] says. There are two hosts: `crate::host`, which knows
+//! Linux, and the simulation in `tests/`, which knows only a seed.
+
+use super::settings::{Bind, Config};
+use crate::buffer::Payload;
+use crate::field::bus::{BusOp, BusOutcome, BusSettings};
+use crate::field::line::{LineCommand, LineEvent};
+use crate::field::port::{PortCommand, PortEvent};
+use crate::id::{BusId, ConnId, ControlId, LineId, ListenerId, PortId, RequestId};
+use crate::time::{Duration, Instant};
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A listener is open (with the port that it got), or could not be opened.
+    Listening {
+        /// Of [`Output::Listen`].
+        listener: ListenerId,
+        /// The address as bound, or what the system said.
+        outcome: Result<Box<str>, Box<str>>,
+    },
+    /// A client has connected; its buffers exist from here on.
+    Accepted {
+        /// Minted by the host.
+        conn: ConnId,
+        /// Through which listener.
+        listener: ListenerId,
+        /// For the log and for limits.
+        peer: Peer,
+    },
+    /// Bytes lie in the connection's receive buffer. A count of 0 asks to parse what is kept there (see `poll_resumed`).
+    Received {
+        /// Whose.
+        conn: ConnId,
+        /// How many are new.
+        count: usize,
+    },
+    /// A connection is gone. Exactly once for each, also after [`Output::Close`]; its slot is reused only afterwards.
+    Closed {
+        /// Whose.
+        conn: ConnId,
+        /// Why.
+        cause: CloseCause,
+    },
+    /// Of a GPIO line.
+    Line {
+        /// Of the command that asked for it.
+        line: LineId,
+        /// What.
+        event: LineEvent,
+    },
+    /// A transfer's answer.
+    Bus {
+        /// Of [`Output::Bus`].
+        request: RequestId,
+        /// What it brought.
+        outcome: BusOutcome,
+    },
+    /// Of a serial port; bytes lie in the port's receive buffer.
+    Port {
+        /// Of the command that asked for it.
+        port: PortId,
+        /// What.
+        event: PortEvent,
+    },
+    /// Of a connection on the control socket.
+    Control {
+        /// Minted by the host.
+        client: ControlId,
+        /// What.
+        event: ControlEvent,
+    },
+    /// The configuration was read again: as meant, or every error as text.
+    Loaded {
+        /// Who asked with [`Output::Load`]; `None`: a signal did.
+        request: Option<RequestId>,
+        /// What was read.
+        outcome: Result<Box<Config>, Box<str>>,
+    },
+    /// An answer of the journal.
+    Journal(JournalEvent),
+    /// Stop cleanly: outputs to their safe state, `offline`, DISCONNECT. [`Notice::Stopped`] says when it is done.
+    Stop,
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// By address.
+    Tcp(core::net::SocketAddr),
+    /// By the kernel's word (`SO_PEERCRED`).
+    Unix {
+        /// User.
+        uid: u32,
+        /// Process, 0 if it is not known.
+        pid: i32,
+    },
+}
+
+/// Why a connection is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseCause {
+    /// The peer closed it.
+    Peer,
+    /// It failed, with the error number.
+    Failed(i32),
+    /// We did, with [`Output::Close`].
+    Ours,
+}
+
+/// On the control socket. One JSON object a line, both ways.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlEvent {
+    /// Its peer was allowed in.
+    Opened,
+    /// A line, without its end, of at most [`CONTROL_LINE_MAX`] bytes.
+    Line(Box<[u8]>),
+    /// It is gone. Exactly once for each.
+    Closed,
+}
+
+/// The longest line on the control socket; a longer one closes it.
+pub const CONTROL_LINE_MAX: usize = 64 * 1024;
+
+/// Do this.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Listen; answered by [`Input::Listening`].
+    Listen {
+        /// As the gateway will know it.
+        listener: ListenerId,
+        /// Where.
+        bind: Bind,
+    },
+    /// Stop listening. Accepted connections stay.
+    Unlisten {
+        /// Which.
+        listener: ListenerId,
+    },
+    /// Close a connection; answered by [`Input::Closed`].
+    Close {
+        /// Whose.
+        conn: ConnId,
+        /// How.
+        how: CloseHow,
+    },
+    /// A bus is needed. Opening it is the host's affair; its failures are its transfers' failures.
+    OpenBus {
+        /// As transfers will name it.
+        bus: BusId,
+        /// What to open.
+        settings: BusSettings,
+    },
+    /// A bus is no longer needed. Answers to its transfers may still come.
+    CloseBus {
+        /// Which.
+        bus: BusId,
+    },
+    /// One transfer; answered by [`Input::Bus`], by `deadline` at the latest.
+    Bus {
+        /// On which bus.
+        bus: BusId,
+        /// Named by the answer.
+        request: RequestId,
+        /// What to do.
+        op: BusOp,
+        /// After this the host answers [`crate::field::bus::BusError::Timeout`] whatever the worker does.
+        deadline: Instant,
+    },
+    /// For a GPIO line.
+    Line(LineCommand),
+    /// For a serial port.
+    Port(PortCommand),
+    /// A line for a connection on the control socket, without its end.
+    Control {
+        /// Whose.
+        client: ControlId,
+        /// JSON.
+        line: Box<str>,
+    },
+    /// Read the configuration again; answered by [`Input::Loaded`].
+    Load {
+        /// Named by the answer.
+        request: RequestId,
+    },
+    /// For the journal.
+    Journal(JournalCommand),
+    /// Something that the host's surroundings want to know.
+    Notice(Notice),
+}
+
+/// How to close a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseHow {
+    /// Write what is queued, shut down writing, discard input until EOF or a second has passed: so that a reason code arrives.
+    AfterFlush {
+        /// Until then.
+        deadline: Instant,
+    },
+    /// At once.
+    Now,
+}
+
+/// How long [`CloseHow::AfterFlush`] may take.
+pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For systemd, the log, and the exit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Every listener and every output has had its first answer: `READY=1`.
+    Ready,
+    /// A reload is under way (`RELOADING=1`), and is over (`READY=1`).
+    Reloading,
+    /// See [`Notice::Reloading`].
+    Reloaded,
+    /// Everything that [`Input::Stop`] asked for is done, or its time is up.
+    Stopped,
+}
+
+/// What the journal is asked. Until there is one, only fetches exist: a message that is not in memory is asked for by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JournalCommand {
+    /// Bring this message's bytes; answered by [`JournalEvent::Fetched`].
+    Fetch {
+        /// Which.
+        message: crate::id::MessageId,
+    },
+}
+
+/// What the journal answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JournalEvent {
+    /// The bytes of a message; `None` while the journal keeps them in memory anyway.
+    Fetched {
+        /// Which.
+        message: crate::id::MessageId,
+        /// Its body.
+        payload: Option<Payload>,
+    },
+}
+
+/// Which machine's deadline the next one is: for the log and for tests that count wake-ups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TimerKind {
+    /// A keep-alive, an expiry, a delay.
+    Broker,
+    /// A schedule, a back-off, a pulse's end.
+    Field,
+    /// An interval, a silence, an unanswered command.
+    Pipeline,
+    /// The end of a clean stop, a status interval.
+    Gateway,
+}
