@@ -5,7 +5,6 @@
 //! * [`property`], [`topic`], [`reason`] and [`basic`] are the words in which packets speak; [`error`] is why bytes are not
 //!   a packet, and maps each such fault to exactly one reason code.
 //! * [`message`] owns what a session, a queue or the retained store must keep.
-//! * [`client`] is the one client machine, without I/O, that bridge, `pub`, `sub` and `bench` share.
 //!
 //! Decoding is total: any bytes give a packet or a [`DecodeError`], and never a panic. What needs the connection's state
 //! (is this packet allowed now, in this direction, is that alias known) is left to the broker and the client.
@@ -13,6 +12,7 @@
 pub mod basic;
 pub mod error;
 pub mod frame;
+pub mod message;
 pub mod packet;
 pub mod property;
 pub mod reason;
@@ -25,6 +25,7 @@ pub use basic::{
 };
 pub use error::{DecodeError, Fault};
 pub use frame::Frame;
+pub use message::ApplicationMessage;
 pub use packet::{
     Ack, Auth, Connack, Connect, Disconnect, Packet, PacketType, Publish, ReasonCodes,
     RetainHandling, Suback, Subscribe, SubscriptionOptions, SubscriptionRequest,
