@@ -1,0 +1,3 @@
+//! x
+pub(crate) const SHORT: &str = "";
+pub(crate) const LONG: &str = "";
