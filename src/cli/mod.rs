@@ -4,9 +4,11 @@
 //! printed here and nowhere else. What a verb *answers* goes to standard output; what it says about itself goes to standard
 //! error. Devices and sockets that need a poll are the host's: a verb drives them through `crate::host`.
 
+mod client;
 mod failure;
 mod help;
 mod output;
+mod property;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -1,3 +1,5 @@
 //! (skeleton)
 
+pub mod dial;
+pub mod local_time;
 pub mod plant;
