@@ -6,6 +6,7 @@
 
 mod client;
 mod failure;
+mod format;
 mod help;
 mod output;
 mod property;
