@@ -321,7 +321,12 @@ fn lines_fit_and_lints_are_expected_not_allowed() {
     let mut wrong = Vec::new();
     for file in sources() {
         for (number, line) in file.text.lines().enumerate() {
-            if line.chars().count() > 100 {
+            let is_table = line
+                .trim_start()
+                .trim_start_matches('/')
+                .trim_start_matches('!')
+                .starts_with(" |");
+            if line.chars().count() > 100 && !is_table {
                 wrong.push(format!("{}:{}: over 100 columns", file.name(), number + 1));
             }
             if line.trim_start().starts_with("#[allow(")
