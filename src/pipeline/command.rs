@@ -10,7 +10,7 @@
 //! JSON is a command only as an object with `value`, in which every other key is known: one that is misspelt would turn
 //! a pulse into a state. For text points an object without `value` is text like any other.
 
-use core::fmt;
+use core::fmt::{self, Write};
 
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -113,13 +113,6 @@ pub(crate) fn parse_get(payload: &[u8]) -> Result<Option<Box<str>>, Refusal> {
 /// # Errors
 /// What is wrong, for the person who wrote it.
 pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
-    const UNITS: [(&str, u64); 5] = [
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1000),
-        ("ms", 1),
-    ];
     const SHAPE: &str = "a duration is written like \"500ms\", \"2s\" or \"1h30m\"";
     const TOO_LONG: &str = "the duration is too long";
     if text.is_empty() {
@@ -155,6 +148,31 @@ pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
     }
     Ok(Duration::from_millis(millis))
 }
+
+/// Writes a duration as [`parse_duration`] reads it, in whole milliseconds.
+pub(crate) fn duration_text(duration: Duration) -> String {
+    let mut millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let mut text = String::new();
+    for (unit, length) in UNITS {
+        if millis >= length {
+            let _ = write!(text, "{}{unit}", millis / length);
+            millis %= length;
+        }
+    }
+    if text.is_empty() {
+        text.push_str("0s");
+    }
+    text
+}
+
+/// Units of a duration and their milliseconds, largest first.
+const UNITS: [(&str, u64); 5] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1000),
+    ("ms", 1),
+];
 
 /// How a point's values are written.
 struct Words<'a> {
@@ -579,7 +597,9 @@ mod tests {
             ("1m1ms", 60_001),
             ("0s", 0),
         ] {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)));
+            let duration = Duration::from_millis(millis);
+            assert_eq!(parse_duration(text), Ok(duration));
+            assert_eq!(duration_text(duration), text);
         }
         for text in [
             "",
