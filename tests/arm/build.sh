@@ -19,16 +19,16 @@ needs_arm_compiler() {
   export ARM_RUST=$cache/arm/rust ARM_PYTHON=$python
   [ -e "$ARM_RUST/.unpacked" ] && return
   needs dpkg-deb:dpkg
-  foreign_view native amd64 || skip "needs Debian's package lists"
+  foreign_view
   local version library
-  version=$(foreign_candidate native rustc-web)
+  version=$(foreign_candidate rustc-web)
   if [ -z "$version" ] || dpkg --compare-versions "$version" lt "$(arm_rust_version_min)"; then
-    skip "needs Debian's rustc-web $(arm_rust_version_min) or later; there is '$version'"
+    skip "needs Debian's rustc-web, $(arm_rust_version_min) or later; apt knows of '$version'"
   fi
   # libstd-rust-web-1.96, and the libllvm that it was linked with, as the packages themselves say.
-  library=$(foreign_dependencies native libstd-rust-web-dev | grep '^libstd-rust-web-')
-  foreign_unpack native "$ARM_RUST" rustc-web libstd-rust-web-dev rust-web-src "$library" \
-    "$(foreign_dependencies native "$library" | grep '^libllvm')" || skip "could not download rustc-web"
+  library=$(foreign_dependencies libstd-rust-web-dev | grep '^libstd-rust-web-')
+  foreign_unpack "$ARM_RUST" rustc-web libstd-rust-web-dev rust-web-src "$library" \
+    "$(foreign_dependencies "$library" | grep '^libllvm')" || skip "could not download Debian's rustc-web"
 }
 
 # What rustc calls the target $1.

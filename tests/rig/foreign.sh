@@ -1,80 +1,89 @@
 # shellcheck shell=bash disable=SC2154
-# Debian packages of other architectures and suites, downloaded and unpacked into the cache, never
-# installed: the ARM compilers' libraries, the guests' kernel. A private view of the mirrors that this
-# machine already uses (lists and state of its own) keeps the machine's own apt as it was.
+# Debian packages that this machine would not install by itself: another architecture's kernel, a compiler
+# that would replace its own, a newer QEMU from backports. A private view of the mirrors that apt already uses
+# here, with lists and state of its own, leaves the machine's apt as it was.
 #
 # Uses $cache.
 
-# foreign_view NAME ARCHITECTURE… : makes the view and reads its package lists, unless that was done.
-# Only the architectures that are needed: one stale index among several fails the whole update.
+# Reads the package lists of the view, once for the life of the cache. A mirror can be stale for a while: what
+# could be read is used after some tries, and whoever misses a package says so.
 foreign_view() {
-  local view=$cache/apt/$1 architectures=${*:2} try
+  local view=$cache/foreign try
   [ -e "$view/ready" ] && return
-  mkdir -p "$view"/{lists/partial,archives/partial,parts,preferences.d}
+  mkdir -p "$view"/{lists/partial,archives/partial,parts,preferences}
   : > "$view/status"
-  debian_sources "$architectures" > "$view/sources.list"
-  [ -s "$view/sources.list" ] || { echo "apt knows no Debian mirror here"; return 1; }
-  foreign_configuration "$view" "$architectures" > "$view/apt.conf"
+  foreign_sources > "$view/sources.list"
+  foreign_configuration "$view" > "$view/apt.conf"
   for try in 1 2 3; do
-    APT_CONFIG=$view/apt.conf apt-get update && touch "$view/ready" && return
-    sleep 5
+    foreign apt-get update && break
+    sleep "$try"
   done
-  return 1
+  touch "$view/ready"
 }
 
-# One line for each Debian suite that this machine's apt reads.
-debian_sources() {
-  local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+# foreign COMMAND… : an apt command on the view.
+foreign() { APT_CONFIG=$cache/foreign/apt.conf "$@"; }
+
+# A line for each Debian suite that this machine's apt reads, and for the backports of each release.
+foreign_sources() {
+  local origin uri suite component
+  local options='[arch=amd64,arm64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]'
+  # shellcheck disable=SC2016
   apt-get indextargets --format '$(ORIGIN) $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' \
     | sort -u \
     | while read -r origin uri suite component; do
         [ "$origin" = Debian ] || continue
-        echo "deb [arch=${1// /,} signed-by=$keyring] ${uri%/} $suite $component"
+        echo "deb $options ${uri%/} $suite $component"
+        case $suite in *-*) ;; *) echo "deb $options ${uri%/} $suite-backports $component" ;; esac
       done
 }
 
-# The view's own apt.conf. The machine's architecture stays the native one, so that apt's resolver is
-# at home; Architectures replaces the list that apt would ask dpkg for.
+# Only the architectures that are used: one stale index fails a whole update.
 foreign_configuration() {
-  local view=$1 architecture
-  cat <<CONF
-Dir::Etc::SourceList "$view/sources.list";
-Dir::Etc::SourceParts "$view/parts";
-Dir::Etc::PreferencesParts "$view/preferences.d";
-Dir::State "$view";
-Dir::State::Lists "$view/lists";
-Dir::State::Status "$view/status";
-Dir::Cache "$view";
+  cat <<END
+Dir::Etc::SourceList "$1/sources.list";
+Dir::Etc::SourceParts "$1/parts";
+Dir::Etc::PreferencesParts "$1/preferences";
+Dir::State "$1";
+Dir::State::Lists "$1/lists";
+Dir::State::Status "$1/status";
+Dir::Cache "$1";
+Acquire::Languages "none";
 Acquire::Retries "3";
+APT::Sandbox::User "root";
 #clear APT::Architectures;
-CONF
-  for architecture in $2; do echo "APT::Architectures:: \"$architecture\";"; done
+APT::Architectures { "amd64"; "arm64"; };
+END
 }
 
-# foreign_candidate VIEW PACKAGE : the version that would be downloaded, or nothing.
+# foreign_candidate PACKAGE [SUITE] : the version that would be downloaded, or nothing.
 foreign_candidate() {
-  APT_CONFIG=$cache/apt/$1/apt.conf apt-cache policy "$2" \
-    | sed -n 's/^ *Candidate: //p' | grep -v '(none)'
+  foreign apt-cache ${2:+-t "$2"} policy "$1" | sed -n 's/^ *Candidate: //p' | grep -v '(none)' || true
 }
 
-# foreign_dependencies VIEW PACKAGE : the names of the packages that PACKAGE depends on.
+# foreign_dependencies PACKAGE : the packages that PACKAGE depends on, those of another architecture as NAME:ARCH.
 foreign_dependencies() {
-  APT_CONFIG=$cache/apt/$1/apt.conf apt-cache depends "$2" | sed -n 's/^ *Depends: \([^ :<]*\).*/\1/p'
+  foreign apt-cache depends "$1" | sed -n 's/^ *Depends: \([^ <]*\).*/\1/p'
 }
 
-# foreign_unpack VIEW FOLDER PACKAGE[=VERSION]… : downloads and unpacks into FOLDER, once.
+# foreign_unpack FOLDER PACKAGE… : downloads and unpacks into FOLDER, once.
 foreign_unpack() {
-  local view=$1 folder=$2 downloads try; shift 2
+  local folder=$1 downloads=$cache/foreign/downloads package try; shift
   [ -e "$folder/.unpacked" ] && return
-  rm -rf "$folder"; mkdir -p "$folder"
-  downloads=$(mktemp -d "$cache/apt/download.XXXXXX")
+  rm -rf "$folder" "$downloads"; mkdir -p "$folder" "$downloads"
   for try in 1 2 3; do
-    (cd "$downloads" && APT_CONFIG=$cache/apt/$view/apt.conf apt-get download "$@") && break
-    [ "$try" = 3 ] && { rm -rf "$downloads"; return 1; }
-    sleep 5
+    (cd "$downloads" && foreign apt-get download "$@") && break
+    [ "$try" = 3 ] && return 1
+    sleep "$try"
   done
-  local package
   for package in "$downloads"/*.deb; do dpkg-deb -x "$package" "$folder" || return 1; done
   rm -rf "$downloads"
   touch "$folder/.unpacked"
+}
+
+# foreign_install SUITE PACKAGE… : installs on this machine, as root, from a suite that its own apt does not read.
+foreign_install() {
+  DEBIAN_FRONTEND=noninteractive foreign apt-get -o Dir::State::Status=/var/lib/dpkg/status \
+    -o DPkg::Lock::Timeout=300 -o APT::Keep-Downloaded-Packages=false \
+    -t "$1" install -y --no-install-recommends "${@:2}"
 }
