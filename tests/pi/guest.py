@@ -79,16 +79,19 @@ class Guest:
 
 
 class Channel:
-    """The far end of one of the guest's serial devices."""
+    """The far end of one of the guest's serial devices. `answer`, if it is set, is called with each line that comes, and
+    what it returns is sent."""
 
     def __init__(self, end):
         self.end = end
+        self.answer = None
         self.received = b""
         self.changed = threading.Condition()
         self.open = True
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self):
+        line = b""
         while True:
             try:
                 received = self.end.recv(65536)
@@ -100,6 +103,10 @@ class Channel:
                 self.changed.notify_all()
             if not received:
                 return
+            *lines, line = (line + received).split(b"\n")
+            for complete in lines:
+                if self.answer:
+                    self.send(self.answer(complete.decode(errors="replace").strip()))
 
     def send(self, text):
         self.end.sendall(text.encode())

@@ -107,7 +107,7 @@ def in_loading_order(folder, wanted):
     built_in = {canonical(module) for module in (folder / "modules.builtin").read_text().splitlines()}
 
     order = []
-    for name in wanted:
+    for name in map(canonical, wanted):
         if name in built_in:
             continue
         if name not in by_name:
