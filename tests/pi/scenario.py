@@ -3,16 +3,13 @@
 import argparse
 import contextlib
 import pathlib
-import sys
 import time
 
 import guest
 import initramfs
+from client import Client
 
 HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "rig"))
-
-from watcher import Watcher  # noqa: E402  (its folder is known only now)
 
 # Of one guest, booting included.
 SECONDS_MAX = 900
@@ -63,7 +60,8 @@ def gateway(machine):
     status, output = machine.run("fieldgate check --config /etc/fieldgate.toml")
     assert status == 0, f"fieldgate check: exit status {status}: {output}"
     machine.run("fieldgate run --config /etc/fieldgate.toml & gateway=$!")
-    with Watcher(machine.forwarded_port(), "#") as watcher:
+    with Client(machine.forwarded_port(), retry=True) as watcher:
+        watcher.subscribe("#", 1)
         shown("a client outside is connected to the gateway in the guest")
         yield watcher
     status, output = machine.run("kill -TERM $gateway; wait $gateway")
