@@ -6,9 +6,10 @@ import signal
 import subprocess
 import unittest
 
+from combinations import for_each
 from program import Gateway
 
-VERSIONS = ("mqttv311", "mqttv5")
+VERSIONS = {name: name for name in ("mqttv311", "mqttv5")}
 SECONDS_MAX = 60
 
 
@@ -30,64 +31,53 @@ class Mosquitto(unittest.TestCase):
         command = ["mosquitto_sub", "-W", str(SECONDS_MAX), *self.arguments(version, *arguments)]
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
-    def each(self):
-        """Both versions and all qualities of service, a topic for each."""
-        for version in VERSIONS:
-            for qos in "012":
-                with self.subTest(version=version, qos=qos):
-                    yield version, qos, f"mosquitto/{self._testMethodName}/{version}/{qos}"
+    @for_each(VERSIONS)
+    def test_a_message_arrives_with_its_quality_of_service(self, version, qos, topic):
+        with Subscriber(self.arguments(version, "-t", topic, "-q", str(qos), "-C", "1", "-F", "%q %r %t %p")) as subscriber:
+            self.pub(version, "-t", topic, "-q", str(qos), "-m", "hello")
+            self.assertIn(f"{qos} 0 {topic} hello", subscriber.until_it_ends())
 
-    def test_a_message_arrives_with_its_quality_of_service(self):
-        for version, qos, topic in self.each():
-            with Subscriber(self.arguments(version, "-t", topic, "-q", qos, "-C", "1", "-F", "%q %r %t %p")) as subscriber:
-                self.pub(version, "-t", topic, "-q", qos, "-m", "hello")
-                self.assertIn(f"{qos} 0 {topic} hello", subscriber.until_it_ends())
-
-    def test_messages_arrive_in_order(self):
+    @for_each(VERSIONS)
+    def test_messages_arrive_in_order(self, version, qos, topic):
         lines = [f"{number}" for number in range(1000)]
-        for version, qos, topic in self.each():
-            with Subscriber(self.arguments(version, "-t", topic, "-q", qos, "-C", "1000", "-F", "message %p")) as subscriber:
-                self.pub(version, "-t", topic, "-q", qos, "-l", input="\n".join(lines) + "\n")
-                printed = subscriber.until_it_ends()
-            self.assertEqual(re.findall(r"^message (\d+)$", printed, re.MULTILINE), lines)
+        options = ("-t", topic, "-q", str(qos), "-C", "1000", "-F", "message %p")
+        with Subscriber(self.arguments(version, *options)) as subscriber:
+            self.pub(version, "-t", topic, "-q", str(qos), "-l", input="\n".join(lines) + "\n")
+            printed = subscriber.until_it_ends()
+        self.assertEqual(re.findall(r"^message (\d+)$", printed, re.MULTILINE), lines)
 
     def test_versions_understand_each_other(self):
-        for version, other in (VERSIONS, reversed(VERSIONS)):
+        for version, other in (tuple(VERSIONS), tuple(reversed(VERSIONS))):
             topic = f"mosquitto/mixed/{version}"
             self.pub(version, "-t", topic, "-q", "1", "-r", "-m", f"from {version}")
             self.assertEqual(self.sub(other, "-t", topic, "-C", "1"), f"from {version}\n")
 
-    def test_a_retained_message_waits_and_can_be_removed(self):
-        for version, qos, topic in self.each():
-            self.pub(version, "-t", topic, "-q", qos, "-r", "-m", "kept")
-            self.assertEqual(self.sub(version, "-t", topic, "-C", "1", "-F", "%r %p"), "1 kept\n")
-            self.pub(version, "-t", topic, "-q", qos, "-r", "-n")
-            # Only the new message comes, so the retained one is gone.
-            with Subscriber(self.arguments(version, "-t", topic, "-C", "1", "-F", "message %r %p")) as subscriber:
-                self.pub(version, "-t", topic, "-m", "new")
-                self.assertIn("message 0 new", subscriber.until_it_ends())
+    @for_each(VERSIONS)
+    def test_a_retained_message_waits_and_can_be_removed(self, version, qos, topic):
+        self.pub(version, "-t", topic, "-q", str(qos), "-r", "-m", "kept")
+        self.assertEqual(self.sub(version, "-t", topic, "-C", "1", "-F", "%r %p"), "1 kept\n")
+        self.pub(version, "-t", topic, "-q", str(qos), "-r", "-n")
+        # Only the new message comes, so the retained one is gone.
+        with Subscriber(self.arguments(version, "-t", topic, "-C", "1", "-F", "message %r %p")) as subscriber:
+            self.pub(version, "-t", topic, "-m", "new")
+            self.assertIn("message 0 new", subscriber.until_it_ends())
 
-    def test_a_session_keeps_messages_for_a_client_that_is_away(self):
-        for version in VERSIONS:
-            with self.subTest(version=version):
-                topic = f"mosquitto/away/{version}"
-                session = ["-i", f"away-{version}", "-c", "-q", "1", "-t", topic]
-                if version == "mqttv5":
-                    session += ["-D", "connect", "session-expiry-interval", "600"]
-                self.sub(version, *session, "-E")
-                self.pub(version, "-t", topic, "-q", "1", "-l", input="one\ntwo\n")
-                self.assertEqual(self.sub(version, *session, "-C", "2"), "one\ntwo\n")
+    @for_each(VERSIONS, qualities=(1, 2))
+    def test_a_session_keeps_messages_for_a_client_that_is_away(self, version, qos, topic):
+        # In 5.0, -c also asks for a session that never expires.
+        session = ["-i", f"away-{version}-{qos}", "-c", "-q", str(qos), "-t", topic]
+        self.sub(version, *session, "-E")
+        self.pub(version, "-t", topic, "-q", str(qos), "-l", input="one\ntwo\n")
+        self.assertEqual(self.sub(version, *session, "-C", "2"), "one\ntwo\n")
 
-    def test_a_will_is_published_for_a_client_that_is_killed(self):
-        for version in VERSIONS:
-            with self.subTest(version=version):
-                topic = f"mosquitto/will/{version}"
-                heir = Subscriber(self.arguments(version, "-t", topic, "-q", "1", "-C", "1"))
-                will = ["--will-topic", topic, "--will-payload", "killed", "--will-qos", "1"]
-                dying = Subscriber(self.arguments(version, "-t", "mosquitto/nothing", *will))
-                with heir, dying:
-                    dying.process.send_signal(signal.SIGKILL)
-                    self.assertIn("killed", heir.until_it_ends())
+    @for_each(VERSIONS)
+    def test_a_will_is_published_for_a_client_that_is_killed(self, version, qos, topic):
+        heir = Subscriber(self.arguments(version, "-t", topic, "-q", "2", "-C", "1", "-F", "message %q %p"))
+        will = ["--will-topic", topic, "--will-payload", "killed", "--will-qos", str(qos)]
+        dying = Subscriber(self.arguments(version, "-t", "peers/nothing", *will))
+        with heir, dying:
+            dying.process.send_signal(signal.SIGKILL)
+            self.assertIn(f"message {qos} killed", heir.until_it_ends())
 
     def test_properties_of_version_5_go_through(self):
         topic = "mosquitto/properties"

@@ -4,6 +4,7 @@ import os
 import unittest
 
 from client import V3, V5, Client
+from combinations import for_each
 from program import Gateway
 
 VERSIONS = {"3.1.1": V3, "5.0": V5}
@@ -23,95 +24,88 @@ class Paho(unittest.TestCase):
         self.addCleanup(client.disconnect)
         return client
 
-    def each(self, qualities=(0, 1, 2)):
-        """Both versions and the qualities of service, a topic for each."""
-        for name, version in VERSIONS.items():
-            for qos in qualities:
-                with self.subTest(version=name, qos=qos):
-                    yield version, qos, f"paho/{self._testMethodName}/{name}/{qos}"
+    @for_each(VERSIONS)
+    def test_messages_arrive_once_in_order_with_their_quality_of_service(self, version, qos, topic):
+        subscriber, publisher = self.connect(version), self.connect(version)
+        self.assertEqual(subscriber.subscribe(topic, qos).value, qos)
+        for number in range(100):
+            publisher.publish(topic, str(number), qos=qos)
+        heard = subscriber.wait_for_count(100)
+        self.assertEqual([m.payload for m in heard], [b"%d" % number for number in range(100)])
+        self.assertEqual({(m.qos, m.retain) for m in heard}, {(qos, False)})
+        self.assertEqual(len(subscriber.messages), 100)
 
-    def test_messages_arrive_once_in_order_with_their_quality_of_service(self):
-        for version, qos, topic in self.each():
-            subscriber, publisher = self.connect(version), self.connect(version)
-            self.assertEqual(subscriber.subscribe(topic, qos).value, qos)
-            for number in range(100):
-                publisher.publish(topic, str(number), qos=qos)
-            heard = subscriber.wait_for_count(100)
-            self.assertEqual([m.payload for m in heard], [b"%d" % number for number in range(100)])
-            self.assertEqual({(m.qos, m.retain) for m in heard}, {(qos, False)})
-            self.assertEqual(len(subscriber.messages), 100)
+    @for_each(VERSIONS)
+    def test_the_lower_quality_of_service_decides(self, version, qos, topic):
+        subscriber, publisher = self.connect(version), self.connect(version)
+        subscriber.subscribe(topic, 1)
+        publisher.publish(topic, "x", qos=qos)
+        self.assertEqual(subscriber.wait_for(topic).qos, min(qos, 1))
 
-    def test_the_lower_quality_of_service_decides(self):
-        for version, qos, topic in self.each():
-            subscriber, publisher = self.connect(version), self.connect(version)
-            subscriber.subscribe(topic, 1)
-            publisher.publish(topic, "x", qos=qos)
-            self.assertEqual(subscriber.wait_for(topic).qos, min(qos, 1))
+    @for_each(VERSIONS)
+    def test_a_retained_message_comes_with_the_subscription(self, version, qos, topic):
+        self.connect(version).publish(topic, "kept", qos=qos, retain=True)
+        subscriber = self.connect(version)
+        subscriber.subscribe(topic, 2)
+        message = subscriber.wait_for_text(topic, "kept")
+        self.assertEqual((message.qos, message.retain), (qos, True))
 
-    def test_a_retained_message_comes_with_the_subscription(self):
-        for version, qos, topic in self.each():
-            self.connect(version).publish(topic, "kept", qos=qos, retain=True)
-            subscriber = self.connect(version)
-            subscriber.subscribe(topic, 2)
-            message = subscriber.wait_for_text(topic, "kept")
-            self.assertEqual((message.qos, message.retain), (qos, True))
+    @for_each(VERSIONS)
+    def test_a_will_is_published_for_a_client_that_is_cut_off(self, version, qos, topic):
+        heir = self.connect(version)
+        heir.subscribe(topic, 2)
+        dying = self.connect(version, will={"topic": topic, "payload": "gone", "qos": qos, "retain": True})
+        dying.abandon()
+        self.assertEqual(heir.wait_for_text(topic, "gone").qos, qos)
 
-    def test_a_will_is_published_for_a_client_that_is_cut_off(self):
-        for version, qos, topic in self.each():
-            heir = self.connect(version)
-            heir.subscribe(topic, 2)
-            dying = self.connect(version, will={"topic": topic, "payload": "gone", "qos": qos, "retain": True})
-            dying.abandon()
-            self.assertEqual(heir.wait_for_text(topic, "gone").qos, qos)
+    @for_each(VERSIONS, qualities=(1,))
+    def test_a_client_that_says_goodbye_leaves_no_will(self, version, qos, topic):
+        heir = self.connect(version)
+        heir.subscribe(topic, 1)
+        self.connect(version, will={"topic": topic, "payload": "gone"}).disconnect()
+        heir.publish(topic, "after")
+        self.assertEqual(heir.wait_for(topic).payload, b"after")
 
-    def test_a_client_that_says_goodbye_leaves_no_will(self):
-        for version, _, topic in self.each(qualities=(1,)):
-            heir = self.connect(version)
-            heir.subscribe(topic, 1)
-            self.connect(version, will={"topic": topic, "payload": "gone"}).disconnect()
-            heir.publish(topic, "after")
-            self.assertEqual(heir.wait_for(topic).payload, b"after")
+    @for_each(VERSIONS, qualities=(1, 2))
+    def test_a_session_keeps_messages_while_its_client_is_away(self, version, qos, topic):
+        session = {"client_id": topic.replace("/", "-"), "clean": False, "session_expiry": 600 if version == V5 else 0}
+        first = self.connect(version, **session)
+        self.assertFalse(first.connack.session_present)
+        first.subscribe(topic, qos)
+        first.abandon()
+        publisher = self.connect(version)
+        for number in range(50):
+            publisher.publish(topic, str(number), qos=qos)
+        second = self.connect(version, **session)
+        self.assertTrue(second.connack.session_present)
+        heard = second.wait_for_count(50)
+        self.assertEqual([m.payload for m in heard], [b"%d" % number for number in range(50)])
 
-    def test_a_session_keeps_messages_while_its_client_is_away(self):
-        for version, qos, topic in self.each(qualities=(1, 2)):
-            session = {"client_id": topic.replace("/", "-"), "clean": False, "session_expiry": 600 if version == V5 else 0}
-            first = self.connect(version, **session)
-            self.assertFalse(first.connack.session_present)
-            first.subscribe(topic, qos)
-            first.abandon()
-            publisher = self.connect(version)
-            for number in range(50):
-                publisher.publish(topic, str(number), qos=qos)
-            second = self.connect(version, **session)
-            self.assertTrue(second.connack.session_present)
-            heard = second.wait_for_count(50)
-            self.assertEqual([m.payload for m in heard], [b"%d" % number for number in range(50)])
+    @for_each(VERSIONS, qualities=(1,))
+    def test_a_clean_start_forgets_the_session(self, version, qos, topic):
+        session = {"client_id": topic.replace("/", "-"), "session_expiry": 600 if version == V5 else 0}
+        kept = self.connect(version, clean=False, **session)
+        kept.subscribe(topic, 1)
+        kept.disconnect()
+        self.assertFalse(self.connect(version, clean=True, **session).connack.session_present)
 
-    def test_a_clean_start_forgets_the_session(self):
-        for version, _, topic in self.each(qualities=(1,)):
-            session = {"client_id": topic.replace("/", "-"), "session_expiry": 600 if version == V5 else 0}
-            kept = self.connect(version, clean=False, **session)
-            kept.subscribe(topic, 1)
-            kept.disconnect()
-            self.assertFalse(self.connect(version, clean=True, **session).connack.session_present)
+    @for_each(VERSIONS, qualities=(1,))
+    def test_a_second_client_of_the_same_name_takes_over(self, version, qos, topic):
+        name = topic.replace("/", "-")
+        first = self.connect(version, client_id=name)
+        second = self.connect(version, client_id=name)
+        reason = first.wait_for_disconnect()
+        if version == V5:
+            self.assertEqual(reason.value, SESSION_TAKEN_OVER)
+        self.assertEqual(second.subscribe(topic, 1).value, 1)
 
-    def test_a_second_client_of_the_same_name_takes_over(self):
-        for version, _, topic in self.each(qualities=(1,)):
-            name = topic.replace("/", "-")
-            first = self.connect(version, client_id=name)
-            second = self.connect(version, client_id=name)
-            reason = first.wait_for_disconnect()
-            if version == V5:
-                self.assertEqual(reason.value, SESSION_TAKEN_OVER)
-            self.assertEqual(second.subscribe(topic, 1).value, 1)
-
-    def test_a_large_payload_arrives_whole(self):
+    @for_each(VERSIONS)
+    def test_a_large_payload_arrives_whole(self, version, qos, topic):
         payload = bytes(number * 7 % 251 for number in range(900 * 1024))
-        for version, qos, topic in self.each():
-            subscriber, publisher = self.connect(version), self.connect(version)
-            subscriber.subscribe(topic, qos)
-            publisher.publish(topic, payload, qos=qos)
-            self.assertEqual(subscriber.wait_for(topic).payload, payload)
+        subscriber, publisher = self.connect(version), self.connect(version)
+        subscriber.subscribe(topic, qos)
+        publisher.publish(topic, payload, qos=qos)
+        self.assertEqual(subscriber.wait_for(topic).payload, payload)
 
     def test_a_packet_beyond_the_limit_ends_the_connection_with_a_reason(self):
         publisher = self.connect()

@@ -148,7 +148,9 @@ class Client:
         self._note(connack=Connack(flags.session_present, reason, properties))
 
     def _on_disconnect(self, _client, _userdata, _flags, reason, _properties):
-        self._note(disconnect_reason=reason)
+        # paho calls this a second time, without a reason, when it finds its socket closed.
+        if self.disconnect_reason is None:
+            self._note(disconnect_reason=reason)
 
     def _on_message(self, _client, _userdata, message):
         with self.changed:
