@@ -8,8 +8,11 @@ mod client;
 mod failure;
 mod format;
 mod help;
+mod link;
 mod output;
 mod property;
+mod publish;
+mod subscribe;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
