@@ -261,6 +261,8 @@ pub(super) fn settle(
     if let Some(unit) = unit {
         spec.unit = unit;
     }
+    let (scale, offset) = (scale.unwrap_or(1.0), offset.unwrap_or(0.0));
+    into_published(&mut spec, scale, offset);
     range(cx, &mut spec, min, max);
     intervals(cx, min_interval.as_ref(), max_interval.as_ref());
     let sampled = idle("stale_after", nature, kind).is_none();
@@ -287,8 +289,8 @@ pub(super) fn settle(
         payload: payload.unwrap_or_default(),
         time_format: context.time_format,
         booleans: booleans.unwrap_or_else(|| ("false".into(), "true".into())),
-        scale: scale.unwrap_or(1.0),
-        offset: offset.unwrap_or(0.0),
+        scale,
+        offset,
         precision,
         deadband: deadband.unwrap_or(0.0),
         min_interval: min_interval.and_then(|at| at.value),
@@ -329,6 +331,19 @@ impl Picker<'_, '_, '_> {
         field: impl Fn(&Common) -> Option<&At<T>>,
     ) -> Option<T> {
         self.at(key, field).map(|at| at.value)
+    }
+}
+
+/// The driver's range and resolution are of what the sensor says; those of a point are of what is published.
+fn into_published(spec: &mut PointSpec, scale: f64, offset: f64) {
+    if scale != 1.0 {
+        spec.resolution *= scale.abs();
+    }
+    if (scale != 1.0 || offset != 0.0)
+        && let Some((low, high)) = spec.range
+    {
+        let (a, b) = (low * scale + offset, high * scale + offset);
+        spec.range = Some((a.min(b), a.max(b)));
     }
 }
 

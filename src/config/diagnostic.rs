@@ -439,7 +439,7 @@ mod tests {
         let source = Source::new("x", "a\nbär = 1\n");
         assert_eq!(source.position(6).1, 4);
         assert_eq!(source.position(6).0, 2);
-        assert_eq!(source.position(4).1, 3, "inside of a character");
+        assert_eq!(source.position(4).1, 2, "inside of a character");
         assert_eq!(source.position(1000).0, 3, "beyond the end");
     }
 

@@ -43,6 +43,7 @@ pub use load::load;
 use crate::field::line::Chip;
 use crate::field::port::PortSettings;
 use crate::gateway::settings::Config;
+use crate::pipeline::settings::TimeFormat;
 use crate::time::Duration;
 
 /// Everything that the files say, validated whole.
@@ -58,6 +59,8 @@ pub struct Meant {
     pub data_dir: Option<PathBuf>,
     /// Texts for people, by dotted path: `device.pump` or `device.pump.point.running`.
     pub labels: BTreeMap<String, Box<str>>,
+    /// How every point writes times; kept for a gateway without points.
+    time_format: TimeFormat,
     /// Buses by their names, as far as they are declared.
     buses: BusTables,
     /// Devices that are written and switched off.
@@ -179,7 +182,11 @@ pub const SOURCE_BYTES_MAX: usize = 1024 * 1024;
 ///
 /// # Errors
 /// Every mistake in them, in the order of the files, together with the warnings.
-pub fn parse(mut sources: Vec<Source>, environment: &Environment) -> Result<Loaded, Diagnostics> {
+pub fn parse(
+    sources: impl Into<Vec<Source>>,
+    environment: &Environment,
+) -> Result<Loaded, Diagnostics> {
+    let mut sources = sources.into();
     for source in &mut sources {
         // A byte order mark is not part of the first line.
         if let Some(text) = source.text.strip_prefix('\u{feff}') {
@@ -251,6 +258,7 @@ fn meant(cx: &mut read::Cx<'_>, table: &tree::Table) -> Meant {
         log,
         control: control.value,
         data_dir: gateway.data_dir,
+        time_format: gateway.time_format,
         labels: devices.labels,
         buses: BusTables {
             i2c: buses

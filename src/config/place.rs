@@ -319,6 +319,15 @@ pub(super) fn nearest<'a>(
         return None;
     }
     let name = name.to_lowercase().replace('-', "_");
+    let candidates: Vec<&str> = candidates.into_iter().collect();
+    if name.len() >= 3 {
+        let mut longer = candidates
+            .iter()
+            .filter(|candidate| candidate.starts_with(&name));
+        if let (Some(only), None) = (longer.next(), longer.next()) {
+            return Some(only);
+        }
+    }
     candidates
         .into_iter()
         .map(|candidate| {
@@ -339,7 +348,8 @@ mod tests {
         for (written, meant) in [
             ("evry", Some("every")),
             ("max-interval", Some("max_interval")),
-            ("stale", None),
+            ("stale", Some("stale_after")),
+            ("m", None),
             ("x", None),
             ("precison", Some("precision")),
         ] {

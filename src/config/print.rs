@@ -67,6 +67,16 @@ impl Printer<'_> {
         self.line_from(key, value, &origin.unwrap_or_else(|| "default".into()));
     }
 
+    /// Like [`Printer::line`], for what the driver knows when the file says nothing.
+    fn driver_says(&mut self, key: &str, value: &str) {
+        let origin = self
+            .meant
+            .origins
+            .get(&format!("{}.{key}", self.path))
+            .cloned();
+        self.line_from(key, value, &origin.unwrap_or_else(|| "driver".into()));
+    }
+
     fn line_from(&mut self, key: &str, value: &str, origin: &str) {
         let line = format!("{} = {value}", bare_or_quoted(key));
         let pad = ORIGIN_COLUMN.saturating_sub(line.chars().count());
@@ -123,16 +133,8 @@ impl Printer<'_> {
         if let Some(folder) = &meant.data_dir {
             self.text("data_dir", &folder.to_string_lossy());
         }
-        let points = meant
-            .gateway
-            .devices
-            .values()
-            .flat_map(|device| device.points.values());
-        let format = points.map(|point| point.time_format).next();
-        // Without a point nobody writes a time; the file's word would be lost if it were not kept somewhere.
-        if let Some(format) = format {
-            self.text("time_format", word(&gateway::TIME_FORMATS, format));
-        }
+        let format = word(&gateway::TIME_FORMATS, meant.time_format);
+        self.text("time_format", format);
     }
 
     fn broker(&mut self) {
@@ -376,15 +378,15 @@ impl Printer<'_> {
     }
 
     fn numeric(&mut self, point: &PointSettings) {
-        self.text("unit", &point.spec.unit);
+        self.driver_says("unit", &quoted(&point.spec.unit));
         self.float("scale", point.scale);
         self.float("offset", point.offset);
         if let Some((min, max)) = point.spec.range {
             if min.is_finite() {
-                self.float("min", min);
+                self.driver_says("min", &format!("{min:?}"));
             }
             if max.is_finite() {
-                self.float("max", max);
+                self.driver_says("max", &format!("{max:?}"));
             }
         }
         if let Some(digits) = point.precision {
