@@ -29,8 +29,8 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// What MQTT can say in its length field, and no more: a fixed header of 5 bytes and 268 435 455 behind it, rounded
-/// down to what has a name.
+/// What MQTT can say in its length field, and no more: a fixed header of 5 bytes and 268 435 455
+/// behind it, rounded down to what has a name.
 const PACKET_SIZES: RangeInclusive<u64> = KIB..=255 * MIB;
 
 /// Any table, any queue. Up to 2 GiB: a 32-bit Pi cannot address more.

@@ -1,4 +1,5 @@
-//! `[i2c.N]`, `[gpio.NAME]` and `[serial.NAME]`: what devices are wired to, and how a device names it.
+//! `[i2c.N]`, `[gpio.NAME]` and `[serial.NAME]`: what devices are wired to, and how a device names
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,8 @@ use crate::field::line::Chip;
 use crate::field::port::{Parity, PortSettings};
 use crate::time::Duration;
 
-/// The kernel's limit for one I2C transfer when the file gives none: a stuck bus then costs the others 50 ms.
+/// The kernel's limit for one I2C transfer when the file gives none: a stuck bus then costs the
+/// others 50 ms.
 pub(super) const TRANSFER_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// `I2C_TIMEOUT` counts in steps of 10 ms.
@@ -337,7 +339,10 @@ fn port(cx: &mut Cx<'_>, section: &Section<'_>) -> Option<PortSettings> {
         cx.push(
             Diagnostic::warning(format!("{} may be another adapter tomorrow", shown(&path)))
                 .at(entry.node.span, "numbered in the order of plugging in")
-                .help("name it as /dev/serial/by-id or /dev/serial/by-path does; `fieldgate scan` lists them"),
+                .help(
+                    "name it as /dev/serial/by-id or /dev/serial/by-path does; `fieldgate scan` \
+                    lists them",
+                ),
         );
     }
     let (data_bits, parity, stop_bits) = format.unwrap_or(Some((8, Parity::None, 1)))?;

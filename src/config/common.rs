@@ -1,7 +1,8 @@
 //! The settings that cascade: `[gateway.defaults]`, the device, the point. The nearest wins.
 //!
-//! A key that is written at a point must have an effect there. One that is inherited may find a point that has no use
-//! for it (a `deadband` and a switch): there it is ignored, as long as some point of the device uses it.
+//! A key that is written at a point must have an effect there. One that is inherited may find a
+//! point that has no use for it (a `deadband` and a switch): there it is ignored, as long as some
+//! point of the device uses it.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +13,7 @@ use super::read::{At, Cx, Section, Times, times, times_or_off};
 use super::tree::Value;
 use super::units;
 use crate::mqtt::QoS;
-use crate::pipeline::settings::{PayloadFormat, PointSettings, TimeFormat};
+use crate::pipeline::settings::{PayloadFormat, PointSettings, TimeFormat, ValueType, scaled};
 use crate::point::{PointKind, PointSpec};
 use crate::time::Duration;
 
@@ -130,14 +131,6 @@ impl Common {
     }
 }
 
-/// Sorts of values, as far as settings care.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Nature {
-    Bool,
-    Number,
-    Text,
-}
-
 /// The three levels, and what of them this point has used.
 #[derive(Debug)]
 pub(super) struct Levels<'a> {
@@ -174,7 +167,7 @@ pub(super) struct PointContext<'a> {
     pub(super) path: &'a str,
     /// `BASE/DEVICE/POINT`
     pub(super) topic: String,
-    pub(super) nature: Nature,
+    pub(super) values: ValueType,
     pub(super) every: (Duration, Option<Span>),
     pub(super) time_format: TimeFormat,
     pub(super) accept_retained: bool,
@@ -182,12 +175,12 @@ pub(super) struct PointContext<'a> {
 }
 
 /// Why a key has no effect on a point, if it has none.
-fn idle(key: &str, nature: Nature, kind: PointKind) -> Option<&'static str> {
+fn idle(key: &str, values: ValueType, kind: PointKind) -> Option<&'static str> {
     const SAMPLED: [PointKind; 2] = [PointKind::Sampled, PointKind::Counter];
     match key {
-        "booleans" if nature != Nature::Bool => Some("its values are not booleans"),
+        "booleans" if values != ValueType::Bool => Some("its values are not booleans"),
         "unit" | "scale" | "offset" | "min" | "max" | "deadband" | "precision"
-            if nature != Nature::Number =>
+            if values != ValueType::Number =>
         {
             Some("its values are not numbers")
         }
@@ -206,12 +199,12 @@ pub(super) fn settle(
     cx: &mut Cx<'_>,
     context: &PointContext<'_>,
     levels: &Levels<'_>,
-    mut spec: PointSpec,
+    spec: PointSpec,
     used: &mut BTreeSet<&'static str>,
 ) -> PointSettings {
-    let (nature, kind) = (context.nature, spec.kind);
+    let (values, kind) = (context.values, spec.kind);
     for (key, span) in levels.point.given() {
-        if let Some(reason) = idle(key, nature, kind) {
+        if let Some(reason) = idle(key, values, kind) {
             cx.error(
                 *span,
                 format!("`{key}` has no effect on {}", shown(&spec.name)),
@@ -222,7 +215,7 @@ pub(super) fn settle(
     }
     let is_event = kind == PointKind::Event;
     for (key, _) in levels.device.given() {
-        if idle(key, nature, kind).is_none() && !(*key == "retain" && is_event) {
+        if idle(key, values, kind).is_none() && !(*key == "retain" && is_event) {
             used.insert(key);
         }
     }
@@ -231,12 +224,13 @@ pub(super) fn settle(
         cx,
         path: context.path,
         levels,
-        nature,
+        values,
         kind,
     };
     let qos = pick.value("qos", |level| level.qos.as_ref());
     let retain = if is_event {
-        // `retain = true` for everything is meant for states: an event that is told again later never happened.
+        // `retain = true` for everything is meant for states: an event that is told again later
+        // never happened.
         let own = levels.point.retain.as_ref();
         own.is_some_and(|at| at.value)
     } else {
@@ -258,14 +252,14 @@ pub(super) fn settle(
     let max = pick.at("max", |level| level.max.as_ref());
     let topic = pick.value("topic", |level| level.topic.as_ref());
 
+    let (scale, offset) = (scale.unwrap_or(1.0), offset.unwrap_or(0.0));
+    let mut spec = scaled(spec, scale, offset);
     if let Some(unit) = unit {
         spec.unit = unit;
     }
-    let (scale, offset) = (scale.unwrap_or(1.0), offset.unwrap_or(0.0));
-    into_published(&mut spec, scale, offset);
     range(cx, &mut spec, min, max);
     intervals(cx, min_interval.as_ref(), max_interval.as_ref());
-    let sampled = idle("stale_after", nature, kind).is_none();
+    let sampled = idle("stale_after", values, kind).is_none();
     let stale_after = match stale_after {
         Some(at) => {
             fresh_enough(cx, &at, context.every);
@@ -283,6 +277,7 @@ pub(super) fn settle(
     }
     PointSettings {
         spec,
+        value_type: values,
         topic: topic.unwrap_or_else(|| context.topic.as_str().into()),
         qos: qos.unwrap_or(QoS::AtLeastOnce),
         retain,
@@ -302,12 +297,13 @@ pub(super) fn settle(
     }
 }
 
-/// Finds the nearest level that says something, and remembers its place as the origin of the point's setting.
+/// Finds the nearest level that says something, and remembers its place as the origin of the
+/// point's setting.
 struct Picker<'a, 'c, 'e> {
     cx: &'c mut Cx<'e>,
     path: &'a str,
     levels: &'a Levels<'a>,
-    nature: Nature,
+    values: ValueType,
     kind: PointKind,
 }
 
@@ -317,7 +313,7 @@ impl Picker<'_, '_, '_> {
         key: &str,
         field: impl Fn(&Common) -> Option<&At<T>>,
     ) -> Option<At<T>> {
-        if idle(key, self.nature, self.kind).is_some() {
+        if idle(key, self.values, self.kind).is_some() {
             return None;
         }
         let found = self.levels.nearest(field)?.clone();
@@ -331,19 +327,6 @@ impl Picker<'_, '_, '_> {
         field: impl Fn(&Common) -> Option<&At<T>>,
     ) -> Option<T> {
         self.at(key, field).map(|at| at.value)
-    }
-}
-
-/// The driver's range and resolution are of what the sensor says; those of a point are of what is published.
-fn into_published(spec: &mut PointSpec, scale: f64, offset: f64) {
-    if scale != 1.0 {
-        spec.resolution *= scale.abs();
-    }
-    if (scale != 1.0 || offset != 0.0)
-        && let Some((low, high)) = spec.range
-    {
-        let (a, b) = (low * scale + offset, high * scale + offset);
-        spec.range = Some((a.min(b), a.max(b)));
     }
 }
 
@@ -402,7 +385,8 @@ fn fresh_enough(cx: &mut Cx<'_>, stale: &At<Option<Duration>>, every: (Duration,
     }
     let wanted = units::format_duration(period.saturating_mul(3));
     cx.push(error.help(format!(
-        "the value would be stale between two readings; 3 times `every` is the default: \"{wanted}\""
+        "the value would be stale between two readings; 3 times `every` is the default: \
+            \"{wanted}\""
     )));
 }
 
@@ -422,7 +406,8 @@ fn deadband(cx: &mut Cx<'_>, entry: &super::tree::Entry) -> Option<f64> {
     if width > 0.0 {
         return Some(width);
     }
-    let help = "it is the smallest change worth a message, in the point's unit; `deadband = \"off\"` for every change";
+    let help = "it is the smallest change worth a message, in the point's unit; `deadband = \
+        \"off\"` for every change";
     cx.error(entry.node.span, "`deadband` is larger than 0", "", help);
     None
 }

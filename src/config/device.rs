@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::bus::Buses;
 use super::chip;
-use super::common::{self, Common, Levels, Nature, PointContext};
+use super::common::{self, Common, Levels, PointContext};
 use super::diagnostic::{Diagnostic, Span, one_of, shown};
 use super::gateway::Gateway;
 use super::gpio;
@@ -18,6 +18,7 @@ use super::wiring::Wiring;
 use crate::field;
 use crate::field::settings::{DeviceSettings, Driver, I2cChip, SystemSettings};
 use crate::gateway::settings::DeviceConfig;
+use crate::pipeline::settings::ValueType;
 
 /// Devices at most.
 const DEVICES_MAX: usize = 1000;
@@ -50,7 +51,7 @@ pub(super) const DISK: &str = "/";
 #[derive(Debug)]
 pub(super) struct PointDraft {
     pub(super) common: Common,
-    pub(super) nature: Nature,
+    pub(super) values: ValueType,
     /// Where it is written; for a point that only the driver names, where the device is.
     pub(super) span: Span,
     pub(super) label: Option<Box<str>>,
@@ -163,7 +164,7 @@ fn one(
         let path = format!("{}.point.{}", section.path, spec.name);
         let draft = drafts.remove(&spec.name).unwrap_or_else(|| PointDraft {
             common: Common::default(),
-            nature: Nature::Number,
+            values: ValueType::Number,
             span: section.span,
             label: None,
         });
@@ -173,7 +174,7 @@ fn one(
         let context = PointContext {
             path: &path,
             topic: format!("{}/{}/{}", gateway.base_topic, entry.name, spec.name),
-            nature: draft.nature,
+            values: draft.values,
             every,
             time_format: gateway.time_format,
             accept_retained: accept_retained && spec.writable,
@@ -290,7 +291,7 @@ fn with_fixed_points(cx: &mut Cx<'_>, section: &Section<'_>, driver: Driver) -> 
         };
         let draft = PointDraft {
             common: Common::read(cx, &point),
-            nature: Nature::Number,
+            values: ValueType::Number,
             span: entry.key,
             label: common::label(cx, &point),
         };

@@ -1,8 +1,9 @@
 //! What is wrong with a configuration, shown where it is wrong.
 //!
-//! Every [`Diagnostic`] names a place (`file:line:column`), shows that line with a caret, and says what would be right.
-//! They are collected, never thrown: a file with nine mistakes gets nine messages, in the order of the file. How many are
-//! kept and how many are printed is limited, and the rest is counted.
+//! Every [`Diagnostic`] names a place (`file:line:column`), shows that line with a caret, and says
+//! what would be right. They are collected, never thrown: a file with nine mistakes gets nine
+//! messages, in the order of the file. How many are kept and how many are printed is limited, and
+//! the rest is counted.
 //!
 //! Lines that look as if they held a secret are shown with the value masked.
 
@@ -233,7 +234,8 @@ impl Diagnostics {
         })
     }
 
-    /// For people: each with its line and a caret, then how many there are. Ends with a newline, unless there is nothing.
+    /// For people: each with its line and a caret, then how many there are. Ends with a newline,
+    /// unless there is nothing.
     pub fn render(&self, color: bool) -> String {
         if self.is_empty() {
             return String::new();
@@ -323,7 +325,8 @@ impl Diagnostics {
     }
 }
 
-/// The lines from the first mark to the last, with carets. Marks end with their line, so that a caret never runs on.
+/// The lines from the first mark to the last, with carets. Marks end with their line, so that a
+/// caret never runs on.
 fn excerpt<'a>(
     source: &'a Source,
     marks: &[(AnnotationKind, Span, &'a String)],
@@ -356,8 +359,8 @@ fn excerpt<'a>(
     snippet
 }
 
-/// Hides what stands behind the `=` on lines that name a secret. Every character is replaced by one of the same length,
-/// so that carets stay where they are.
+/// Hides what stands behind the `=` on lines that name a secret. Every character is replaced by one
+/// of the same length, so that carets stay where they are.
 fn mask_secrets(text: &str) -> Cow<'_, str> {
     if secret_word(text).is_none() {
         return Cow::Borrowed(text);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::bus::{Buses, HEADER};
-use super::common::{self, Common, Nature};
+use super::common::{self, Common};
 use super::device::{Drafts, PointDraft, is_free_name};
 use super::diagnostic::{Diagnostic, shown};
 use super::header::{self, Pin};
@@ -16,6 +16,7 @@ use crate::field::line::{Bias, Chip, Drive, Edges, LineRef};
 use crate::field::settings::{
     Driver, GpioKind, GpioPoint, GpioSettings, OnStart, OutputSettings, SafeState,
 };
+use crate::pipeline::settings::ValueType;
 use crate::time::Duration;
 
 /// Lines of one device at most.
@@ -132,7 +133,8 @@ pub(super) fn read(
         cx.error(entry.key, title, "", "make several devices of them");
     }
     if points.is_empty() && is_whole && common::is_enabled(own, &Common::default()) {
-        let help = "a gpio device has the points that are written: `[device.NAME.point.NAME]` with `kind` and `line`";
+        let help = "a gpio device has the points that are written: `[device.NAME.point.NAME]` \
+            with `kind` and `line`";
         cx.error(
             section.span,
             format!("{} has no points", section.header()),
@@ -170,17 +172,17 @@ fn point(cx: &mut Cx<'_>, entry: &Entry, path: String, chip: Option<&Chip>) -> O
             return None;
         }
     };
-    let (place, nature) = match kind {
-        Kind::Input => (Place::InputPoint, Nature::Bool),
-        Kind::Event => (Place::EventPoint, Nature::Bool),
-        Kind::Counter => (Place::CounterPoint, Nature::Number),
-        Kind::Output => (Place::OutputPoint, Nature::Bool),
+    let (place, values) = match kind {
+        Kind::Input => (Place::InputPoint, ValueType::Bool),
+        Kind::Event => (Place::EventPoint, ValueType::Bool),
+        Kind::Counter => (Place::CounterPoint, ValueType::Number),
+        Kind::Output => (Place::OutputPoint, ValueType::Bool),
     };
     let section = Section::open(cx, place, path, entry)?;
     section.get(cx, "kind");
     let draft = PointDraft {
         common: Common::read(cx, &section),
-        nature,
+        values,
         span: entry.key,
         label: common::label(cx, &section),
     };
@@ -188,7 +190,8 @@ fn point(cx: &mut Cx<'_>, entry: &Entry, path: String, chip: Option<&Chip>) -> O
     let line = match line_entry {
         Some(entry) => line(cx, entry, chip),
         None => {
-            let help = "for example `line = 17` (the BCM number), `line = \"GPIO17\"` or `line = \"pin:11\"`";
+            let help = "for example `line = 17` (the BCM number), `line = \"GPIO17\"` or `line = \
+                \"pin:11\"`";
             section.missing(cx, "line", help);
             None
         }
@@ -344,7 +347,8 @@ fn output(cx: &mut Cx<'_>, section: &Section<'_>) -> Option<OutputSettings> {
     let safe_state = match section.get(cx, "safe_state") {
         Some(entry) => safe_state(cx, entry),
         None => {
-            let help = "what the line does at start, at a stop and when a lease runs out: `safe_state = false`, true \
+            let help = "what the line does at start, at a stop and when a lease runs out: \
+                `safe_state = false`, true \
                         or \"keep\", in logical terms";
             section.missing(cx, "safe_state", help);
             None

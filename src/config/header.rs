@@ -1,6 +1,8 @@
-//! The 40-pin header of a Raspberry Pi: which pin is which line, and which lines other hardware wants.
+//! The 40-pin header of a Raspberry Pi: which pin is which line, and which lines other hardware
+//! wants.
 //!
-//! Source: the Raspberry Pi documentation, "GPIO and the 40-pin header"; the same on every board that has 40 pins.
+//! Source: the Raspberry Pi documentation, "GPIO and the 40-pin header"; the same on every board
+//! that has 40 pins.
 
 /// What a pin of the header is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

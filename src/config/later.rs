@@ -1,5 +1,5 @@
-//! What the documentation of the configuration names and this version cannot do yet. It is refused by name: a setting
-//! that is silently without effect is worse than none.
+//! What the documentation of the configuration names and this version cannot do yet. It is refused
+//! by name: a setting that is silently without effect is worse than none.
 //!
 //! One table. A feature that arrives takes its rows out.
 
@@ -92,7 +92,10 @@ pub(super) fn refusal(what: &str, span: Span) -> Diagnostic {
     };
     Diagnostic::error(format!("{quoted} is not available in this version"))
         .at(span, "")
-        .help("take it out: it would be without effect, and fieldgate does not ignore what it is told")
+        .help(
+            "take it out: it would be without effect, and fieldgate does not ignore what it is \
+            told",
+        )
 }
 
 #[cfg(test)]
@@ -143,7 +146,8 @@ mod tests {
                 "driver" => format!("[device.m]\ndriver = \"{value}\"\nbus = \"serial.x\"\n"),
                 "kind" => format!("{POINT}kind = \"{value}\"\nline = 4\n"),
                 "on_start" => format!(
-                    "{POINT}kind = \"output\"\nline = 4\nsafe_state = false\non_start = \"{value}\"\n"
+                    "{POINT}kind = \"output\"\nline = 4\nsafe_state = false\non_start = \
+                        \"{value}\"\n"
                 ),
                 "payload" => format!("[gateway.defaults]\npayload = \"{value}\"\n"),
                 "protocols" => {

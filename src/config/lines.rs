@@ -1,11 +1,12 @@
-//! `driver = "lines"`: text lines on a serial port, a point for each named group of a pattern, and commands.
+//! `driver = "lines"`: text lines on a serial port, a point for each named group of a pattern, and
+//! commands.
 
 use std::collections::BTreeMap;
 
 use regex_lite::Regex;
 
 use super::bus::Buses;
-use super::common::{self, Common, Nature};
+use super::common::{self, Common};
 use super::device::{Drafts, PointDraft, is_free_name};
 use super::diagnostic::{Diagnostic, one_of, shown};
 use super::names;
@@ -14,6 +15,7 @@ use super::read::{Cx, Section};
 use super::tree::{Entry, Value};
 use super::wiring::Wiring;
 use crate::field::settings::{Driver, LinesPoint, LinesSettings, TextKind};
+use crate::pipeline::settings::ValueType;
 
 /// Bytes of a pattern at most: it is matched against every line.
 const PATTERN_MAX: usize = 4096;
@@ -79,7 +81,8 @@ pub(super) fn read(
     let (points, drafts) = points(cx, section, &groups, pattern_is_right);
     if points.is_empty() && cx.out.errors() == before && common::is_enabled(own, &Common::default())
     {
-        let help = "a `pattern` with named groups, `'(?<weight>[-+0-9.]+) kg'`, or points with a `command`";
+        let help = "a `pattern` with named groups, `'(?<weight>[-+0-9.]+) kg'`, or points with a \
+            `command`";
         cx.error(
             section.span,
             format!("{} has no points", section.header()),
@@ -129,7 +132,10 @@ fn groups(cx: &mut Cx<'_>, entry: &Entry) -> Option<Vec<String>> {
             cx.push(
                 Diagnostic::error("the pattern is not a regular expression")
                     .at(span, error.to_string())
-                    .help("put it in single quotes, so that TOML leaves its backslashes alone; groups are `(?<name>…)`"),
+                    .help(
+                        "put it in single quotes, so that TOML leaves its backslashes alone; \
+                        groups are `(?<name>…)`",
+                    ),
             );
             return None;
         }
@@ -230,7 +236,7 @@ fn points(
     for name in points.keys() {
         drafts.entry(name.clone()).or_insert_with(|| PointDraft {
             common: Common::default(),
-            nature: Nature::Number,
+            values: ValueType::Number,
             span: section.span,
             label: None,
         });
@@ -288,10 +294,10 @@ fn one(
     }
     let draft = PointDraft {
         common: Common::read(cx, point),
-        nature: match kind {
-            TextKind::Number => Nature::Number,
-            TextKind::Bool => Nature::Bool,
-            TextKind::Text => Nature::Text,
+        values: match kind {
+            TextKind::Number => ValueType::Number,
+            TextKind::Bool => ValueType::Bool,
+            TextKind::Text => ValueType::Text,
         },
         span: entry.key,
         label: common::label(cx, point),

@@ -105,7 +105,8 @@ fn one(
             if texts.is_empty()
                 && matches!(&entry.node.value, super::tree::Value::Array(items) if items.is_empty())
             {
-                let help = "for example `bind = \"*:1883\"`; without a listener: `[broker] listen = false`";
+                let help = "for example `bind = \"*:1883\"`; without a listener: `[broker] listen \
+                    = false`";
                 cx.error(entry.node.span, "`bind` is empty", "", help);
             }
             for text in texts {
@@ -157,9 +158,11 @@ fn one(
     }
 }
 
-/// Whether clients may come without credentials. There are no credentials yet, so that nobody could come otherwise.
+/// Whether clients may come without credentials. There are no credentials yet, so that nobody could
+/// come otherwise.
 fn anonymous(cx: &mut Cx<'_>, section: &Section<'_>, public: Option<Span>) -> bool {
-    let help = "logging in is not available in this version: say `allow_anonymous = true` if everybody who reaches \
+    let help = "logging in is not available in this version: say `allow_anonymous = true` if \
+        everybody who reaches \
                 this address may connect, or bind to 127.0.0.1 or a unix socket";
     match section.get(cx, "allow_anonymous") {
         Some(entry) => {
@@ -272,7 +275,8 @@ fn address_help(text: &str) -> String {
         Ok(IpAddr::V4(address)) => format!("write \"{address}:{port}\""),
         Ok(IpAddr::V6(address)) => format!("write \"[{address}]:{port}\""),
         Err(_) => String::from(
-            "it is \"192.168.1.5:1883\", \"[::1]:1883\", \"*:1883\" for every interface, or \"unix:/path\"; names are \
+            "it is \"192.168.1.5:1883\", \"[::1]:1883\", \"*:1883\" for every interface, or \
+                \"unix:/path\"; names are \
              not resolved",
         ),
     }

@@ -1,4 +1,5 @@
-//! The files: the one that is named, and `conf.d/*.toml` beside it. The only part of the configuration that reads a disk.
+//! The files: the one that is named, and `conf.d/*.toml` beside it. The only part of the
+//! configuration that reads a disk.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,8 @@ use std::{fs, io};
 use super::diagnostic::{Diagnostic, Diagnostics, Source, Span};
 use super::{Environment, Loaded, SOURCE_BYTES_MAX, SOURCES_MAX, parse, units};
 
-/// Reads `path` and every `conf.d/*.toml` beside it, in the order of their names, and says what they mean.
+/// Reads `path` and every `conf.d/*.toml` beside it, in the order of their names, and says what
+/// they mean.
 ///
 /// # Errors
 /// What cannot be read, or every mistake in what can.

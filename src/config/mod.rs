@@ -1,14 +1,15 @@
 //! The configuration: raw (the files as written) to meant (validated whole), with diagnostics.
 //!
-//! [`parse`] takes texts and gives either a [`Meant`], whole and consistent, or every mistake at once with its place.
-//! [`load`] reads the files first; it is the only function here that touches a disk. Nothing here opens hardware, looks
-//! a name up or asks for the time.
+//! [`parse`] takes texts and gives either a [`Meant`], whole and consistent, or every mistake at
+//! once with its place. [`load`] reads the files first; it is the only function here that touches a
+//! disk. Nothing here opens hardware, looks a name up or asks for the time.
 //!
-//! The way of a setting: [`tree`] turns TOML into values with places and merges the files; a reader for each table
-//! ([`gateway`], [`broker`], [`listener`], [`bus`], [`device`] and the drivers' own) checks and converts it with the
-//! functions of [`read`]; [`common`] lets the nearest of defaults, device and point win; [`wiring`] and [`topics`]
-//! check what crosses devices. What is documented and not built yet is refused by name ([`later`]); words of other
-//! programs are recognised ([`words`]).
+//! The way of a setting: [`tree`] turns TOML into values with places and merges the files; a reader
+//! for each table ([`gateway`], [`broker`], [`listener`], [`bus`], [`device`] and the drivers' own)
+//! checks and converts it with the functions of [`read`]; [`common`] lets the nearest of defaults,
+//! device and point win; [`wiring`] and [`topics`] check what crosses devices. What is documented
+//! and not built yet is refused by name ([`later`]); words of other programs are recognised
+//! ([`words`]).
 
 mod broker;
 mod bus;
@@ -55,7 +56,8 @@ pub struct Meant {
     pub log: LogSettings,
     /// Where `read`, `set` and their like find us.
     pub control: ControlSettings,
-    /// Where we keep what outlives a restart. `None`: nowhere; the file names no folder and there is no service manager.
+    /// Where we keep what outlives a restart. `None`: nowhere; the file names no folder and there
+    /// is no service manager.
     pub data_dir: Option<PathBuf>,
     /// Texts for people, by dotted path: `device.pump` or `device.pump.point.running`.
     pub labels: BTreeMap<String, Box<str>>,
@@ -131,7 +133,8 @@ pub struct Environment {
     pub state_directory: Option<PathBuf>,
     /// `$RUNTIME_DIRECTORY`, for the control socket.
     pub runtime_directory: Option<PathBuf>,
-    /// Where relative paths of files that are themselves named by relative paths start. Empty: they stay relative.
+    /// Where relative paths of files that are themselves named by relative paths start. Empty: they
+    /// stay relative.
     pub current_directory: PathBuf,
 }
 

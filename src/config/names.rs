@@ -19,7 +19,8 @@ pub(super) const RESERVED_POINTS: [&str; 7] = [
 /// The device name under which the gateway speaks of itself.
 pub(super) const RESERVED_DEVICE: &str = "gateway";
 
-/// Bytes of a topic at most. MQTT allows 65 535; what is below it (`/quality`, `/result`) must fit too.
+/// Bytes of a topic at most. MQTT allows 65 535; what is below it (`/quality`, `/result`) must fit
+/// too.
 pub(super) const TOPIC_MAX: usize = 1024;
 
 /// Whether it matches `[a-z0-9][a-z0-9_-]{0,62}`.
@@ -32,7 +33,8 @@ pub(super) fn is_name(text: &str) -> bool {
             .all(|byte| body(byte) || byte == b'_' || byte == b'-')
 }
 
-/// The nearest name to what was written: `Shed 1.local` becomes `shed-1-local`. `None` if nothing is left of it.
+/// The nearest name to what was written: `Shed 1.local` becomes `shed-1-local`. `None` if nothing
+/// is left of it.
 pub(super) fn nearest_name(text: &str) -> Option<String> {
     let mut out = String::new();
     for c in text.chars() {
@@ -55,7 +57,8 @@ pub(super) fn nearest_name(text: &str) -> Option<String> {
     is_name(name).then(|| name.to_owned())
 }
 
-/// Two names with one folded form differ only by `-` and `_`: Home Assistant and people take them for the same.
+/// Two names with one folded form differ only by `-` and `_`: Home Assistant and people take them
+/// for the same.
 pub(super) fn folded(name: &str) -> String {
     name.replace('-', "_")
 }

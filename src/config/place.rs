@@ -1,4 +1,5 @@
-//! The places of a configuration file: which table takes which keys, and what to say about a key that it does not take.
+//! The places of a configuration file: which table takes which keys, and what to say about a key
+//! that it does not take.
 
 use super::diagnostic::{Diagnostic, one_of, shown};
 use super::later::{self, Group};
@@ -65,7 +66,8 @@ impl Place {
         Self::TextPoint,
     ];
 
-    /// Its own keys; those of [`COMMON`] come on top where [`Place::has_common`], and `label` but for the defaults.
+    /// Its own keys; those of [`COMMON`] come on top where [`Place::has_common`], and `label` but
+    /// for the defaults.
     const fn own_keys(self) -> &'static [&'static str] {
         match self {
             Self::Root => &[
@@ -151,7 +153,8 @@ impl Place {
         }
     }
 
-    /// Whether the keys that cascade from `[gateway.defaults]` to devices and points may stand here.
+    /// Whether the keys that cascade from `[gateway.defaults]` to devices and points may stand
+    /// here.
     pub(super) const fn has_common(self) -> bool {
         matches!(
             self,

@@ -1,4 +1,5 @@
-//! `check --print`: what the configuration means, as TOML that means the same, with the origin of every line behind it.
+//! `check --print`: what the configuration means, as TOML that means the same, with the origin of
+//! every line behind it.
 
 use core::fmt::Write as _;
 
@@ -12,13 +13,13 @@ use crate::field::settings::{
 };
 use crate::gateway::settings::{Bind, DeviceConfig, ListenerSettings};
 use crate::mqtt::QoS;
-use crate::pipeline::settings::PointSettings;
+use crate::pipeline::settings::{PointSettings, ValueType};
 use crate::point::PointKind;
 use crate::time::Duration;
 
 impl Meant {
-    /// The merged result, defaults filled in: TOML that means the same. Behind each value stands the place that gives
-    /// it, or `default`. Secrets are not part of it.
+    /// The merged result, defaults filled in: TOML that means the same. Behind each value stands
+    /// the place that gives it, or `default`. Secrets are not part of it.
     pub fn print(&self) -> String {
         let mut out = Printer {
             meant: self,
@@ -95,7 +96,8 @@ impl Printer<'_> {
         self.line(key, &value.to_string());
     }
 
-    /// Floats as Rust writes them for debugging: always with a point or an exponent, and they read back the same.
+    /// Floats as Rust writes them for debugging: always with a point or an exponent, and they read
+    /// back the same.
     fn float(&mut self, key: &str, value: f64) {
         self.line(key, &format!("{value:?}"));
     }
@@ -262,18 +264,20 @@ impl Printer<'_> {
         for (point_name, point) in &device.points {
             self.table(format!("device.{name}.point.{point_name}"));
             self.label();
-            let nature = match driver {
-                Driver::Gpio(settings) => settings
-                    .points
-                    .get(point_name)
-                    .map_or(common::Nature::Bool, |point| self.gpio(point)),
-                Driver::Lines(settings) => settings
-                    .points
-                    .get(point_name)
-                    .map_or(common::Nature::Number, |point| self.text_point(point)),
-                Driver::System(_) | Driver::I2c(_) => common::Nature::Number,
-            };
-            self.point(point, nature);
+            match driver {
+                Driver::Gpio(settings) => {
+                    if let Some(point) = settings.points.get(point_name) {
+                        self.gpio(point);
+                    }
+                }
+                Driver::Lines(settings) => {
+                    if let Some(point) = settings.points.get(point_name) {
+                        self.text_point(point);
+                    }
+                }
+                Driver::System(_) | Driver::I2c(_) => {}
+            }
+            self.point(point);
         }
     }
 
@@ -293,12 +297,12 @@ impl Printer<'_> {
         self.size("line_max", settings.line_max);
     }
 
-    fn gpio(&mut self, point: &GpioPoint) -> common::Nature {
-        let (kind, nature) = match &point.kind {
-            GpioKind::Input { .. } => ("input", common::Nature::Bool),
-            GpioKind::Event { .. } => ("event", common::Nature::Bool),
-            GpioKind::Counter { .. } => ("counter", common::Nature::Number),
-            GpioKind::Output(_) => ("output", common::Nature::Bool),
+    fn gpio(&mut self, point: &GpioPoint) {
+        let kind = match &point.kind {
+            GpioKind::Input { .. } => "input",
+            GpioKind::Event { .. } => "event",
+            GpioKind::Counter { .. } => "counter",
+            GpioKind::Output(_) => "output",
         };
         self.text("kind", kind);
         match &point.line {
@@ -316,7 +320,6 @@ impl Printer<'_> {
             }
             GpioKind::Output(output) => self.output(output),
         }
-        nature
     }
 
     fn debounce(&mut self, debounce: Duration) {
@@ -334,22 +337,17 @@ impl Printer<'_> {
         self.text("drive", word(&gpio::DRIVES, output.drive));
     }
 
-    fn text_point(&mut self, point: &LinesPoint) -> common::Nature {
+    fn text_point(&mut self, point: &LinesPoint) {
         self.text("type", word(&lines::TYPES, point.kind));
         if let Some(command) = &point.command {
             self.text("command", command);
         }
-        match point.kind {
-            TextKind::Number => common::Nature::Number,
-            TextKind::Bool => {
-                self.pair("words", &point.booleans);
-                common::Nature::Bool
-            }
-            TextKind::Text => common::Nature::Text,
+        if point.kind == TextKind::Bool {
+            self.pair("words", &point.booleans);
         }
     }
 
-    fn point(&mut self, point: &PointSettings, nature: common::Nature) {
+    fn point(&mut self, point: &PointSettings) {
         self.text("topic", &point.topic);
         self.number(
             "qos",
@@ -361,10 +359,10 @@ impl Printer<'_> {
         );
         self.number("retain", point.retain);
         self.text("payload", word(&common::PAYLOADS, point.payload));
-        match nature {
-            common::Nature::Bool => self.pair("booleans", &point.booleans),
-            common::Nature::Number => self.numeric(point),
-            common::Nature::Text => {}
+        match point.value_type {
+            ValueType::Bool => self.pair("booleans", &point.booleans),
+            ValueType::Number => self.numeric(point),
+            ValueType::Text => {}
         }
         let kind = point.spec.kind;
         if matches!(kind, PointKind::Sampled | PointKind::Counter) {

@@ -1,5 +1,6 @@
-//! Reading values out of the tree: one function for each sort of value, each of which says what is wrong and what would
-//! be right. What is wrong is reported and read as absent, so that one mistake never hides another.
+//! Reading values out of the tree: one function for each sort of value, each of which says what is
+//! wrong and what would be right. What is wrong is reported and read as absent, so that one mistake
+//! never hides another.
 
 use core::ops::RangeInclusive;
 use std::collections::BTreeMap;
@@ -262,7 +263,8 @@ impl<'e> Cx<'e> {
                 let usual = times.unit;
                 let other = if usual == "ms" { "s" } else { "ms" };
                 format!(
-                    "`{name} = \"{number}{usual}\"`, or \"{number}{other}\"; units are us, ms, s, m, h, d"
+                    "`{name} = \"{number}{usual}\"`, or \"{number}{other}\"; units are us, ms, s, \
+                        m, h, d"
                 )
             }
             _ => format!("for example `{name} = \"{}\"`", times.example),
@@ -477,7 +479,8 @@ impl<'e> Cx<'e> {
                     Diagnostic::error(format!("{} is not a name", shown(&entry.name)))
                         .at(
                             entry.key,
-                            "a name has a-z, 0-9, `_` and `-`, starts with one of a-z, 0-9, and has 63 at most",
+                            "a name has a-z, 0-9, `_` and `-`, starts with one of a-z, 0-9, and \
+                                has 63 at most",
                         )
                         .help(help),
                 );

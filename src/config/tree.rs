@@ -66,7 +66,8 @@ impl Table {
         self.0.values()
     }
 
-    /// Takes the entries of another file in: tables key by key, arrays append, anything else twice is an error.
+    /// Takes the entries of another file in: tables key by key, arrays append, anything else twice
+    /// is an error.
     fn merge(&mut self, other: Self, out: &mut Diagnostics) {
         for (name, theirs) in other.0 {
             match self.0.entry(name) {
@@ -94,7 +95,8 @@ impl Table {
     }
 }
 
-/// Reads and merges every source of `out`. `None`: something is so wrong that the rest cannot be judged.
+/// Reads and merges every source of `out`. `None`: something is so wrong that the rest cannot be
+/// judged.
 pub(super) fn read(out: &mut Diagnostics) -> Option<Table> {
     let mut merged = Table::default();
     let mut usable = true;

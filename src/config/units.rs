@@ -1,4 +1,5 @@
-//! Quantities with their units written out: `"1h30m"`, `"64KiB"`. A number without a unit is never guessed at.
+//! Quantities with their units written out: `"1h30m"`, `"64KiB"`. A number without a unit is never
+//! guessed at.
 
 use crate::time::Duration;
 
@@ -132,7 +133,8 @@ fn duration_unit_meant(unit: &str) -> Option<&'static str> {
     })
 }
 
-/// The shortest text that reads back the same: `1h30m`. Below a microsecond is lost: nothing is configured that finely.
+/// The shortest text that reads back the same: `1h30m`. Below a microsecond is lost: nothing is
+/// configured that finely.
 pub(super) fn format_duration(duration: Duration) -> String {
     let mut nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let mut out = String::new();

@@ -93,7 +93,10 @@ impl Wiring {
                         Diagnostic::warning(format!("line {line} is usually {role} of {path}"))
                             .at(user.1, format!("used as GPIO{}", at_pin(*line)))
                             .also(*span, "used as a serial port")
-                            .help("unless that port is routed elsewhere, move the GPIO to another line"),
+                            .help(
+                                "unless that port is routed elsewhere, move the GPIO to another \
+                                line",
+                            ),
                     );
                 }
             }

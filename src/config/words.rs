@@ -1,5 +1,5 @@
-//! Words of other programs: what mosquitto and mqtt-io call things, and what they are called here. Many who write their
-//! first file bring one of these along.
+//! Words of other programs: what mosquitto and mqtt-io call things, and what they are called here.
+//! Many who write their first file bring one of these along.
 
 /// A word, whose it is, and what to write here.
 const WORDS: [(&str, &str, &str); 84] = [
@@ -363,7 +363,8 @@ pub(super) fn of_line(line: &str) -> Option<String> {
                 address.to_owned()
             };
             Some(format!(
-                "this is mosquitto's way; here: a table `[listener.lan]`, and below it `bind = \"{address}:{port}\"`"
+                "this is mosquitto's way; here: a table `[listener.lan]`, and below it `bind = \
+                    \"{address}:{port}\"`"
             ))
         }
         "allow_anonymous" | "max_connections" => Some(format!(

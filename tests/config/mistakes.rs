@@ -1,4 +1,5 @@
-//! Mistakes that people make, and what they are told. One snapshot each: a message is part of the product.
+//! Mistakes that people make, and what they are told. One snapshot each: a message is part of the
+//! product.
 
 use fieldgate::config::{Source, parse};
 
@@ -46,7 +47,8 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "mosquitto_words",
         "[broker]\npersistence = true\nautosave_interval = 300\nmax_inflight_messages = 20\n\
-      max_queued_messages = 1000\nmessage_size_limit = 1000000\n[listener.a]\nport = 1883\nhost = \"0.0.0.0\"\n",
+      max_queued_messages = 1000\nmessage_size_limit = 1000000\n[listener.a]\nport = 1883\nhost = \
+      \"0.0.0.0\"\n",
     ),
     (
         "mqtt_io_words",
@@ -60,7 +62,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "later_tables",
-        "[bridge.cloud]\nurl = \"mqtts://x\"\npassword = \"hunter2\"\n[http]\nbind = \"127.0.0.1:9480\"\n\
+        "[bridge.cloud]\nurl = \"mqtts://x\"\npassword = \"hunter2\"\n[http]\nbind = \
+            \"127.0.0.1:9480\"\n\
       [home_assistant]\nprefix = \"ha\"\n[broker.durability]\ndefault = \"none\"\n",
     ),
     (
@@ -70,7 +73,8 @@ const MISTAKES: &[(&str, &str)] = &[
     // names
     (
         "bad_names",
-        "[device.\"Grüner Raum\"]\ndriver = \"system\"\n[serial.\"a.b\"]\npath = \"/dev/ttyAMA0\"\n",
+        "[device.\"Grüner Raum\"]\ndriver = \"system\"\n[serial.\"a.b\"]\npath = \
+            \"/dev/ttyAMA0\"\n",
     ),
     (
         "names_that_differ_by_a_dash",
@@ -78,7 +82,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "reserved_names",
-        "[device.gateway]\ndriver = \"system\"\n[device.d]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n\
+        "[device.gateway]\ndriver = \"system\"\n[device.d]\ndriver = \"gpio\"\nbus = \
+            \"gpio.header\"\n\
       [device.d.point.set]\nkind = \"input\"\nline = 4\n",
     ),
     ("gateway_name", "[gateway]\nname = \"My Shed\"\n"),
@@ -113,7 +118,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "words",
-        "[gateway]\ntime_format = \"iso\"\n[gateway.defaults]\npayload = \"jason\"\n[log]\nlevel = \"warning\"\n\
+        "[gateway]\ntime_format = \"iso\"\n[gateway.defaults]\npayload = \"jason\"\n[log]\nlevel \
+            = \"warning\"\n\
       levels = { brokr = \"debug\" }\n",
     ),
     (
@@ -123,7 +129,8 @@ const MISTAKES: &[(&str, &str)] = &[
     // listeners
     (
         "bind_forms",
-        "[listener.a]\nbind = [\"1883\", \"localhost:1883\", \"::1\", \"192.168.1.5\", \"mqtt://10.0.0.1:1884\", \
+        "[listener.a]\nbind = [\"1883\", \"localhost:1883\", \"::1\", \"192.168.1.5\", \
+            \"mqtt://10.0.0.1:1884\", \
       \"/run/mqtt.sock\", \"eth0:1883\", 1883]\n",
     ),
     (
@@ -136,7 +143,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "bound_twice",
-        "[listener.a]\nbind = \"127.0.0.1:1883\"\n[listener.b]\nbind = \"*:1883\"\nallow_anonymous = true\n",
+        "[listener.a]\nbind = \"127.0.0.1:1883\"\n[listener.b]\nbind = \
+            \"*:1883\"\nallow_anonymous = true\n",
     ),
     (
         "unix_options_without_unix",
@@ -162,12 +170,14 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "bus_nobody_declared",
         "[serial.scale]\npath = \"/dev/serial/by-id/a\"\n[device.s]\ndriver = \"lines\"\n\
-      bus = \"serial.scales\"\npattern = '(?<a>.)'\n[device.g]\ndriver = \"gpio\"\nbus = \"gpio.expander\"\n",
+      bus = \"serial.scales\"\npattern = '(?<a>.)'\n[device.g]\ndriver = \"gpio\"\nbus = \
+      \"gpio.expander\"\n",
     ),
     (
         "bus_of_another_kind",
         "[device.t]\ndriver = \"bme280\"\nbus = \"/dev/i2c-1\"\n[device.g]\ndriver = \"gpio\"\n\
-      bus = \"i2c.1\"\n[device.l]\ndriver = \"lines\"\nbus = \"/dev/ttyUSB0\"\npattern = '(?<a>.)'\n",
+      bus = \"i2c.1\"\n[device.l]\ndriver = \"lines\"\nbus = \"/dev/ttyUSB0\"\npattern = \
+      '(?<a>.)'\n",
     ),
     (
         "two_at_one_address",
@@ -177,7 +187,8 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "address_without_hex",
         "[device.a]\ndriver = \"bme280\"\nbus = \"i2c.1\"\naddress = 76\n[device.b]\n\
-      driver = \"tmp102\"\nbus = \"i2c.1\"\naddress = \"0x48\"\n[device.c]\ndriver = \"lm75\"\nbus = \"i2c.1\"\n\
+      driver = \"tmp102\"\nbus = \"i2c.1\"\naddress = \"0x48\"\n[device.c]\ndriver = \
+      \"lm75\"\nbus = \"i2c.1\"\n\
       address = 0x20\n",
     ),
     (
@@ -205,7 +216,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "no_bus",
-        "[device.a]\ndriver = \"bme280\"\n[device.b]\ndriver = \"gpio\"\n[device.c]\ndriver = \"lines\"\n",
+        "[device.a]\ndriver = \"bme280\"\n[device.b]\ndriver = \"gpio\"\n[device.c]\ndriver = \
+            \"lines\"\n",
     ),
     (
         "point_that_is_not_there",
@@ -215,7 +227,8 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "keys_without_effect",
         "[device.g]\ndriver = \"gpio\"\nbus = \"gpio.header\"\nevery = \"1m\"\nprecision = 1\n\
-      accept_retained = true\n[device.g.point.door]\nkind = \"input\"\nline = 4\nunit = \"V\"\nstale_after = \"1m\"\n",
+      accept_retained = true\n[device.g.point.door]\nkind = \"input\"\nline = 4\nunit = \
+      \"V\"\nstale_after = \"1m\"\n",
     ),
     (
         "key_of_another_kind",
@@ -229,20 +242,26 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "gpio_point_incomplete",
         "[device.g]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n[device.g.point.a]\nline = 4\n\
-      [device.g.point.b]\nkind = \"output\"\nline = 5\n[device.g.point.c]\nkind = \"input\"\n[device.g.point.d]\n\
+      [device.g.point.b]\nkind = \"output\"\nline = 5\n[device.g.point.c]\nkind = \
+      \"input\"\n[device.g.point.d]\n\
       kind = \"outptu\"\n",
     ),
     (
         "safe_state",
-        "[device.g]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n[device.g.point.a]\nkind = \"output\"\n\
-      line = 4\nsafe_state = \"off\"\n[device.g.point.b]\nkind = \"output\"\nline = 5\nsafe_state = \"keep\"\n\
+        "[device.g]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n[device.g.point.a]\nkind = \
+            \"output\"\n\
+      line = 4\nsafe_state = \"off\"\n[device.g.point.b]\nkind = \"output\"\nline = 5\nsafe_state \
+      = \"keep\"\n\
       lease = \"1m\"\n",
     ),
     (
         "header_pins",
-        "[device.g]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n[device.g.point.a]\nkind = \"input\"\n\
-      line = \"pin:6\"\n[device.g.point.b]\nkind = \"input\"\nline = \"pin:41\"\n[device.g.point.c]\nkind = \"input\"\n\
-      line = \"17\"\n[device.g.point.d]\nkind = \"input\"\nline = \"BCM17\"\n[device.g.point.e]\nkind = \"input\"\nline = -1\n",
+        "[device.g]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n[device.g.point.a]\nkind = \
+            \"input\"\n\
+      line = \"pin:6\"\n[device.g.point.b]\nkind = \"input\"\nline = \
+      \"pin:41\"\n[device.g.point.c]\nkind = \"input\"\n\
+      line = \"17\"\n[device.g.point.d]\nkind = \"input\"\nline = \
+      \"BCM17\"\n[device.g.point.e]\nkind = \"input\"\nline = -1\n",
     ),
     (
         "pin_of_another_chip",
@@ -251,46 +270,58 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "line_used_twice",
-        "[device.g]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n[device.g.point.a]\nkind = \"input\"\n\
-      line = 17\n[device.h]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n[device.h.point.b]\nkind = \"input\"\n\
+        "[device.g]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n[device.g.point.a]\nkind = \
+            \"input\"\n\
+      line = 17\n[device.h]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n[device.h.point.b]\nkind = \
+      \"input\"\n\
       line = \"pin:11\"\n",
     ),
     (
         "line_is_sda",
-        "[device.t]\ndriver = \"lm75\"\nbus = \"i2c.1\"\n[device.g]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n\
+        "[device.t]\ndriver = \"lm75\"\nbus = \"i2c.1\"\n[device.g]\ndriver = \"gpio\"\nbus = \
+            \"gpio.header\"\n\
       [device.g.point.a]\nkind = \"input\"\nline = 2\n",
     ),
     (
         "line_is_txd",
         "[serial.s]\npath = \"/dev/serial0\"\n[device.l]\ndriver = \"lines\"\nbus = \"serial.s\"\n\
-      pattern = '(?<a>.)'\n[device.g]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n[device.g.point.a]\n\
+      pattern = '(?<a>.)'\n[device.g]\ndriver = \"gpio\"\nbus = \
+      \"gpio.header\"\n[device.g.point.a]\n\
       kind = \"input\"\nline = 14\n[device.g.point.b]\nkind = \"input\"\nline = 40\n",
     ),
     // lines
     (
         "patterns",
         "[serial.s]\npath = \"/dev/ttyAMA0\"\n[device.a]\ndriver = \"lines\"\nbus = \"serial.s\"\n\
-      pattern = '(?<a>['\n[device.b]\ndriver = \"lines\"\nbus = \"serial.s\"\npattern = '([0-9]+)'\n[device.c]\n\
-      driver = \"lines\"\nbus = \"serial.s\"\npattern = '(?<Weight>.)(?<state>.)'\n[device.d]\ndriver = \"lines\"\n\
+      pattern = '(?<a>['\n[device.b]\ndriver = \"lines\"\nbus = \"serial.s\"\npattern = \
+      '([0-9]+)'\n[device.c]\n\
+      driver = \"lines\"\nbus = \"serial.s\"\npattern = \
+      '(?<Weight>.)(?<state>.)'\n[device.d]\ndriver = \"lines\"\n\
       bus = \"serial.s\"\npoll = \"W\\n\"\n",
     ),
     (
         "lines_points",
         "[serial.s]\npath = \"/dev/ttyAMA0\"\n[device.a]\ndriver = \"lines\"\nbus = \"serial.s\"\n\
-      pattern = '(?<weight>.)'\npoll = 'W\\r\\n'\n[device.a.point.wieght]\nunit = \"kg\"\n[device.a.point.pump]\n\
-      command = \"P\\n\"\n[device.a.point.valve]\ncommand = \"V {value}\"\nwords = [\"0\", \"1\"]\n",
+      pattern = '(?<weight>.)'\npoll = 'W\\r\\n'\n[device.a.point.wieght]\nunit = \
+      \"kg\"\n[device.a.point.pump]\n\
+      command = \"P\\n\"\n[device.a.point.valve]\ncommand = \"V {value}\"\nwords = [\"0\", \
+      \"1\"]\n",
     ),
     // across
     (
         "one_topic_twice",
-        "[device.m]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n[device.m.point.a]\nkind = \"input\"\n\
+        "[device.m]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n[device.m.point.a]\nkind = \
+            \"input\"\n\
       line = 4\ntopic = \"shed/m/b\"\n[device.m.point.b]\nkind = \"input\"\nline = 5\n",
     ),
     (
         "topics",
-        "[gateway.defaults]\ntopic = \"a/+\"\n[device.m]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n\
-      [device.m.point.a]\nkind = \"input\"\nline = 4\ntopic = \"shed/gateway/x\"\n[device.m.point.b]\nkind = \"input\"\n\
-      line = 5\ntopic = \"x/set\"\n[device.m.point.c]\nkind = \"input\"\nline = 6\ntopic = \"shed/m\"\n",
+        "[gateway.defaults]\ntopic = \"a/+\"\n[device.m]\ndriver = \"gpio\"\nbus = \
+            \"gpio.header\"\n\
+      [device.m.point.a]\nkind = \"input\"\nline = 4\ntopic = \
+      \"shed/gateway/x\"\n[device.m.point.b]\nkind = \"input\"\n\
+      line = 5\ntopic = \"x/set\"\n[device.m.point.c]\nkind = \"input\"\nline = 6\ntopic = \
+      \"shed/m\"\n",
     ),
     (
         "device_topic",
@@ -303,7 +334,8 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "intervals_crossed",
-        "[device.t]\ndriver = \"lm75\"\nbus = \"i2c.1\"\nmin_interval = \"5m\"\nmax_interval = \"1m\"\n",
+        "[device.t]\ndriver = \"lm75\"\nbus = \"i2c.1\"\nmin_interval = \"5m\"\nmax_interval = \
+            \"1m\"\n",
     ),
     (
         "range_crossed",

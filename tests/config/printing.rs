@@ -41,7 +41,8 @@ fn the_example_prints_as_it_means() {
 fn a_small_file_prints_whole() {
     let text = "[gateway]\nname = \"shed\"\n[gateway.defaults]\nqos = 0\n\n\
                 [device.pump]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n\
-                [device.pump.point.running]\nkind = \"output\"\nline = \"pin:11\"\nsafe_state = false\n";
+                [device.pump.point.running]\nkind = \"output\"\nline = \"pin:11\"\nsafe_state = \
+                false\n";
     insta::assert_snapshot!("print_small", round_trip(text));
 }
 
@@ -53,7 +54,8 @@ fn nothing_prints_as_its_defaults() {
 #[test]
 fn odd_settings_print_as_they_mean() {
     round_trip(
-        "[broker]\nlisten = false\ntopic_alias_maximum = \"off\"\nmax_session_expiry = \"unlimited\"\n",
+        "[broker]\nlisten = false\ntopic_alias_maximum = \"off\"\nmax_session_expiry = \
+            \"unlimited\"\n",
     );
     round_trip("[broker]\nkeep_alive_override = \"1m\"\nmemory = \"1GB\"\n");
     round_trip(
@@ -75,7 +77,8 @@ fn odd_settings_print_as_they_mean() {
 #[test]
 fn every_line_says_where_it_comes_from() {
     let printed = round_trip(
-        "[gateway.defaults]\nqos = 0\n[device.t]\ndriver = \"lm75\"\nbus = \"i2c.1\"\nexpiry = \"1h\"\n",
+        "[gateway.defaults]\nqos = 0\n[device.t]\ndriver = \"lm75\"\nbus = \"i2c.1\"\nexpiry = \
+            \"1h\"\n",
     );
     let origin = |start: &str| {
         let line = printed
