@@ -87,7 +87,7 @@ impl Broker {
             to.max_connections = count as u32;
         }
         let packet = section.get(cx, "max_packet_size");
-        if let Some(bytes) = packet.and_then(|entry| cx.size(entry, PACKET_SIZES)) {
+        if let Some(bytes) = packet.and_then(|entry| cx.size(entry, PACKET_SIZES, "1MiB")) {
             to.max_packet_size = bytes as u32;
         }
         if let Some(count) = whole(cx, section, "receive_maximum", 1..=65_535) {
@@ -119,7 +119,7 @@ impl Broker {
             to.inflight_maximum = count as u16;
         }
         let memory = section.get(cx, "memory");
-        if let Some(bytes) = memory.and_then(|entry| cx.size(entry, 4 * MIB..=2 * GIB)) {
+        if let Some(bytes) = memory.and_then(|entry| cx.size(entry, 4 * MIB..=2 * GIB, "96MiB")) {
             to.memory = bytes as usize;
         }
         if let Some(count) = whole(cx, section, "max_sessions", 1..=1_000_000) {
@@ -156,7 +156,7 @@ impl Broker {
                 to.queue.messages = count as usize;
             }
             if let Some(entry) = queue.get(cx, "bytes")
-                && let Some(bytes) = cx.size(entry, SIZES)
+                && let Some(bytes) = cx.size(entry, SIZES, "16MiB")
             {
                 to.queue.bytes = bytes as usize;
                 queue_bytes = Some(entry);
@@ -168,7 +168,7 @@ impl Broker {
             }
         }
         let queues = section.get(cx, "queues");
-        if let Some(bytes) = queues.and_then(|entry| cx.size(entry, SIZES)) {
+        if let Some(bytes) = queues.and_then(|entry| cx.size(entry, SIZES, "256MiB")) {
             to.queues_bytes = bytes as usize;
         }
         if to.queue.bytes > to.queues_bytes
@@ -187,7 +187,7 @@ impl Broker {
                 to.retained_messages = count as usize;
             }
             if let Some(entry) = retained.get(cx, "bytes")
-                && let Some(bytes) = cx.size(entry, SIZES)
+                && let Some(bytes) = cx.size(entry, SIZES, "64MiB")
             {
                 to.retained_bytes = bytes as usize;
             }

@@ -28,6 +28,9 @@ const TRANSFER_TIMEOUTS: Times = times(
 /// What most instruments are set to when they leave the factory.
 pub(super) const BAUD: u32 = 9600;
 
+/// Buses of one family at most.
+const BUSES_MAX: usize = 256;
+
 /// The name of the header's chip, which is there without a table.
 pub(super) const HEADER: &str = "header";
 
@@ -68,20 +71,20 @@ impl Family {
 impl Buses {
     pub(super) fn read(cx: &mut Cx<'_>, root: &Section<'_>) -> Self {
         let mut buses = Self::default();
-        for entry in cx.named(root.table(), "i2c", "[i2c.N]", is_number) {
+        for entry in declarations(cx, root, "i2c", "[i2c.N]", is_number) {
             let timeout = Section::open(cx, Place::I2c, format!("i2c.{}", entry.name), entry)
                 .and_then(|section| transfer_timeout(cx, &section));
             let number = entry.name.parse().expect("is_number has seen it");
             buses.i2c.insert(number, (entry.key, timeout));
         }
-        for entry in cx.named(root.table(), "gpio", "[gpio.NAME]", names::is_name) {
+        for entry in declarations(cx, root, "gpio", "[gpio.NAME]", names::is_name) {
             let chip = Section::open(cx, Place::Gpio, format!("gpio.{}", entry.name), entry)
                 .and_then(|section| chip(cx, &section, &entry.name));
             buses
                 .gpio
                 .insert(entry.name.as_str().into(), (entry.key, chip));
         }
-        for entry in cx.named(root.table(), "serial", "[serial.NAME]", names::is_name) {
+        for entry in declarations(cx, root, "serial", "[serial.NAME]", names::is_name) {
             let port = Section::open(cx, Place::Serial, format!("serial.{}", entry.name), entry)
                 .and_then(|section| port(cx, &section));
             if let Some(port) = &port {
@@ -231,6 +234,23 @@ impl Buses {
             );
         }
     }
+}
+
+/// The tables of a family, of which there are not too many.
+fn declarations<'t>(
+    cx: &mut Cx<'_>,
+    root: &Section<'t>,
+    family: &'static str,
+    header: &str,
+    is_name: fn(&str) -> bool,
+) -> Vec<&'t Entry> {
+    let mut entries = cx.named(root.table(), family, header, is_name);
+    if let Some(entry) = entries.get(BUSES_MAX) {
+        let title = format!("more than {BUSES_MAX} tables `{header}`");
+        cx.error(entry.key, title, "", "take out those that no device uses");
+        entries.truncate(BUSES_MAX);
+    }
+    entries
 }
 
 fn undeclared<'a>(

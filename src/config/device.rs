@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::bus::Buses;
 use super::chip;
 use super::common::{self, Common, Levels, PointContext};
-use super::diagnostic::{Diagnostic, Span, one_of, shown};
+use super::diagnostic::{Diagnostic, Span, all_of, one_of, shown};
 use super::gateway::Gateway;
 use super::gpio;
 use super::lines;
@@ -321,7 +321,7 @@ fn no_such_point<'a>(
             shown(&entry.name)
         ))
         .at(entry.key, label)
-        .help(format!("its points are {}", one_of(known))),
+        .help(format!("its points are {}", all_of(known))),
     );
 }
 
@@ -334,7 +334,7 @@ pub(super) fn is_free_name(cx: &mut Cx<'_>, name: &str, span: Span) -> bool {
         span,
         format!("`{name}` is reserved"),
         "the gateway writes a topic of this name itself",
-        format!("reserved are {}", one_of(names::RESERVED_POINTS)),
+        format!("reserved are {}", all_of(names::RESERVED_POINTS)),
     );
     false
 }

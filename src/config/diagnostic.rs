@@ -30,15 +30,6 @@ impl Source {
             text: text.into(),
         }
     }
-
-    /// The line (from 1), the column in characters (from 1), and where the line starts in the text.
-    fn position(&self, at: usize) -> (usize, usize, usize) {
-        let at = floor_char_boundary(&self.text, at);
-        let before = &self.text[..at];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-        (line, before[line_start..].chars().count() + 1, line_start)
-    }
 }
 
 /// A range of bytes in one of the sources.
@@ -162,6 +153,8 @@ impl fmt::Display for Place<'_> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diagnostics {
     sources: Vec<Source>,
+    /// Where the lines of each source start.
+    line_starts: Vec<Vec<usize>>,
     items: Vec<Diagnostic>,
     /// Errors beyond [`Diagnostics::KEPT_MAX`].
     errors_dropped: usize,
@@ -176,10 +169,25 @@ impl Diagnostics {
     pub const SHOWN_MAX: usize = 50;
 
     pub(super) fn new(sources: Vec<Source>) -> Self {
+        let starts_of = |source: &Source| {
+            let newlines = source.text.match_indices('\n').map(|(at, _)| at + 1);
+            core::iter::once(0).chain(newlines).collect()
+        };
         Self {
+            line_starts: sources.iter().map(starts_of).collect(),
             sources,
             ..Self::default()
         }
+    }
+
+    /// The line (from 1), the column in characters (from 1), and where the line starts in the text.
+    fn position(&self, file: u32, at: usize) -> (usize, usize, usize) {
+        let text = &self.sources[file as usize].text;
+        let starts = &self.line_starts[file as usize];
+        let at = floor_char_boundary(text, at);
+        let line = starts.partition_point(|start| *start <= at);
+        let line_start = starts[line - 1];
+        (line, text[line_start..at].chars().count() + 1, line_start)
     }
 
     pub(super) fn push(&mut self, diagnostic: Diagnostic) {
@@ -276,10 +284,9 @@ impl Diagnostics {
     }
 
     pub(super) fn place(&self, span: Span) -> Place<'_> {
-        let source = &self.sources[span.file as usize];
-        let (line, column, _) = source.position(span.start as usize);
+        let (line, column, _) = self.position(span.file, span.start as usize);
         Place {
-            path: &source.path,
+            path: &self.sources[span.file as usize].path,
             line,
             column,
         }
@@ -309,12 +316,48 @@ impl Diagnostics {
             }
         }
         for (file, marks) in by_file {
-            group = group.element(excerpt(&self.sources[file as usize], &marks));
+            group = group.element(self.excerpt(file, &marks));
         }
         for help in &diagnostic.help {
             group = group.element(Level::HELP.message(&**help));
         }
         renderer.render(&[group])
+    }
+
+    /// The lines from the first mark to the last, with carets. Marks end with their line, so that a
+    /// caret never runs on.
+    fn excerpt<'a>(
+        &'a self,
+        file: u32,
+        marks: &[(AnnotationKind, Span, &'a String)],
+    ) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
+        let source = &self.sources[file as usize];
+        let text = &source.text;
+        let line_end = |at: usize| {
+            let end = text[at..].find('\n').map_or(text.len(), |n| at + n);
+            end - usize::from(end > at && text.as_bytes()[end - 1] == b'\r')
+        };
+        let clamped = marks.iter().map(|(kind, span, label)| {
+            let start = floor_char_boundary(text, span.start as usize);
+            let end = floor_char_boundary(text, span.end as usize).clamp(start, line_end(start));
+            (*kind, start, end, *label)
+        });
+        let first = clamped.clone().map(|mark| mark.1).min().unwrap_or(0);
+        let last = clamped.clone().map(|mark| mark.1).max().unwrap_or(0);
+        let (line, _, from) = self.position(file, first);
+        let shown = mask_secrets(&text[from..line_end(last)]);
+        let mut snippet = Snippet::source(shown)
+            .line_start(line)
+            .path(source.path.display().to_string());
+        for (kind, start, end, label) in clamped {
+            let annotation = kind.span(start - from..end - from);
+            snippet = snippet.annotation(if label.is_empty() {
+                annotation
+            } else {
+                annotation.label(&**label)
+            });
+        }
+        snippet
     }
 
     fn count(&self, severity: Severity) -> usize {
@@ -323,40 +366,6 @@ impl Diagnostics {
             .filter(|item| item.severity == severity)
             .count()
     }
-}
-
-/// The lines from the first mark to the last, with carets. Marks end with their line, so that a
-/// caret never runs on.
-fn excerpt<'a>(
-    source: &'a Source,
-    marks: &[(AnnotationKind, Span, &'a String)],
-) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
-    let text = &source.text;
-    let line_end = |at: usize| {
-        let end = text[at..].find('\n').map_or(text.len(), |n| at + n);
-        end - usize::from(end > at && text.as_bytes()[end - 1] == b'\r')
-    };
-    let clamped = marks.iter().map(|(kind, span, label)| {
-        let start = floor_char_boundary(text, span.start as usize);
-        let end = floor_char_boundary(text, span.end as usize).clamp(start, line_end(start));
-        (*kind, start, end, *label)
-    });
-    let first = clamped.clone().map(|mark| mark.1).min().unwrap_or(0);
-    let last = clamped.clone().map(|mark| mark.1).max().unwrap_or(0);
-    let (line, _, from) = source.position(first);
-    let shown = mask_secrets(&text[from..line_end(last)]);
-    let mut snippet = Snippet::source(shown)
-        .line_start(line)
-        .path(source.path.display().to_string());
-    for (kind, start, end, label) in clamped {
-        let annotation = kind.span(start - from..end - from);
-        snippet = snippet.annotation(if label.is_empty() {
-            annotation
-        } else {
-            annotation.label(&**label)
-        });
-    }
-    snippet
 }
 
 /// Hides what stands behind the `=` on lines that name a secret. Every character is replaced by one
@@ -417,11 +426,20 @@ pub(super) fn shown(text: &str) -> String {
 
 /// `a`, `b` or `c`: names in a sentence.
 pub(super) fn one_of<T: fmt::Display>(names: impl IntoIterator<Item = T>) -> String {
+    joined(names, "or")
+}
+
+/// `a`, `b` and `c`: names in a sentence.
+pub(super) fn all_of<T: fmt::Display>(names: impl IntoIterator<Item = T>) -> String {
+    joined(names, "and")
+}
+
+fn joined<T: fmt::Display>(names: impl IntoIterator<Item = T>, word: &str) -> String {
     let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
     match names.split_last() {
         None => String::from("nothing"),
         Some((only, [])) => only.clone(),
-        Some((last, rest)) => format!("{} or {last}", rest.join(", ")),
+        Some((last, rest)) => format!("{} {word} {last}", rest.join(", ")),
     }
 }
 
@@ -439,11 +457,12 @@ mod tests {
 
     #[test]
     fn columns_count_characters() {
-        let source = Source::new("x", "a\nbär = 1\n");
-        assert_eq!(source.position(6).1, 4);
-        assert_eq!(source.position(6).0, 2);
-        assert_eq!(source.position(4).1, 2, "inside of a character");
-        assert_eq!(source.position(1000).0, 3, "beyond the end");
+        let all = Diagnostics::new(vec![Source::new("x", "a\nbär = 1\n")]);
+        let position = |at| all.position(0, at);
+        assert_eq!(position(6).1, 4);
+        assert_eq!(position(6).0, 2);
+        assert_eq!(position(4).1, 2, "inside of a character");
+        assert_eq!(position(1000).0, 3, "beyond the end");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::common::Common;
-use super::diagnostic::{one_of, shown};
+use super::diagnostic::{all_of, shown};
 use super::names;
 use super::place::{self, Place};
 use super::read::{At, Cx, Section};
@@ -163,7 +163,7 @@ fn levels(cx: &mut Cx<'_>, table: &Table) -> BTreeMap<Box<str>, LogLevel> {
                 label,
                 format!(
                     "modules are {}, and what is inside of them: \"host::net\"",
-                    one_of(MODULES)
+                    all_of(MODULES)
                 ),
             );
         }

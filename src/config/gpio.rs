@@ -309,10 +309,10 @@ fn line_name(cx: &mut Cx<'_>, entry: &Entry, text: &str, is_header: bool) -> Opt
         .parse::<u32>()
         .ok()
         .filter(|_| !number.starts_with('+'));
-    let looks_wrong = is_header || text.bytes().all(|byte| byte.is_ascii_digit());
-    if let Some(number) =
-        number.filter(|_| looks_wrong && upper != text || text.parse::<u32>().is_ok())
-    {
+    // What the kernel knows by another name: a number in quotes, `BCM17`, `gpio17`.
+    let is_digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_nickname = is_header && !text.starts_with("GPIO");
+    if let Some(number) = number.filter(|_| is_digits || is_nickname) {
         let title = format!("{} is not a line's name", shown(text));
         let help = format!("write `line = {number}`, or `line = \"GPIO{number}\"`");
         cx.error(entry.node.span, title, "", help);
@@ -384,6 +384,7 @@ fn output(cx: &mut Cx<'_>, section: &Section<'_>) -> Option<OutputSettings> {
 
 fn safe_state(cx: &mut Cx<'_>, entry: &Entry) -> Option<SafeState> {
     match &entry.node.value {
+        _ if cx.is_unquoted(entry) => None,
         Value::Bool(true) => Some(SafeState::Active),
         Value::Bool(false) => Some(SafeState::Inactive),
         Value::Text(text) if text == "keep" => Some(SafeState::Keep),

@@ -13,12 +13,14 @@ pub(super) enum Group {
     Listener,
     /// `[gateway.defaults]` and devices. What is later there is later on points too.
     Common,
+    /// A point that its driver brings along. What is later on other points is later there too.
+    FixedPoint,
     Point,
     Other,
 }
 
 /// Keys that come later: where, the key, and how the message calls it.
-const KEYS: [(Group, &str, &str); 20] = [
+const KEYS: [(Group, &str, &str); 22] = [
     (Group::Root, "access", "[access]"),
     (Group::Root, "journal", "[journal]"),
     (Group::Root, "spi", "[spi.N]"),
@@ -39,6 +41,12 @@ const KEYS: [(Group, &str, &str); 20] = [
     (Group::Point, "register", "register"),
     (Group::Point, "byte_order", "byte_order"),
     (Group::Common, "unit_id", "unit_id"),
+    (Group::Point, "every", "a point's own `every`"),
+    (
+        Group::FixedPoint,
+        "enabled",
+        "switching off one point of a chip",
+    ),
 ];
 
 /// Values that come later: of which key, and the value.
@@ -61,7 +69,12 @@ const BUSES: [&str; 3] = ["spi", "onewire", "tcp"];
 pub(super) fn key(group: Group, name: &str) -> Option<&'static str> {
     KEYS.iter()
         .find(|(at, key, _)| {
-            *key == name && (*at == group || (*at == Group::Common && group == Group::Point))
+            let holds = match at {
+                Group::Common => matches!(group, Group::Common | Group::Point | Group::FixedPoint),
+                Group::Point => matches!(group, Group::Point | Group::FixedPoint),
+                at => *at == group,
+            };
+            *key == name && holds
         })
         .map(|(_, _, what)| *what)
 }
@@ -125,6 +138,10 @@ mod tests {
                 Group::Listener => format!("[listener.x]\nbind = \"[::1]:1883\"\n{key} = {{}}\n"),
                 Group::Common => format!("[device.m]\ndriver = \"system\"\n{key} = \"x\"\n"),
                 Group::Point => format!("{POINT}kind = \"input\"\nline = 4\n{key} = \"x\"\n"),
+                Group::FixedPoint => format!(
+                    "[device.m]\ndriver = \"lm75\"\nbus = \"i2c.1\"\n\
+                     [device.m.point.temperature]\n{key} = false\n"
+                ),
                 Group::Other => panic!("nothing is later there"),
             };
             refused(&text, what);

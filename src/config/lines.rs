@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use regex_lite::Regex;
+use regex_lite::RegexBuilder;
 
 use super::bus::Buses;
 use super::common::{self, Common};
 use super::device::{Drafts, PointDraft, is_free_name};
-use super::diagnostic::{Diagnostic, one_of, shown};
+use super::diagnostic::{Diagnostic, all_of, shown};
 use super::names;
 use super::place::Place;
 use super::read::{Cx, Section};
@@ -19,6 +19,9 @@ use crate::pipeline::settings::ValueType;
 
 /// Bytes of a pattern at most: it is matched against every line.
 const PATTERN_MAX: usize = 4096;
+
+/// Bytes that a compiled pattern may take.
+const PROGRAM_MAX: usize = 1 << 20;
 
 /// Bytes of a command or a question at most.
 const COMMAND_MAX: usize = 512;
@@ -75,7 +78,7 @@ pub(super) fn read(
         );
     }
     let line_max = section.get(cx, "line_max");
-    let line_max = line_max.and_then(|entry| cx.size(entry, 16..=65_536));
+    let line_max = line_max.and_then(|entry| cx.size(entry, 16..=65_536, "1KiB"));
     let pattern_is_right = pattern.is_none() || groups.is_some();
     let groups = groups.unwrap_or_default();
     let (points, drafts) = points(cx, section, &groups, pattern_is_right);
@@ -126,7 +129,7 @@ fn groups(cx: &mut Cx<'_>, entry: &Entry) -> Option<Vec<String>> {
         );
         return None;
     }
-    let regex = match Regex::new(pattern) {
+    let regex = match RegexBuilder::new(pattern).size_limit(PROGRAM_MAX).build() {
         Ok(regex) => regex,
         Err(error) => {
             cx.push(
@@ -252,7 +255,7 @@ fn nothing_says_it(cx: &mut Cx<'_>, entry: &Entry, groups: &[String]) {
     let help = if groups.is_empty() {
         String::from("give it a `command`, or the device a `pattern`")
     } else {
-        format!("the pattern's groups are {}", one_of(groups))
+        format!("the pattern's groups are {}", all_of(groups))
     };
     let title = format!("nothing reads or writes {}", shown(&entry.name));
     cx.error(entry.key, title, label, help);

@@ -14,6 +14,9 @@ use crate::gateway::settings::{Bind, ListenerSettings};
 /// Listeners at most.
 const LISTENERS_MAX: usize = 64;
 
+/// Addresses of one listener at most.
+const BINDS_MAX: usize = 64;
+
 /// The port of MQTT without TLS.
 const PORT: u16 = 1883;
 
@@ -109,7 +112,16 @@ fn one(
                     = false`";
                 cx.error(entry.node.span, "`bind` is empty", "", help);
             }
-            for text in texts {
+            if let Some(text) = texts.get(BINDS_MAX) {
+                let title = format!("more than {BINDS_MAX} addresses of one listener");
+                cx.error(
+                    text.span,
+                    title,
+                    "",
+                    "\"*:1883\" is every address of the machine",
+                );
+            }
+            for text in texts.into_iter().take(BINDS_MAX) {
                 for address in addresses(cx, &text) {
                     let address = match address {
                         Bind::Unix { path, .. } => Bind::Unix {

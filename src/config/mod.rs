@@ -218,11 +218,11 @@ pub fn parse(
         return Err(out);
     }
     let mut out = Diagnostics::new(sources);
-    let Some(table) = tree::read(&mut out) else {
+    let Some((table, unquoted)) = tree::read(&mut out) else {
         out.sort();
         return Err(out);
     };
-    let mut cx = read::Cx::new(out, environment);
+    let mut cx = read::Cx::new(out, environment, unquoted);
     let meant = meant(&mut cx, &table);
     let (mut out, origins) = (cx.out, cx.origins);
     out.sort();
@@ -249,7 +249,10 @@ fn meant(cx: &mut read::Cx<'_>, table: &tree::Table) -> Meant {
     let listeners = listener::read(cx, &root, &broker, &control);
     let mut buses = bus::Buses::read(cx, &root);
     let devices = device::read(cx, &root, &gateway, &mut buses);
-    buses.warn_unused(cx);
+    if cx.out.errors() == 0 {
+        // Otherwise the device that uses it may be the one that could not be read.
+        buses.warn_unused(cx);
+    }
     Meant {
         gateway: Config {
             name: gateway.name,

@@ -1,7 +1,7 @@
 //! The places of a configuration file: which table takes which keys, and what to say about a key
 //! that it does not take.
 
-use super::diagnostic::{Diagnostic, one_of, shown};
+use super::diagnostic::{Diagnostic, all_of, shown};
 use super::later::{self, Group};
 use super::tree::Entry;
 use super::words;
@@ -172,14 +172,23 @@ impl Place {
         )
     }
 
+    /// Whether a key that cascades may stand here.
+    fn takes(self, common: &str) -> bool {
+        match (self.group(), common) {
+            // A device is sampled as a whole, and a driver's own points come all together.
+            (Group::Point | Group::FixedPoint, "every") | (Group::FixedPoint, "enabled") => false,
+            _ => self.has_common(),
+        }
+    }
+
     /// Every key that may stand here.
     pub(super) fn keys(self) -> impl Iterator<Item = &'static str> {
-        let common: &[&str] = if self.has_common() { &COMMON } else { &[] };
         let label: &[&str] = if self.has_common() && self != Self::Defaults {
             &["label"]
         } else {
             &[]
         };
+        let common = COMMON.iter().filter(move |key| self.takes(key));
         self.own_keys().iter().chain(common).chain(label).copied()
     }
 
@@ -190,8 +199,8 @@ impl Place {
             Self::Broker => Group::Broker,
             Self::Listener => Group::Listener,
             Self::Defaults | Self::System | Self::Chip | Self::Lines | Self::Text => Group::Common,
-            Self::FixedPoint
-            | Self::InputPoint
+            Self::FixedPoint => Group::FixedPoint,
+            Self::InputPoint
             | Self::EventPoint
             | Self::CounterPoint
             | Self::OutputPoint
@@ -265,14 +274,14 @@ pub(super) fn unknown_key(place: Place, path: &str, entry: &Entry) -> Diagnostic
     }
     let elsewhere = elsewhere(place, name);
     if !elsewhere.is_empty() {
-        let label = format!("belongs in {}", elsewhere.join(", "));
+        let label = format!("belongs in {}", elsewhere.join(" or "));
         return error.at(entry.key, label);
     }
     let error = match nearest(name, place.keys()) {
         Some(meant) => return error.at(entry.key, format!("did you mean `{meant}`?")),
         None => error.at(entry.key, ""),
     };
-    error.help(format!("its keys are {}", one_of(place.keys())))
+    error.help(format!("its keys are {}", all_of(place.keys())))
 }
 
 /// The headers of the other tables that take this key.
@@ -330,6 +339,12 @@ pub(super) fn nearest<'a>(
         if let (Some(only), None) = (longer.next(), longer.next()) {
             return Some(only);
         }
+        let shorter = candidates
+            .iter()
+            .find(|word| word.len() >= 3 && name.starts_with(**word));
+        if let Some(shorter) = shorter {
+            return Some(shorter);
+        }
     }
     candidates
         .into_iter()
@@ -353,6 +368,7 @@ mod tests {
             ("max-interval", Some("max_interval")),
             ("stale", Some("stale_after")),
             ("m", None),
+            ("topics", Some("topic")),
             ("x", None),
             ("precison", Some("precision")),
         ] {

@@ -3,11 +3,11 @@
 //! never hides another.
 
 use core::ops::RangeInclusive;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::Environment;
-use super::diagnostic::{Diagnostic, Diagnostics, Span, one_of, shown};
+use super::diagnostic::{Diagnostic, Diagnostics, Span, all_of, shown};
 use super::later;
 use super::names;
 use super::place::{self, Place};
@@ -30,15 +30,27 @@ pub(super) struct Cx<'e> {
     pub(super) environment: &'e Environment,
     /// Which key gave which setting, by dotted path.
     pub(super) origins: BTreeMap<String, Span>,
+    /// Texts that stood without quotes: that has been said.
+    unquoted: BTreeSet<Span>,
 }
 
 impl<'e> Cx<'e> {
-    pub(super) fn new(out: Diagnostics, environment: &'e Environment) -> Self {
+    pub(super) fn new(
+        out: Diagnostics,
+        environment: &'e Environment,
+        unquoted: BTreeSet<Span>,
+    ) -> Self {
         Self {
             out,
             environment,
             origins: BTreeMap::new(),
+            unquoted,
         }
+    }
+
+    /// Whether a value is a text only because it stood without quotes: `yes`.
+    pub(super) fn is_unquoted(&self, entry: &Entry) -> bool {
+        self.unquoted.contains(&entry.node.span)
     }
 
     pub(super) fn push(&mut self, diagnostic: Diagnostic) {
@@ -62,6 +74,9 @@ impl<'e> Cx<'e> {
     }
 
     fn wrong_type(&mut self, entry: &Entry, wanted: &str, example: &str) {
+        if self.is_unquoted(entry) {
+            return;
+        }
         let found = entry.node.value.type_name();
         let mut error = Diagnostic::error(format!("{} is {wanted}", shown(&entry.name)))
             .at(entry.node.span, format!("this is {found}"));
@@ -85,15 +100,23 @@ impl<'e> Cx<'e> {
         if let Value::Bool(flag) = entry.node.value {
             return Some(flag);
         }
-        self.wrong_type(entry, "true or false, without quotes", "true");
+        let example = match &entry.node.value {
+            Value::Text(text) if text == "false" || text == "off" || text == "no" => "false",
+            _ => "true",
+        };
+        self.wrong_type(entry, "true or false, without quotes", example);
         None
     }
 
     /// A whole number in a range.
     pub(super) fn whole(&mut self, entry: &Entry, range: RangeInclusive<u64>) -> Option<u64> {
         let Value::Integer(number) = entry.node.value else {
-            let example = range.start().to_string();
-            self.wrong_type(entry, "a whole number", &example);
+            let quoted = match &entry.node.value {
+                Value::Text(text) => text.parse().ok().filter(|number| range.contains(number)),
+                _ => None,
+            };
+            let example = quoted.unwrap_or(*range.start()).to_string();
+            self.wrong_type(entry, "a whole number, without quotes", &example);
             return None;
         };
         let fits = number
@@ -141,7 +164,12 @@ impl<'e> Cx<'e> {
             Value::Integer(Some(number)) => number as f64,
             Value::Float(number) => number,
             _ => {
-                self.wrong_type(entry, "a number, without quotes", "1.5");
+                let quoted = match &entry.node.value {
+                    Value::Text(text) => text.parse::<f64>().ok().filter(|it| it.is_finite()),
+                    _ => None,
+                };
+                let example = format!("{:?}", quoted.unwrap_or(1.5));
+                self.wrong_type(entry, "a number, without quotes", &example);
                 return None;
             }
         };
@@ -291,8 +319,12 @@ impl<'e> Cx<'e> {
     }
 
     /// A size with its unit, in bytes.
-    pub(super) fn size(&mut self, entry: &Entry, range: RangeInclusive<u64>) -> Option<u64> {
-        let example = units::format_size(*range.start());
+    pub(super) fn size(
+        &mut self,
+        entry: &Entry,
+        range: RangeInclusive<u64>,
+        example: &str,
+    ) -> Option<u64> {
         let text = match &entry.node.value {
             Value::Text(text) => text,
             Value::Integer(Some(number)) => {
@@ -340,7 +372,7 @@ impl<'e> Cx<'e> {
                 None
             }
             Err(error) => {
-                self.bad_unit(entry, "size", &error, &example);
+                self.bad_unit(entry, "size", &error, example);
                 None
             }
         }
@@ -582,9 +614,11 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// The entry of a key, if it is there. Its origin is remembered.
+    /// The entry of a key, if it is there and this place takes it. Its origin is remembered.
     pub(super) fn get(&self, cx: &mut Cx<'_>, key: &'static str) -> Option<&'t Entry> {
-        debug_assert!(self.place.keys().any(|known| known == key));
+        if !self.place.keys().any(|known| known == key) {
+            return None;
+        }
         let entry = self.table.get(key)?;
         cx.origin(self.key_path(key), entry.key);
         Some(entry)
@@ -651,5 +685,5 @@ pub(super) const fn times_or_off(
 /// Names of things that were declared, for help.
 pub(super) fn declared<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let names: Vec<&str> = names.into_iter().collect();
-    (!names.is_empty()).then(|| one_of(names))
+    (!names.is_empty()).then(|| all_of(names))
 }

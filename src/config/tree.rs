@@ -1,7 +1,8 @@
 //! The files as one spanned tree: TOML to values that know where they stand, merged key by key.
 
-use std::collections::BTreeMap;
+use core::ops::Range;
 use std::collections::btree_map;
+use std::collections::{BTreeMap, BTreeSet};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -95,30 +96,31 @@ impl Table {
     }
 }
 
-/// Reads and merges every source of `out`. `None`: something is so wrong that the rest cannot be
-/// judged.
-pub(super) fn read(out: &mut Diagnostics) -> Option<Table> {
+/// Reads and merges every source of `out`; with the tree come the texts that stood without quotes.
+/// `None`: something is so wrong that the rest cannot be judged.
+pub(super) fn read(out: &mut Diagnostics) -> Option<(Table, BTreeSet<Span>)> {
     let mut merged = Table::default();
+    let mut unquoted = BTreeSet::new();
     let mut usable = true;
     for file in 0..out.sources().len() {
         let text = out.sources()[file].text.clone();
         let (root, errors) = DeTable::parse_recoverable(&text);
         let file = file as u32;
         for error in &errors {
-            usable &= recovers(error.message());
+            let recovers = error.message().starts_with(UNQUOTED);
+            usable &= recovers;
+            if let Some(range) = error.span().filter(|_| recovers) {
+                unquoted.insert(at(file, range));
+            }
             out.push(syntax_error(file, &text, error));
         }
         let root = table(file, root.into_inner());
         merged.merge(root, out);
     }
-    usable.then_some(merged)
+    usable.then_some((merged, unquoted))
 }
 
-/// Whether the parser's tree is what the writer meant in spite of the error.
-fn recovers(message: &str) -> bool {
-    message.starts_with(UNQUOTED)
-}
-
+/// The error after which the parser's tree is still what the writer meant.
 const UNQUOTED: &str = "string values must be quoted";
 
 /// The parser's message in our words, with what would be right.
@@ -132,8 +134,9 @@ fn syntax_error(file: u32, text: &str, error: &toml::de::Error) -> Diagnostic {
     let message = error.message();
     if message.starts_with(UNQUOTED) {
         let help = match found {
-            "yes" | "on" => String::from("write `true`, or a text in quotes"),
-            "no" => String::from("write `false`, or a text in quotes"),
+            "yes" | "on" | "True" | "TRUE" => String::from("write `true`, or a text in quotes"),
+            "no" | "False" | "FALSE" => String::from("write `false`, or a text in quotes"),
+            "off" => String::from("write `false`; \"off\" in quotes where that is a word"),
             _ if found.contains(['"', '\'', '\n', '\\']) || secret_word(line).is_some() => {
                 String::from("put it in quotes, one value on a line")
             }
@@ -143,9 +146,13 @@ fn syntax_error(file: u32, text: &str, error: &toml::de::Error) -> Diagnostic {
             .at(span, "the quotes are missing")
             .help(help)
     } else if message == "duplicate key" {
-        Diagnostic::error(format!("{} is given twice", shown(found)))
+        let error = Diagnostic::error(format!("{} is given twice", shown(found)))
             .at(span, "a second time")
-            .help("it is already given further up in this file: keep one of the two")
+            .help("it is already given further up in this file: keep one of the two");
+        match first_of(text, line_start, line, found) {
+            Some(range) => error.also(at(file, range), "the first time"),
+            None => error,
+        }
     } else if message.starts_with("key with no value") {
         let help = words::of_line(line).unwrap_or_else(|| match line.split_once(':') {
             Some((key, value)) if secret_word(line).is_none() => {
@@ -163,7 +170,33 @@ fn syntax_error(file: u32, text: &str, error: &toml::de::Error) -> Diagnostic {
     }
 }
 
-fn at(file: u32, range: core::ops::Range<usize>) -> Span {
+/// The line before `line_start` that gives `key` first: the same header, or the key of the same
+/// table. It is looked for in the text, since the parser does not tell.
+fn first_of(text: &str, line_start: usize, line: &str, key: &str) -> Option<Range<usize>> {
+    let is_header = line.trim_start().starts_with('[');
+    let mut found = None;
+    let mut start = 0;
+    for before in text[..line_start].split_inclusive('\n') {
+        let content = before.trim();
+        let is_same = if is_header {
+            content == line.trim()
+        } else {
+            let rest = content.strip_prefix(key);
+            rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+        };
+        if !is_header && content.starts_with('[') {
+            found = None;
+        } else if is_same && found.is_none() {
+            let indent = before.len() - before.trim_start().len();
+            let length = if is_header { content.len() } else { key.len() };
+            found = Some(start + indent..start + indent + length);
+        }
+        start += before.len();
+    }
+    found
+}
+
+fn at(file: u32, range: Range<usize>) -> Span {
     Span {
         file,
         start: u32::try_from(range.start).unwrap_or(u32::MAX),
@@ -216,7 +249,7 @@ mod tests {
             .map(|(index, text)| Source::new(format!("{index}.toml"), *text))
             .collect();
         let mut out = Diagnostics::new(sources);
-        let table = read(&mut out);
+        let table = read(&mut out).map(|(table, _)| table);
         (table, out)
     }
 

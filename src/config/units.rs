@@ -164,7 +164,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, UnitError> {
     if unit.is_empty() {
         return Err(UnitError::new(
             format!("`{number}` has no unit"),
-            number.parse().ok().map(format_size),
+            number.parse().ok().map(likely_size),
         ));
     }
     let Some((_, bytes)) = SIZES.iter().find(|(name, _)| *name == unit) else {
@@ -188,6 +188,15 @@ pub(super) fn parse_size(text: &str) -> Result<u64, UnitError> {
         .ok()
         .and_then(|number| number.checked_mul(*bytes))
         .ok_or_else(|| UnitError::new("it is larger than 16 EiB", None))
+}
+
+/// A number alone: bytes, if it is a number of bytes that somebody would write; megabytes otherwise.
+fn likely_size(number: u64) -> String {
+    if number >= 1 << 10 {
+        format_size(number)
+    } else {
+        format!("{number}MiB")
+    }
 }
 
 /// The largest unit that fits without a remainder: `64KiB`, `1MB`.
@@ -267,6 +276,7 @@ mod tests {
     fn what_is_not_a_size_comes_with_what_would_be() {
         for (text, instead) in [
             ("1048576", Some("1MiB")),
+            ("96", Some("96MiB")),
             ("64k", Some("64KiB")),
             ("64 KiB", Some("64KiB")),
             ("1 mb", Some("1MiB")),

@@ -23,7 +23,8 @@ const WORDS: [(&str, &str, &str); 84] = [
     (
         "persistence",
         MOSQUITTO,
-        "nothing: sessions and retained messages are in memory in this version",
+        "[journal], which is not available in this version: sessions and retained messages \
+            are in memory",
     ),
     ("persistence_file", MOSQUITTO, "`data_dir` in [gateway]"),
     ("persistence_location", MOSQUITTO, "`data_dir` in [gateway]"),
@@ -342,7 +343,10 @@ pub(super) fn of_key(key: &str) -> Option<String> {
     WORDS
         .iter()
         .find(|(word, _, _)| *word == key)
-        .map(|(word, whose, here)| format!("`{word}` is {whose} word; here: {here}"))
+        .map(|(word, whose, here)| match here.strip_prefix("nothing: ") {
+            Some(reason) => format!("`{word}` is {whose} word and not needed here: {reason}"),
+            None => format!("`{word}` is {whose} word; here: {here}"),
+        })
 }
 
 /// Help for a line that is not TOML and starts as a line of `mosquitto.conf` does.
