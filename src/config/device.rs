@@ -275,7 +275,7 @@ fn with_fixed_points(cx: &mut Cx<'_>, section: &Section<'_>, driver: Driver) -> 
     let specs = field::points_of(&driver);
     let mut drafts = Drafts::new();
     for entry in cx.named(
-        &point_table(section),
+        point_table(section),
         "point",
         "[device.NAME.point.NAME]",
         names::is_name,

@@ -7,7 +7,7 @@
 //!
 //! Lines that look as if they held a secret are shown with the value masked.
 
-use core::fmt;
+use core::fmt::{self, Write as _};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
@@ -278,7 +278,7 @@ impl Diagnostics {
         let hidden = (errors + warnings).saturating_sub(Self::SHOWN_MAX);
         let mut summary = parts.join(", ");
         if hidden > 0 {
-            summary.push_str(&format!(", {hidden} of them not shown"));
+            let _ = write!(summary, ", {hidden} of them not shown");
         }
         summary
     }
@@ -308,7 +308,7 @@ impl Diagnostics {
                     .iter()
                     .map(|(span, label)| (AnnotationKind::Context, *span, label)),
             );
-        let mut by_file: Vec<(u32, Vec<(AnnotationKind, Span, &String)>)> = Vec::new();
+        let mut by_file: Vec<(u32, Vec<Mark<'_>>)> = Vec::new();
         for mark in marks {
             match by_file.iter_mut().find(|(file, _)| *file == mark.1.file) {
                 Some((_, marks)) => marks.push(mark),
@@ -329,7 +329,7 @@ impl Diagnostics {
     fn excerpt<'a>(
         &'a self,
         file: u32,
-        marks: &[(AnnotationKind, Span, &'a String)],
+        marks: &[Mark<'a>],
     ) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
         let source = &self.sources[file as usize];
         let text = &source.text;
@@ -367,6 +367,9 @@ impl Diagnostics {
             .count()
     }
 }
+
+/// A place in a source, what it is to the message, and the label beside it.
+type Mark<'a> = (AnnotationKind, Span, &'a String);
 
 /// Hides what stands behind the `=` on lines that name a secret. Every character is replaced by one
 /// of the same length, so that carets stay where they are.

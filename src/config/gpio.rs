@@ -89,13 +89,12 @@ pub(super) fn read(
     buses: &mut Buses,
     wiring: &mut Wiring,
 ) -> Option<(Driver, Drafts)> {
-    let chip = match section.get(cx, "bus") {
-        Some(entry) => buses.gpio(cx, entry),
-        None => {
-            let help = format!("for example `bus = \"gpio.{HEADER}\"`: the 40-pin header");
-            section.missing(cx, "bus", help);
-            None
-        }
+    let chip = if let Some(entry) = section.get(cx, "bus") {
+        buses.gpio(cx, entry)
+    } else {
+        let help = format!("for example `bus = \"gpio.{HEADER}\"`: the 40-pin header");
+        section.missing(cx, "bus", help);
+        None
     };
     let entries = cx.named(
         section.table(),
@@ -161,16 +160,15 @@ fn point(cx: &mut Cx<'_>, entry: &Entry, path: String, chip: Option<&Chip>) -> O
     let Value::Table(table) = &entry.node.value else {
         return None;
     };
-    let kind = match table.get("kind") {
-        Some(kind) => cx.choice(kind, &KINDS)?,
-        None => {
-            let help = super::words::of_key("pin").filter(|_| table.get("pin").is_some());
-            let help = help.unwrap_or_else(|| {
-                String::from("`kind = \"input\"`, \"event\", \"counter\" or \"output\"")
-            });
-            cx.error(entry.key, format!("`[{path}]` has no `kind`"), "", help);
-            return None;
-        }
+    let kind = if let Some(kind) = table.get("kind") {
+        cx.choice(kind, &KINDS)?
+    } else {
+        let help = super::words::of_key("pin").filter(|_| table.get("pin").is_some());
+        let help = help.unwrap_or_else(|| {
+            String::from("`kind = \"input\"`, \"event\", \"counter\" or \"output\"")
+        });
+        cx.error(entry.key, format!("`[{path}]` has no `kind`"), "", help);
+        return None;
     };
     let (place, values) = match kind {
         Kind::Input => (Place::InputPoint, ValueType::Bool),
@@ -187,14 +185,13 @@ fn point(cx: &mut Cx<'_>, entry: &Entry, path: String, chip: Option<&Chip>) -> O
         label: common::label(cx, &section),
     };
     let line_entry = section.get(cx, "line");
-    let line = match line_entry {
-        Some(entry) => line(cx, entry, chip),
-        None => {
-            let help = "for example `line = 17` (the BCM number), `line = \"GPIO17\"` or `line = \
-                \"pin:11\"`";
-            section.missing(cx, "line", help);
-            None
-        }
+    let line = if let Some(entry) = line_entry {
+        line(cx, entry, chip)
+    } else {
+        let help = "for example `line = 17` (the BCM number), `line = \"GPIO17\"` or `line = \
+            \"pin:11\"`";
+        section.missing(cx, "line", help);
+        None
     };
     let active_low = section.get(cx, "active_low");
     let active_low = active_low.map_or(Some(false), |entry| cx.flag(entry));
@@ -344,15 +341,14 @@ fn edges(cx: &mut Cx<'_>, section: &Section<'_>) -> Option<(Edges, Duration)> {
 }
 
 fn output(cx: &mut Cx<'_>, section: &Section<'_>) -> Option<OutputSettings> {
-    let safe_state = match section.get(cx, "safe_state") {
-        Some(entry) => safe_state(cx, entry),
-        None => {
-            let help = "what the line does at start, at a stop and when a lease runs out: \
-                `safe_state = false`, true \
-                        or \"keep\", in logical terms";
-            section.missing(cx, "safe_state", help);
-            None
-        }
+    let safe_state = if let Some(entry) = section.get(cx, "safe_state") {
+        safe_state(cx, entry)
+    } else {
+        let help = "what the line does at start, at a stop and when a lease runs out: \
+            `safe_state = false`, true \
+                    or \"keep\", in logical terms";
+        section.missing(cx, "safe_state", help);
+        None
     };
     let drive = section.get(cx, "drive");
     let drive = drive.map_or(Some(Drive::PushPull), |entry| cx.choice(entry, &DRIVES));

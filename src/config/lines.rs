@@ -54,15 +54,14 @@ pub(super) fn read(
     wiring: &mut Wiring,
 ) -> Option<(Driver, Drafts)> {
     let before = cx.out.errors();
-    let port = match section.get(cx, "bus") {
-        Some(entry) => buses
+    let port = if let Some(entry) = section.get(cx, "bus") {
+        buses
             .serial(cx, entry)
-            .map(|(name, port)| (name, port, entry.key)),
-        None => {
-            let help = "declare the port as [serial.NAME] and write `bus = \"serial.NAME\"`";
-            section.missing(cx, "bus", help);
-            None
-        }
+            .map(|(name, port)| (name, port, entry.key))
+    } else {
+        let help = "declare the port as [serial.NAME] and write `bus = \"serial.NAME\"`";
+        section.missing(cx, "bus", help);
+        None
     };
     let pattern = section.get(cx, "pattern");
     let groups = pattern.and_then(|entry| groups(cx, entry));
@@ -207,7 +206,7 @@ fn points(
         let Some(point) = Section::open(cx, Place::TextPoint, path, entry) else {
             continue;
         };
-        let is_read = groups.iter().any(|group| *group == entry.name);
+        let is_read = groups.contains(&entry.name);
         if !is_read && !is_free_name(cx, &entry.name, entry.key) {
             continue;
         }

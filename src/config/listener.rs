@@ -176,25 +176,22 @@ fn anonymous(cx: &mut Cx<'_>, section: &Section<'_>, public: Option<Span>) -> bo
     let help = "logging in is not available in this version: say `allow_anonymous = true` if \
         everybody who reaches \
                 this address may connect, or bind to 127.0.0.1 or a unix socket";
-    match section.get(cx, "allow_anonymous") {
-        Some(entry) => {
-            let Some(allowed) = cx.flag(entry) else {
-                return true;
-            };
-            if !allowed {
-                let title = format!("nobody could connect to {}", section.header());
-                cx.error(entry.node.span, title, "", help);
-            }
-            allowed
+    if let Some(entry) = section.get(cx, "allow_anonymous") {
+        let Some(allowed) = cx.flag(entry) else {
+            return true;
+        };
+        if !allowed {
+            let title = format!("nobody could connect to {}", section.header());
+            cx.error(entry.node.span, title, "", help);
         }
-        None => {
-            if let Some(span) = public {
-                let title = format!("nobody could connect to {}", section.header());
-                let label = "others can reach this, so that anonymous clients are refused";
-                cx.error(span, title, label, help);
-            }
-            public.is_none()
+        allowed
+    } else {
+        if let Some(span) = public {
+            let title = format!("nobody could connect to {}", section.header());
+            let label = "others can reach this, so that anonymous clients are refused";
+            cx.error(span, title, label, help);
         }
+        public.is_none()
     }
 }
 

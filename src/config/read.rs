@@ -134,6 +134,10 @@ impl<'e> Cx<'e> {
     }
 
     /// A whole number, or `"off"` for none.
+    #[expect(
+        clippy::option_option,
+        reason = "wrong, switched off, and set are three different things"
+    )]
     pub(super) fn whole_or_off(
         &mut self,
         entry: &Entry,
@@ -272,6 +276,10 @@ impl<'e> Cx<'e> {
     }
 
     /// A duration, or `"off"` for none.
+    #[expect(
+        clippy::option_option,
+        reason = "wrong, switched off, and set are three different things"
+    )]
     pub(super) fn duration_or_off(
         &mut self,
         entry: &Entry,

@@ -1,6 +1,8 @@
 //! Quantities with their units written out: `"1h30m"`, `"64KiB"`. A number without a unit is never
 //! guessed at.
 
+use core::fmt::Write as _;
+
 use crate::time::Duration;
 
 /// Duration units from long to short, in nanoseconds.
@@ -140,7 +142,7 @@ pub(super) fn format_duration(duration: Duration) -> String {
     let mut out = String::new();
     for (unit, size) in DURATIONS {
         if nanos >= size {
-            out.push_str(&format!("{}{unit}", nanos / size));
+            let _ = write!(out, "{}{unit}", nanos / size);
             nanos %= size;
         }
     }
@@ -203,7 +205,7 @@ fn likely_size(number: u64) -> String {
 pub(super) fn format_size(bytes: u64) -> String {
     let (unit, size) = SIZES
         .iter()
-        .filter(|(_, size)| bytes >= *size && bytes % size == 0)
+        .filter(|(_, size)| bytes >= *size && bytes.is_multiple_of(*size))
         .max_by_key(|(_, size)| *size)
         .unwrap_or(&("B", 1));
     format!("{}{unit}", bytes / size)

@@ -383,7 +383,7 @@ fn every_error_says_where_and_what_would_be_right() {
         }
         // A label beside the caret, or a line of help: one of the two says what would be right.
         let rendered = errors.render(false);
-        assert!(rendered.contains("^"), "{name}");
+        assert!(rendered.contains('^'), "{name}");
         assert!(!rendered.contains("hunter2"), "{name}:\n{rendered}");
     }
 }
