@@ -210,6 +210,16 @@ fn points(
         if !is_read && !is_free_name(cx, &entry.name, entry.key) {
             continue;
         }
+        let is_twin = |group: &&String| names::folded(group) == names::folded(&entry.name);
+        if let Some(twin) = groups.iter().find(is_twin).filter(|_| !is_read) {
+            cx.error(
+                entry.key,
+                format!("`{twin}` and `{}` differ only by `-` and `_`", entry.name),
+                "the other one is a group of the pattern",
+                format!("write `{twin}`, or give one of them another name"),
+            );
+            continue;
+        }
         let name: Box<str> = entry.name.as_str().into();
         let (settings, draft) = one(cx, &point, is_read, entry);
         let is_command = settings.command.is_some() || point.table().get("command").is_some();

@@ -307,6 +307,16 @@ const MISTAKES: &[(&str, &str)] = &[
       command = \"P\\n\"\n[device.a.point.valve]\ncommand = \"V {value}\"\nwords = [\"0\", \
       \"1\"]\n",
     ),
+    (
+        "lines_point_differs_by_a_dash",
+        "[serial.s]\npath = \"/dev/ttyAMA0\"\n[device.a]\ndriver = \"lines\"\nbus = \"serial.s\"\n\
+         pattern = '(?<net_weight>.)'\n[device.a.point.net-weight]\nunit = \"kg\"\n",
+    ),
+    (
+        "settings_of_a_chips_point",
+        "[device.t]\ndriver = \"lm75\"\nbus = \"i2c.1\"\n[device.t.point.temperature]\n\
+         enabled = false\nevery = \"1s\"\nicon = \"mdi:thermometer\"\n",
+    ),
     // across
     (
         "one_topic_twice",
