@@ -174,9 +174,13 @@ pub(super) struct PointContext<'a> {
     pub(super) simulated: bool,
 }
 
+/// Whether such a point is read on a schedule.
+pub(super) fn is_sampled(kind: PointKind) -> bool {
+    matches!(kind, PointKind::Sampled | PointKind::Counter)
+}
+
 /// Why a key has no effect on a point, if it has none.
 fn idle(key: &str, values: ValueType, kind: PointKind) -> Option<&'static str> {
-    const SAMPLED: [PointKind; 2] = [PointKind::Sampled, PointKind::Counter];
     match key {
         "booleans" if values != ValueType::Bool => Some("its values are not booleans"),
         "unit" | "scale" | "offset" | "min" | "max" | "deadband" | "precision"
@@ -184,7 +188,7 @@ fn idle(key: &str, values: ValueType, kind: PointKind) -> Option<&'static str> {
         {
             Some("its values are not numbers")
         }
-        "every" | "stale_after" if !SAMPLED.contains(&kind) => {
+        "every" | "stale_after" if !is_sampled(kind) => {
             Some("it is not sampled: it speaks when something changes, and silence is no fault")
         }
         "min_interval" | "max_interval" if kind == PointKind::Event => {
@@ -215,7 +219,9 @@ pub(super) fn settle(
     }
     let is_event = kind == PointKind::Event;
     for (key, _) in levels.device.given() {
-        if idle(key, values, kind).is_none() && !(*key == "retain" && is_event) {
+        let overridden = *key == "every" && levels.point.every.is_some();
+        let is_idle = idle(key, values, kind).is_some() || (*key == "retain" && is_event);
+        if !is_idle && !overridden {
             used.insert(key);
         }
     }

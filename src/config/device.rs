@@ -8,6 +8,7 @@ use super::common::{self, Common, Levels, PointContext};
 use super::diagnostic::{Diagnostic, Span, all_of, one_of, shown};
 use super::gateway::Gateway;
 use super::gpio;
+use super::later;
 use super::lines;
 use super::names;
 use super::place::{self, Place};
@@ -19,6 +20,8 @@ use crate::field;
 use crate::field::settings::{DeviceSettings, Driver, I2cChip, SystemSettings};
 use crate::gateway::settings::DeviceConfig;
 use crate::pipeline::settings::ValueType;
+use crate::point::PointSpec;
+use crate::time::Duration;
 
 /// Devices at most.
 const DEVICES_MAX: usize = 1000;
@@ -147,7 +150,8 @@ fn one(
     };
     let specs = field::points_of(&driver);
     let accept_retained = accept_retained(cx, &section, specs.iter().any(|spec| spec.writable));
-    let every = common::every(&own, &gateway.defaults);
+    let inherited = common::every(&own, &gateway.defaults);
+    let every = period(cx, inherited, &specs, &drafts);
     if let Some(span) = every.1 {
         cx.origin(section.key_path("every"), span);
     }
@@ -220,6 +224,31 @@ fn one(
     devices
         .configs
         .insert(device, DeviceConfig { field, points });
+}
+
+/// How often the device is sampled. It is sampled as a whole: a point's own `every` is right as long
+/// as the other sampled points of the device agree.
+fn period(
+    cx: &mut Cx<'_>,
+    inherited: (Duration, Option<Span>),
+    specs: &[PointSpec],
+    drafts: &Drafts,
+) -> (Duration, Option<Span>) {
+    let sampled = specs.iter().filter(|spec| common::is_sampled(spec.kind));
+    let own: Vec<_> = sampled
+        .map(|spec| drafts.get(&spec.name).and_then(|draft| draft.common.every))
+        .collect();
+    let Some(first) = own.iter().flatten().next() else {
+        return inherited;
+    };
+    let periods = own.iter().map(|own| own.map_or(inherited.0, |at| at.value));
+    if periods.clone().all(|period| period == first.value) {
+        return (first.value, Some(first.span));
+    }
+    for at in own.iter().flatten() {
+        cx.push(later::own_every(at.span));
+    }
+    inherited
 }
 
 /// What `driver` says. Until that is known, no other key of the device can be judged.

@@ -20,7 +20,7 @@ pub(super) enum Group {
 }
 
 /// Keys that come later: where, the key, and how the message calls it.
-const KEYS: [(Group, &str, &str); 22] = [
+const KEYS: [(Group, &str, &str); 21] = [
     (Group::Root, "access", "[access]"),
     (Group::Root, "journal", "[journal]"),
     (Group::Root, "spi", "[spi.N]"),
@@ -41,7 +41,6 @@ const KEYS: [(Group, &str, &str); 22] = [
     (Group::Point, "register", "register"),
     (Group::Point, "byte_order", "byte_order"),
     (Group::Common, "unit_id", "unit_id"),
-    (Group::Point, "every", "a point's own `every`"),
     (
         Group::FixedPoint,
         "enabled",
@@ -94,6 +93,13 @@ pub(super) fn bus(name: &str) -> Option<String> {
         .iter()
         .find(|later| **later == family)
         .map(|later| format!("a device on {later}"))
+}
+
+/// That the points of one device cannot be sampled each at its own pace yet.
+pub(super) fn own_every(span: Span) -> Diagnostic {
+    Diagnostic::error("an `every` for one of several points is not available in this version")
+        .at(span, "the others are sampled at another pace")
+        .help("a device is sampled as a whole: write `every` at the device")
 }
 
 /// Says so.

@@ -175,8 +175,8 @@ impl Place {
     /// Whether a key that cascades may stand here.
     fn takes(self, common: &str) -> bool {
         match (self.group(), common) {
-            // A device is sampled as a whole, and a driver's own points come all together.
-            (Group::Point | Group::FixedPoint, "every") | (Group::FixedPoint, "enabled") => false,
+            // A driver's own points come all together.
+            (Group::FixedPoint, "enabled") => false,
             _ => self.has_common(),
         }
     }

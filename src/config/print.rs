@@ -251,8 +251,7 @@ impl Printer<'_> {
             }
         }
         let points = || device.points.values();
-        let is_sampled = |kind| matches!(kind, PointKind::Sampled | PointKind::Counter);
-        if points().any(|point| is_sampled(point.spec.kind)) {
+        if points().any(|point| common::is_sampled(point.spec.kind)) {
             self.duration("every", device.field.every);
         }
         if points().any(|point| point.accept_retained) {
@@ -365,7 +364,7 @@ impl Printer<'_> {
             ValueType::Text => {}
         }
         let kind = point.spec.kind;
-        if matches!(kind, PointKind::Sampled | PointKind::Counter) {
+        if common::is_sampled(kind) {
             self.duration_or_off("stale_after", point.stale_after);
         }
         if kind != PointKind::Event {

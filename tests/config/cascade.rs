@@ -141,6 +141,29 @@ fn what_is_switched_off_is_checked_and_left_out() {
 }
 
 #[test]
+fn a_points_own_pace_is_the_devices_if_all_its_points_agree() {
+    let counters = |second: &str| {
+        format!(
+            "[device.g]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n\
+             [device.g.point.a]\nkind = \"counter\"\nline = 4\nevery = \"1s\"\n\
+             [device.g.point.b]\nkind = \"counter\"\nline = 5\n{second}\
+             [device.g.point.c]\nkind = \"input\"\nline = 6\n"
+        )
+    };
+    let config = meant(&counters("every = \"1s\"\n")).meant.gateway;
+    assert_eq!(config.devices["g"].field.every, Duration::from_secs(1));
+    let stale = config.devices["g"].points["a"].stale_after;
+    assert_eq!(stale, Some(Duration::from_secs(3)));
+    let refused = said(&counters(""));
+    assert!(
+        refused.contains("is not available in this version"),
+        "{refused}"
+    );
+    let refused = said(&counters("every = \"2s\"\n"));
+    assert!(refused.ends_with("2 errors\n"), "{refused}");
+}
+
+#[test]
 fn a_point_that_is_switched_off_is_left_out() {
     let config = meant(
         "[device.g]\ndriver = \"gpio\"\nbus = \"gpio.header\"\n\

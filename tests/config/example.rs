@@ -302,6 +302,20 @@ fn a_chip_has_its_usual_address_without_being_told() {
     }
 }
 
+/// What the virtual machines run is right.
+#[test]
+fn the_files_of_the_virtual_machines_mean_something() {
+    let header = meant(include_str!("../pi/raspi3b.toml"));
+    assert!(
+        header.warnings.is_empty(),
+        "{}",
+        header.warnings.render(false)
+    );
+    let usb = meant(include_str!("../pi/virt.toml"));
+    assert_eq!(usb.warnings.warnings(), 1, "a USB adapter by its number");
+    assert_eq!(usb.meant.gateway.devices["panel"].field.every.as_secs(), 1);
+}
+
 /// The whole of the documented example, with what is not built yet: each of that is refused by
 /// name, and nothing else is wrong with it.
 #[test]
