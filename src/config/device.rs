@@ -226,8 +226,8 @@ fn one(
         .insert(device, DeviceConfig { field, points });
 }
 
-/// How often the device is sampled. It is sampled as a whole: a point's own `every` is right as long
-/// as the other sampled points of the device agree.
+/// How often the device is sampled. It is sampled as a whole: a point's own `every` is right as
+/// long as the other sampled points of the device agree.
 fn period(
     cx: &mut Cx<'_>,
     inherited: (Duration, Option<Span>),

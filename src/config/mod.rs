@@ -4,12 +4,12 @@
 //! once with its place. [`load`] reads the files first; it is the only function here that touches a
 //! disk. Nothing here opens hardware, looks a name up or asks for the time.
 //!
-//! The way of a setting: [`tree`] turns TOML into values with places and merges the files; a reader
-//! for each table ([`gateway`], [`broker`], [`listener`], [`bus`], [`device`] and the drivers' own)
-//! checks and converts it with the functions of [`read`]; [`common`] lets the nearest of defaults,
-//! device and point win; [`wiring`] and [`topics`] check what crosses devices. What is documented
-//! and not built yet is refused by name ([`later`]); words of other programs are recognised
-//! ([`words`]).
+//! The way of a setting: `tree` turns TOML into values with places and merges the files; a reader
+//! for each table (`gateway`, `broker`, `listener`, `bus`, `device` and the drivers' own)
+//! checks and converts it with the functions of `read`; `common` lets the nearest of defaults,
+//! device and point win; `wiring` and `topics` check what crosses devices. What is documented
+//! and not built yet is refused by name (`later`); words of other programs are recognised
+//! (`words`).
 
 mod broker;
 mod bus;

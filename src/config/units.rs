@@ -192,7 +192,8 @@ pub(super) fn parse_size(text: &str) -> Result<u64, UnitError> {
         .ok_or_else(|| UnitError::new("it is larger than 16 EiB", None))
 }
 
-/// A number alone: bytes, if it is a number of bytes that somebody would write; megabytes otherwise.
+/// A number alone: bytes, if it is a number of bytes that somebody would write; megabytes
+/// otherwise.
 fn likely_size(number: u64) -> String {
     if number >= 1 << 10 {
         format_size(number)
