@@ -25,10 +25,11 @@ impl Pipeline {
     /// with [`Pipeline::assign_point`]. A second time, it changes the topic, and the old one is cleared.
     pub fn add_device(&mut self, now: Now, device: DeviceId, topic: &str, qos: QoS) {
         self.now = now;
-        if let Some(known) = self.devices.get(device) {
-            if &*known.topic == topic && known.qos == qos {
-                return;
-            }
+        if let Some(known) = self.devices.get(device)
+            && &*known.topic == topic
+            && known.qos == qos
+        {
+            return;
         }
         let before = self.devices.remove(device);
         let mut points = BTreeSet::new();

@@ -353,7 +353,8 @@ fn whole_seconds(duration: Duration) -> u32 {
 
 fn truncate(text: &mut String, len_max: usize) {
     if text.len() > len_max {
-        text.truncate(text.floor_char_boundary(len_max));
+        let end = (0..=len_max).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
         text.push('…');
     }
 }

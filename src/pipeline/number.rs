@@ -114,6 +114,7 @@ pub(crate) fn write_float(out: &mut impl Write, value: f64) -> fmt::Result {
 }
 
 /// Whether `after` is a change worth a message: for numbers one of at least `deadband`, any if that is 0.
+#[expect(clippy::float_cmp, reason = "both were rounded alike: equal is equal")]
 pub(crate) fn is_change(before: &Value, after: &Value, deadband: f64) -> bool {
     if before == after {
         return false;
