@@ -10,7 +10,7 @@ use crate::mqtt::packet::{PacketType, Publish, Will};
 use crate::mqtt::property::PublishProperties;
 use crate::mqtt::topic::TopicName;
 use crate::mqtt::wire::{Reader, Writer};
-use crate::time::{Duration, WallTime};
+use crate::time::{Duration, Instant};
 
 /// A message without the journey.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,9 +30,9 @@ pub struct ApplicationMessage {
 struct Expiry {
     /// Seconds, as published.
     interval: u32,
-    /// `None` while the interval does not run: a will that has not been published, or a message that arrived before the
-    /// clock was set. What expires by a clock that stands in 1970 would be lost when it is set right.
-    deadline: Option<WallTime>,
+    /// `None` while the interval does not run: a will that has not been published. Monotonic, so that a wall clock that is
+    /// set or stepped neither kills a message nor prolongs its life.
+    deadline: Option<Instant>,
 }
 
 impl ApplicationMessage {
@@ -43,7 +43,7 @@ impl ApplicationMessage {
         qos: QoS,
         retain: bool,
         properties: &PublishProperties<'_>,
-        now: WallTime,
+        now: Instant,
     ) -> Self {
         let mut message = Self {
             topic: topic.as_str().into(),
@@ -66,7 +66,7 @@ impl ApplicationMessage {
         publish: &Publish<'_>,
         topic: TopicName<'_>,
         payload: Payload,
-        now: WallTime,
+        now: Instant,
     ) -> Self {
         let Publish { qos, retain, .. } = *publish;
         Self::new(topic, payload, qos, retain, &publish.properties, now)
@@ -96,13 +96,10 @@ impl ApplicationMessage {
         }
     }
 
-    /// Lets the expiry interval run from `now`, if there is one and the clock can be believed.
-    pub fn start_expiry(&mut self, now: WallTime) {
-        if let Some(expiry) = &mut self.expiry
-            && now.is_plausible()
-        {
-            let interval = Duration::from_secs(u64::from(expiry.interval));
-            expiry.deadline = Some(now.saturating_add(interval));
+    /// Lets the expiry interval run from `now`, if there is one.
+    pub fn start_expiry(&mut self, now: Instant) {
+        if let Some(expiry) = &mut self.expiry {
+            expiry.deadline = Some(now + Duration::from_secs(u64::from(expiry.interval)));
         }
     }
 
@@ -127,13 +124,13 @@ impl ApplicationMessage {
     }
 
     /// When it dies, if ever and if its interval runs.
-    pub fn expires_at(&self) -> Option<WallTime> {
+    pub fn expires_at(&self) -> Option<Instant> {
         self.expiry.and_then(|expiry| expiry.deadline)
     }
 
-    /// Whether its time has passed [MQTT-3.3.2-5]. A clock that is not set says no.
-    pub fn is_expired(&self, now: WallTime) -> bool {
-        now.is_plausible() && self.expires_at().is_some_and(|deadline| deadline <= now)
+    /// Whether its time has passed [MQTT-3.3.2-5].
+    pub fn is_expired(&self, now: Instant) -> bool {
+        self.expires_at().is_some_and(|deadline| deadline <= now)
     }
 
     /// Bytes of memory that it keeps alive, for the accountant.
@@ -144,7 +141,7 @@ impl ApplicationMessage {
     /// As a packet of this version: `qos` and `retain` as published, no packet identifier, no DUP. Whoever sends it sets
     /// the QoS for its receiver, and with one above 0 a packet identifier; before that it cannot be encoded. The expiry
     /// interval is what is left at `now`.
-    pub fn as_publish(&self, version: ProtocolVersion, now: WallTime) -> Publish<'_> {
+    pub fn as_publish(&self, version: ProtocolVersion, now: Instant) -> Publish<'_> {
         let properties = if version.is_v5() {
             PublishProperties {
                 message_expiry_interval: self.remaining_expiry(now),
@@ -174,16 +171,14 @@ impl ApplicationMessage {
             .expect("what was encoded from properties reads as properties")
     }
 
-    /// Seconds left, a begun one counted whole, so that a message that is not dead never says 0. Without a clock, all of
-    /// them.
-    fn remaining_expiry(&self, now: WallTime) -> Option<u32> {
+    /// Seconds left, a begun one counted whole, so that a message that is not dead never says 0.
+    fn remaining_expiry(&self, now: Instant) -> Option<u32> {
         let expiry = self.expiry?;
-        let Some(deadline) = expiry.deadline.filter(|_| now.is_plausible()) else {
+        let Some(deadline) = expiry.deadline else {
             return Some(expiry.interval);
         };
         let left = deadline.since(now);
         let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
-        // A clock that was set back must not make a message live longer than its sender said.
         Some(u32::try_from(seconds).map_or(expiry.interval, |left| left.min(expiry.interval)))
     }
 }
@@ -208,11 +203,11 @@ mod tests {
         UserPropertiesBuf,
     };
 
-    fn at(seconds: u64) -> WallTime {
-        WallTime::EARLIEST_PLAUSIBLE.saturating_add(Duration::from_secs(seconds))
+    fn at(seconds: u64) -> Instant {
+        Instant::from_nanos(1) + Duration::from_secs(seconds)
     }
 
-    fn message(expiry: Option<u32>, now: WallTime) -> ApplicationMessage {
+    fn message(expiry: Option<u32>, now: Instant) -> ApplicationMessage {
         let properties = PublishProperties {
             message_expiry_interval: expiry,
             ..PublishProperties::default()
@@ -222,7 +217,7 @@ mod tests {
         ApplicationMessage::new(topic, payload, QoS::AtLeastOnce, true, &properties, now)
     }
 
-    fn expiry_of(message: &ApplicationMessage, now: WallTime) -> Option<u32> {
+    fn expiry_of(message: &ApplicationMessage, now: Instant) -> Option<u32> {
         let publish = message.as_publish(ProtocolVersion::V5, now);
         publish.properties.message_expiry_interval
     }
@@ -276,25 +271,11 @@ mod tests {
         let message = message(Some(10), at(0));
         assert_eq!(expiry_of(&message, at(0)), Some(10));
         assert_eq!(expiry_of(&message, at(4)), Some(6));
-        let almost = at(10).unix_nanos() - 1;
-        assert_eq!(
-            expiry_of(&message, WallTime::from_unix_nanos(almost)),
-            Some(1)
-        );
-        assert!(!message.is_expired(WallTime::from_unix_nanos(almost)));
+        let almost = at(10).as_nanos() - 1;
+        assert_eq!(expiry_of(&message, Instant::from_nanos(almost)), Some(1));
+        assert!(!message.is_expired(Instant::from_nanos(almost)));
         assert!(message.is_expired(at(10)));
         assert_eq!(expiry_of(&message, at(11)), Some(0));
-    }
-
-    #[test]
-    fn a_clock_that_jumps_neither_kills_nor_prolongs() {
-        let unset = WallTime::from_unix_millis(12_000);
-        let early = message(Some(10), unset);
-        assert!(!early.is_expired(at(1_000_000)));
-        assert_eq!(expiry_of(&early, at(1_000_000)), Some(10));
-        let late = message(Some(10), at(100));
-        assert!(!late.is_expired(unset));
-        assert_eq!(expiry_of(&late, at(50)), Some(10));
     }
 
     #[test]

@@ -5,11 +5,13 @@
 //! * [`property`], [`topic`], [`reason`] and [`basic`] are the words in which packets speak; [`error`] is why bytes are not
 //!   a packet, and maps each such fault to exactly one reason code.
 //! * [`message`] owns what a session, a queue or the retained store must keep.
+//! * [`client`] is the one client machine, without I/O, that bridge, `pub`, `sub` and `bench` share.
 //!
 //! Decoding is total: any bytes give a packet or a [`DecodeError`], and never a panic. What needs the connection's state
 //! (is this packet allowed now, in this direction, is that alias known) is left to the broker and the client.
 
 pub mod basic;
+pub mod client;
 pub mod error;
 pub mod frame;
 pub mod message;

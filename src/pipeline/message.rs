@@ -309,7 +309,7 @@ impl Writer {
             envelope.qos,
             envelope.retain,
             &properties,
-            now.wall,
+            now.monotonic,
         ))
     }
 }

@@ -1,4 +1,5 @@
-//! What the configuration may say about how a point is published: validated, complete, with every default filled in.
+//! What the configuration may say about how a point is published: validated, complete, with every
+//! default filled in.
 
 use crate::mqtt::QoS;
 use crate::point::PointSpec;
@@ -24,7 +25,8 @@ pub struct PointSettings {
     pub time_format: TimeFormat,
     /// The words for inactive and active.
     pub booleans: (Box<str>, Box<str>),
-    /// The published value is `raw × scale + offset`; a command is turned back by the inverse. `scale` is not 0.
+    /// The published value is `raw × scale + offset`; a command is turned back by the inverse.
+    /// `scale` is not 0.
     pub scale: f64,
     /// See `scale`.
     pub offset: f64,
