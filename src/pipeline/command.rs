@@ -1,4 +1,5 @@
-//! The life of a command: what it may be, whether it is allowed, what it waits for, and its one result.
+//! The life of a command: what it may be, whether it is allowed, what it waits for, and its one
+//! result.
 //!
 //! | it is | result |
 //! |---|---|
@@ -48,9 +49,11 @@ pub struct Command<'a> {
     pub payload: &'a [u8],
     /// It was published with RETAIN=1: refused, unless the point accepts retained commands.
     pub retained: bool,
-    /// It comes out of somebody's retained store, with a subscription, and was not published now: always refused.
+    /// It comes out of somebody's retained store, with a subscription, and was not published now:
+    /// always refused.
     pub stored: bool,
-    /// Where its sender wants the result as well [MQTT-3.3.2-14]. `None` also if its sender might not publish there.
+    /// Where its sender wants the result as well [MQTT-3.3.2-14]. `None` also if its sender might
+    /// not publish there.
     pub response_topic: Option<&'a str>,
     /// What that result repeats.
     pub correlation_data: Option<&'a [u8]>,
@@ -143,7 +146,8 @@ impl Pipeline {
         self.check_invariants();
     }
 
-    /// A write has been carried out, or not. What it says that the point now is counts as a reading of it.
+    /// A write has been carried out, or not. What it says that the point now is counts as a reading
+    /// of it.
     pub fn handle_written(&mut self, now: Now, written: Written) {
         self.now = now;
         let Written {
@@ -276,7 +280,8 @@ impl Pipeline {
         }
     }
 
-    /// Whether a stranger may direct a result to this topic: a name, not a broker's, not one of the gateway's.
+    /// Whether a stranger may direct a result to this topic: a name, not a broker's, not one of the
+    /// gateway's.
     fn is_free_topic(&self, topic: &str) -> bool {
         if topic.len() > RESPONSE_TOPIC_MAX || TopicName::new(topic).is_err() {
             return false;
@@ -377,7 +382,8 @@ pub(super) fn answers(
     results.chain(answer)
 }
 
-/// What a toggle means: the opposite of what the writes under way will make of the point, else of what it is.
+/// What a toggle means: the opposite of what the writes under way will make of the point, else of
+/// what it is.
 fn opposite(state: &Point) -> Result<Value, Fault> {
     let value = match state.pending.last_written() {
         Some(value) => value,

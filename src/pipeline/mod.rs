@@ -1,9 +1,10 @@
-//! Readings to messages, command messages to writes: transforms, quality, rates, payload formats, results.
+//! Readings to messages, command messages to writes: transforms, quality, rates, payload formats,
+//! results.
 //!
-//! [`Pipeline`] is a machine without I/O. It is told of points, readings, commands and answers with `handle_*`, and asked
-//! for messages, writes and samples with [`Pipeline::poll_output`], until that is `None`. It owns what is known of each
-//! point and every command that waits; it leaves subscriptions, access and the retained store to the broker, and the
-//! devices to the field.
+//! [`Pipeline`] is a machine without I/O. It is told of points, readings, commands and answers with
+//! `handle_*`, and asked for messages, writes and samples with [`Pipeline::poll_output`], until
+//! that is `None`. It owns what is known of each point and every command that waits; it leaves
+//! subscriptions, access and the retained store to the broker, and the devices to the field.
 //!
 //! | limit | what happens there | counter |
 //! |---|---|---|
@@ -15,10 +16,11 @@
 //! | [`parse::COMMAND_MAX`], [`parse::TRANSACTION_MAX`] | `bad_value` | [`Stats::commands_bad_value`] |
 //! | [`RESPONSE_TOPIC_MAX`], [`CORRELATION_DATA_MAX`] | no result there | [`Stats::response_topics_refused`] |
 //!
-//! Every command ends in exactly one result on `TOPIC/result`. Its sender's Response Topic gets the same message as well
-//! (not instead: others watch `…/result`), unless that is no topic name, starts with `$`, or is one that the gateway owns:
-//! there it could be a command. A Response Topic that is the point's own `…/result` is simply obeyed. Whether the sender
-//! might publish there itself is for the caller to decide, who knows its rights, and then passes none.
+//! Every command ends in exactly one result on `TOPIC/result`. Its sender's Response Topic gets the
+//! same message as well (not instead: others watch `…/result`), unless that is no topic name,
+//! starts with `$`, or is one that the gateway owns: there it could be a command. A Response Topic
+//! that is the point's own `…/result` is simply obeyed. Whether the sender might publish there
+//! itself is for the caller to decide, who knows its rights, and then passes none.
 
 mod availability;
 mod command;
@@ -29,6 +31,7 @@ pub mod parse;
 mod pending;
 mod point;
 pub mod settings;
+mod snapshot;
 mod stats;
 mod transform;
 
@@ -43,11 +46,12 @@ use self::point::{Point, Saying};
 use self::settings::PointSettings;
 use crate::id::{DeviceId, PointId};
 use crate::mqtt::ApplicationMessage;
-use crate::point::{Fault, FaultKind, PointWrite, Quality, Reading, Value};
+use crate::point::{Fault, FaultKind, PointWrite, Reading};
 use crate::slab::IdTable;
 use crate::time::{Duration, Instant, Now, WallTime};
 
 pub use self::command::{Answer, Command, Ticket, Verb};
+pub use self::snapshot::Snapshot;
 pub use self::stats::Stats;
 
 /// Commands of one point that wait for its device at once.
@@ -56,7 +60,8 @@ pub const PENDING_COMMANDS_MAX: usize = 8;
 pub const SET_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a `…/get` waits for a reading; a slow conversion behind a busy bus takes a while.
 pub const GET_TIMEOUT: Duration = Duration::from_secs(10);
-/// Events of one point that have not been drawn: more than the kernel keeps of a line between two turns.
+/// Events of one point that have not been drawn: more than the kernel keeps of a line between two
+/// turns.
 pub const EVENTS_QUEUED_MAX: usize = 256;
 /// Outputs that have not been drawn. They are drawn in every turn; who does not is out of order.
 pub const OUTPUTS_QUEUED_MAX: usize = 1024;
@@ -100,34 +105,6 @@ pub enum Output {
     Answer(Answer),
 }
 
-/// What is known of a point.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Snapshot<'a> {
-    /// How it is published.
-    pub settings: &'a PointSettings,
-    /// The last value measured, in the published unit; `None` before there was one. Mind the quality.
-    pub value: Option<&'a Value>,
-    /// `None`: nothing has been heard yet.
-    pub quality: Option<Quality>,
-    /// Why it is not good.
-    pub reason: Option<&'a Fault>,
-    /// When the value was captured, `None` while the clock is not known.
-    pub time: Option<WallTime>,
-    /// When the value was captured.
-    pub at: Option<Instant>,
-    /// Of the last value message; 0 before the first.
-    pub seq: u64,
-    /// Commands that wait for the device.
-    pub pending: usize,
-}
-
-impl Snapshot<'_> {
-    /// How old the value is.
-    pub fn age(&self, now: Now) -> Option<Duration> {
-        self.at.map(|at| now.monotonic.since(at))
-    }
-}
-
 impl Pipeline {
     /// No points.
     pub fn new() -> Self {
@@ -150,12 +127,14 @@ impl Pipeline {
         }
     }
 
-    /// Which topics belong to the gateway, besides those of points: no result is sent there on a stranger's word.
+    /// Which topics belong to the gateway, besides those of points: no result is sent there on a
+    /// stranger's word.
     pub fn set_base_topic(&mut self, base_topic: &str) {
         self.base_topic = base_topic.into();
     }
 
-    /// A point exists from here on. Nothing is said about it before its first reading, or its silence.
+    /// A point exists from here on. Nothing is said about it before its first reading, or its
+    /// silence.
     pub fn add_point(&mut self, now: Now, point: PointId, settings: PointSettings) {
         if self.points.contains(point) {
             return self.update_point(now, point, settings);
@@ -205,8 +184,9 @@ impl Pipeline {
         self.check_invariants();
     }
 
-    /// A point's settings may have changed. Its state, its sequence and its commands stay; what is retained where it is no
-    /// longer published is cleared; what reads differently now is published again. Equal settings change nothing.
+    /// A point's settings may have changed. Its state, its sequence and its commands stay; what is
+    /// retained where it is no longer published is cleared; what reads differently now is published
+    /// again. Equal settings change nothing.
     pub fn update_point(&mut self, now: Now, point: PointId, settings: PointSettings) {
         self.now = now;
         let Some(state) = self.points.get_mut(point) else {
@@ -279,7 +259,8 @@ impl Pipeline {
         self.check_invariants();
     }
 
-    /// The gateway stops: every command that waits ends, every further one is refused, and devices are offline.
+    /// The gateway stops: every command that waits ends, every further one is refused, and devices
+    /// are offline.
     pub fn handle_stop(&mut self, now: Now) {
         self.now = now;
         self.is_stopping = true;
@@ -334,23 +315,6 @@ impl Pipeline {
         None
     }
 
-    /// What is known of a point.
-    pub fn snapshot(&self, point: PointId) -> Option<Snapshot<'_>> {
-        let state = self.points.get(point)?;
-        let good = state.good();
-        let condition = state.condition();
-        Some(Snapshot {
-            settings: &state.settings,
-            value: good.map(|sample| &sample.value),
-            quality: condition.map(|condition| condition.quality),
-            reason: condition.and_then(|condition| condition.reason.as_ref()),
-            time: good.and_then(|sample| sample.wall.or_else(|| self.now.wall_at(sample.at))),
-            at: good.map(|sample| sample.at),
-            seq: state.seq(),
-            pending: state.pending.len(),
-        })
-    }
-
     /// Every point, in the order of their slots.
     pub fn points(&self) -> impl Iterator<Item = PointId> {
         self.points.iter().map(|(point, _)| point)
@@ -361,7 +325,8 @@ impl Pipeline {
         &self.stats
     }
 
-    /// Clears what is retained under a point's topics, unless another point has taken them over meanwhile.
+    /// Clears what is retained under a point's topics, unless another point has taken them over
+    /// meanwhile.
     fn clear_all(&mut self, settings: &PointSettings, is_value_retained: bool) {
         if self.topics.contains_key(&settings.topic) {
             return;
@@ -389,7 +354,8 @@ impl Pipeline {
         }
     }
 
-    /// After a point has changed: its place among those with something to say, its timer, its device.
+    /// After a point has changed: its place among those with something to say, its timer, its
+    /// device.
     fn settle(&mut self, point: PointId) {
         let Some(state) = self.points.get_mut(point) else {
             return;

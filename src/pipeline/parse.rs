@@ -7,8 +7,9 @@
 //! | anything in UTF-8 | for text |
 //! | `{"value":…,"for":"500ms","transaction":"7"}` | the same, as a pulse, with a name that the result repeats |
 //!
-//! JSON is a command only as an object with `value`, in which every other key is known: one that is misspelt would turn
-//! a pulse into a state. For text points an object without `value` is text like any other.
+//! JSON is a command only as an object with `value`, in which every other key is known: one that is
+//! misspelt would turn a pulse into a state. For text points an object without `value` is text like
+//! any other.
 
 use core::fmt::{self, Write};
 
@@ -54,7 +55,8 @@ pub(crate) struct Refusal {
     pub(crate) transaction: Option<Box<str>>,
 }
 
-/// Reads the payload of `…/set`. `booleans` are the point's own words, inactive and active; they win over ours.
+/// Reads the payload of `…/set`. `booleans` are the point's own words, inactive and active; they
+/// win over ours.
 pub(crate) fn parse_set(
     payload: &[u8],
     value_type: ValueType,
@@ -95,7 +97,8 @@ pub(crate) fn parse_set(
     }
 }
 
-/// Reads the payload of `…/get`, which says nothing but may carry a `transaction`. What is not such an object is ignored.
+/// Reads the payload of `…/get`, which says nothing but may carry a `transaction`. What is not such
+/// an object is ignored.
 pub(crate) fn parse_get(payload: &[u8]) -> Result<Option<Box<str>>, Refusal> {
     if !payload.trim_ascii_start().starts_with(b"{") || payload.len() > COMMAND_MAX {
         return Ok(None);
@@ -108,7 +111,8 @@ pub(crate) fn parse_get(payload: &[u8]) -> Result<Option<Box<str>>, Refusal> {
     }
 }
 
-/// Reads a duration as INTERFACE writes them: whole numbers with units, largest first: `500ms`, `2s`, `1h30m`, `7d`.
+/// Reads a duration as INTERFACE writes them: whole numbers with units, largest first: `500ms`,
+/// `2s`, `1h30m`, `7d`.
 ///
 /// # Errors
 /// What is wrong, for the person who wrote it.
@@ -299,7 +303,8 @@ fn text_of(payload: &[u8]) -> Result<&str, Fault> {
     })
 }
 
-/// Whether the payload is an object that means a command; an error if it can only have been meant as one and is none.
+/// Whether the payload is an object that means a command; an error if it can only have been meant
+/// as one and is none.
 fn object_of(text: &str, value_type: ValueType) -> Result<Option<Named>, Fault> {
     if !text.trim_ascii_start().starts_with('{') {
         return Ok(None);

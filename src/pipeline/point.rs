@@ -1,8 +1,9 @@
-//! One point as the pipeline knows it: its last value, what has been said about it, and when to speak again.
+//! One point as the pipeline knows it: its last value, what has been said about it, and when to
+//! speak again.
 //!
-//! There are three things to say: the value, its quality, and the reason. Each has a slot that is marked when it is due and
-//! read when the message is drawn, so a flood of readings overwrites instead of growing. Events alone are queued, for each
-//! one counts; their queue is bounded.
+//! There are three things to say: the value, its quality, and the reason. Each has a slot that is
+//! marked when it is due and read when the message is drawn, so a flood of readings overwrites
+//! instead of growing. Events alone are queued, for each one counts; their queue is bounded.
 //!
 //! | what happens | value topic, bare | value topic, JSON | quality and reason |
 //! |---|---|---|---|
@@ -251,7 +252,8 @@ impl Point {
         self.refresh(now, stats);
     }
 
-    /// Takes on other settings and says again whatever reads differently by them. `has_moved`: under another topic.
+    /// Takes on other settings and says again whatever reads differently by them. `has_moved`:
+    /// under another topic.
     pub(super) fn handle_settings(
         &mut self,
         now: Now,
@@ -375,7 +377,8 @@ impl Point {
         self.settings.retain && !self.is_event()
     }
 
-    /// Whether its device was there when last heard of: a wrong answer is an answer. `None`: nothing is known.
+    /// Whether its device was there when last heard of: a wrong answer is an answer. `None`:
+    /// nothing is known.
     pub(super) fn reach(&self) -> Option<bool> {
         let condition = self.condition.as_ref()?;
         Some(match (condition.quality, &condition.reason) {
@@ -579,8 +582,8 @@ impl Point {
         Some(self.published.as_ref()?.at + interval)
     }
 
-    /// When `max_interval` asks for a message. A bare value is repeated only while it is true: repeated after a fault, it
-    /// would look alive.
+    /// When `max_interval` asks for a message. A bare value is repeated only while it is true:
+    /// repeated after a fault, it would look alive.
     fn repeat_at(&self) -> Option<Instant> {
         let interval = not_zero(self.settings.max_interval)?;
         let is_alive = self.condition.as_ref().is_some_and(|now| {

@@ -59,7 +59,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (slot.clone(), outcome()).prop_map(|(slot, outcome)| Step::Reading(slot, outcome)),
         6 => (slot.clone(), verb, payload(), proptest::bool::weighted(0.1))
-            .prop_map(|(slot, verb, payload, retained)| Step::Command(slot, verb, payload, retained)),
+            .prop_map(|(slot, verb, payload, retained)| {
+                Step::Command(slot, verb, payload, retained)
+            }),
         4 => (any::<usize>(), any::<bool>()).prop_map(|(index, well)| Step::Written(index, well)),
         3 => (0..8000_u64).prop_map(Step::Pass),
         1 => (slot.clone(), any::<usize>()).prop_map(|(slot, which)| Step::Update(slot, which)),
@@ -75,14 +77,14 @@ fn settings(slot: u32, which: usize) -> PointSettings {
     let variant = which / kinds.len();
     PointSettings {
         topic: format!("shed/device{slot}/point{}", variant % 2).into(),
-        payload: if variant % 3 == 0 {
+        payload: if variant.is_multiple_of(3) {
             PayloadFormat::Json
         } else {
             PayloadFormat::Value
         },
-        deadband: if variant % 5 == 0 { 0.5 } else { 0.0 },
-        min_interval: (variant % 2 == 0).then_some(ms(700)),
-        max_interval: (variant % 3 == 0).then_some(ms(2500)),
+        deadband: if variant.is_multiple_of(5) { 0.5 } else { 0.0 },
+        min_interval: (variant.is_multiple_of(2)).then_some(ms(700)),
+        max_interval: (variant.is_multiple_of(3)).then_some(ms(2500)),
         stale_after: (variant % 7 < 4).then_some(ms(3000)),
         ..base
     }

@@ -1,6 +1,7 @@
 //! The pipeline machine in virtual time: what is published when, and what commands end in.
 //!
-//! [`support::Bench`] plays the gateway and a broker's retained store; the cases read as conversations.
+//! [`support::Bench`] plays the gateway and a broker's retained store; the cases read as
+//! conversations.
 
 mod commands;
 mod interleavings;

@@ -33,7 +33,8 @@ fn quality_and_reason_are_said_on_change() {
     assert_eq!(bench.take(), [""; 0]);
     bench.fault(FaultKind::BadChecksum, "crc 0x12");
     assert_eq!(bench.take(), ["temperature/reason bad_checksum: crc 0x12"]);
-    // The value was the last good one all the time; the same one again is no news, but its quality is.
+    // The value was the last good one all the time; the same one again is no news, but its quality
+    // is.
     assert_eq!(bench.retained["shed/greenhouse/temperature"], "21.5");
     bench.float(21.5);
     assert_eq!(
@@ -292,6 +293,14 @@ fn a_snapshot_shows_the_last_value_and_what_has_become_of_it() {
     assert_eq!(shown.at, Some(Instant::from_nanos(0)));
     assert_eq!(shown.age(bench.now), Some(ms(1500)));
     assert_eq!(shown.time, Some(crate::support::START));
+    let mut json = String::new();
+    shown.write_json(bench.now, &mut json);
+    assert_eq!(
+        json,
+        "{\"value\":null,\"unit\":\"°C\",\"time\":null,\"quality\":\"fault\",\"seq\":1,\
+         \"reason\":\"no_answer: gone\",\"last\":21.4,\"last_time\":\"2026-11-23T10:00:00.000Z\",\
+         \"age_ms\":1500,\"topic\":\"shed/greenhouse/temperature\",\"writable\":false}"
+    );
     assert!(bench.pipeline.snapshot(point(1)).is_none());
 }
 

@@ -26,7 +26,10 @@ fn what_was_published_of_a_point_is_cleared_when_it_goes() {
     assert_eq!(
         bench.take(),
         [
-            r#"running/result {"status":"error","error":"refused: the point is no longer configured","latency_ms":0}"#,
+            concat!(
+                r#"running/result {"status":"error","error":"refused: the point is no longer "#,
+                r#"configured","latency_ms":0}"#
+            ),
             "running ",
             "running/quality ",
             "running/reason ",

@@ -1,4 +1,5 @@
-//! A pipeline on the bench: virtual time, everything it says written down, and what a broker would retain of it.
+//! A pipeline on the bench: virtual time, everything it says written down, and what a broker would
+//! retain of it.
 
 use std::collections::BTreeMap;
 
