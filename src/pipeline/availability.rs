@@ -1,7 +1,8 @@
 //! `BASE/DEVICE/availability`: whether a device is there, from what its points say.
 //!
-//! A device is online if one of its points was measured, or answered wrongly: it answers. It is offline if all that is
-//! known of its points is silence, and when the gateway stops. Until anything is known, nothing is said.
+//! A device is online if one of its points was measured, or answered wrongly: it answers. It is
+//! offline if all that is known of its points is silence, and when the gateway stops. Until
+//! anything is known, nothing is said.
 
 use std::collections::BTreeSet;
 
@@ -21,14 +22,16 @@ pub(super) struct Device {
 }
 
 impl Pipeline {
-    /// A device exists, whose availability is published on `topic` (retained, `online` or `offline`). Points are given to it
-    /// with [`Pipeline::assign_point`]. A second time, it changes the topic, and the old one is cleared.
+    /// A device exists, whose availability is published on `topic` (retained, `online` or
+    /// `offline`). Points are given to it with [`Pipeline::assign_point`]. A second time, it
+    /// changes the topic, and the old one is cleared.
     pub fn add_device(&mut self, now: Now, device: DeviceId, topic: &str, qos: QoS) {
         self.now = now;
-        if let Some(known) = self.devices.get(device) {
-            if &*known.topic == topic && known.qos == qos {
-                return;
-            }
+        if let Some(known) = self.devices.get(device)
+            && &*known.topic == topic
+            && known.qos == qos
+        {
+            return;
         }
         let before = self.devices.remove(device);
         let mut points = BTreeSet::new();
@@ -52,7 +55,8 @@ impl Pipeline {
         self.refresh_device(device);
     }
 
-    /// A device is gone, and so is its availability. Its points stay until they are removed themselves.
+    /// A device is gone, and so is its availability. Its points stay until they are removed
+    /// themselves.
     pub fn remove_device(&mut self, now: Now, device: DeviceId) {
         self.now = now;
         let Some(removed) = self.devices.remove(device) else {
@@ -66,7 +70,8 @@ impl Pipeline {
         self.clear_availability(&removed);
     }
 
-    /// From here on `point` bears on the availability of `device`. Both must exist; nothing happens otherwise.
+    /// From here on `point` bears on the availability of `device`. Both must exist; nothing happens
+    /// otherwise.
     pub fn assign_point(&mut self, now: Now, point: PointId, device: DeviceId) {
         self.now = now;
         let Some(state) = self.points.get_mut(point) else {

@@ -58,7 +58,7 @@ impl Pending {
     /// Takes the command that waits for this write.
     pub(super) fn take_written(&mut self, request: RequestId) -> Option<Waiting> {
         let index = self.commands.iter().position(
-            |command| matches!(command.answer, Awaited::Written(waits_for, _) if waits_for == request),
+            |command| matches!(command.answer, Awaited::Written(awaited, _) if awaited == request),
         )?;
         Some(self.commands.remove(index))
     }

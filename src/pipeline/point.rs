@@ -1,8 +1,9 @@
-//! One point as the pipeline knows it: its last value, what has been said about it, and when to speak again.
+//! One point as the pipeline knows it: its last value, what has been said about it, and when to
+//! speak again.
 //!
-//! There are three things to say: the value, its quality, and the reason. Each has a slot that is marked when it is due and
-//! read when the message is drawn, so a flood of readings overwrites instead of growing. Events alone are queued, for each
-//! one counts; their queue is bounded.
+//! There are three things to say: the value, its quality, and the reason. Each has a slot that is
+//! marked when it is due and read when the message is drawn, so a flood of readings overwrites
+//! instead of growing. Events alone are queued, for each one counts; their queue is bounded.
 //!
 //! | what happens | value topic, bare | value topic, JSON | quality and reason |
 //! |---|---|---|---|
@@ -13,8 +14,8 @@
 use std::collections::VecDeque;
 
 use super::EVENTS_QUEUED_MAX;
-use super::command::duration_text;
 use super::number::is_change;
+use super::parse::duration_text;
 use super::pending::Pending;
 use super::settings::{PayloadFormat, PointSettings};
 use super::stats::Stats;
@@ -51,8 +52,8 @@ pub(super) struct Point {
     published: Option<Published>,
     /// What the quality topic says.
     announced_quality: Option<Quality>,
-    /// What the reason topic says; the outer `None`: something from before our time, perhaps.
-    announced_reason: Option<Option<Fault>>,
+    /// What the reason topic says.
+    announced_reason: Announced,
     /// An event's value has not been published yet.
     has_fresh_event: bool,
     due: Due,
@@ -127,6 +128,27 @@ struct Published {
     reason: Option<Fault>,
 }
 
+/// What stands in the reason topic.
+#[derive(Debug)]
+enum Announced {
+    /// Something from before our time, perhaps.
+    Unknown,
+    /// It is clear.
+    Nothing,
+    /// This.
+    Reason(Fault),
+}
+
+impl Announced {
+    fn says(&self, reason: Option<&Fault>) -> bool {
+        match self {
+            Self::Unknown => false,
+            Self::Nothing => reason.is_none(),
+            Self::Reason(said) => reason == Some(said),
+        }
+    }
+}
+
 /// Slots that are due.
 #[derive(Debug, Default)]
 struct Due {
@@ -166,7 +188,7 @@ impl Point {
             heard: now.monotonic,
             published: None,
             announced_quality: None,
-            announced_reason: None,
+            announced_reason: Announced::Unknown,
             has_fresh_event: false,
             due: Due::default(),
             events: VecDeque::new(),
@@ -230,7 +252,8 @@ impl Point {
         self.refresh(now, stats);
     }
 
-    /// Takes on other settings and says again whatever reads differently by them. `has_moved`: under another topic.
+    /// Takes on other settings and says again whatever reads differently by them. `has_moved`:
+    /// under another topic.
     pub(super) fn handle_settings(
         &mut self,
         now: Now,
@@ -263,7 +286,7 @@ impl Point {
         }
         if has_moved {
             self.announced_quality = None;
-            self.announced_reason = None;
+            self.announced_reason = Announced::Unknown;
         }
         self.refresh(now, stats);
     }
@@ -289,9 +312,12 @@ impl Point {
         let condition = self.condition.as_ref()?;
         // The reason first: who reads "fault" can then already ask why.
         if core::mem::take(&mut self.due.reason)
-            && self.announced_reason.as_ref() != Some(&condition.reason)
+            && !self.announced_reason.says(condition.reason.as_ref())
         {
-            self.announced_reason = Some(condition.reason.clone());
+            self.announced_reason = match &condition.reason {
+                Some(reason) => Announced::Reason(reason.clone()),
+                None => Announced::Nothing,
+            };
             return Some(Saying::Reason(condition.reason.clone()));
         }
         if core::mem::take(&mut self.due.quality)
@@ -351,7 +377,8 @@ impl Point {
         self.settings.retain && !self.is_event()
     }
 
-    /// Whether its device was there when last heard of: a wrong answer is an answer. `None`: nothing is known.
+    /// Whether its device was there when last heard of: a wrong answer is an answer. `None`:
+    /// nothing is known.
     pub(super) fn reach(&self) -> Option<bool> {
         let condition = self.condition.as_ref()?;
         Some(match (condition.quality, &condition.reason) {
@@ -481,7 +508,7 @@ impl Point {
     fn refresh(&mut self, now: Now, stats: &mut Stats) {
         if let Some(condition) = &self.condition {
             self.due.quality |= self.announced_quality != Some(condition.quality);
-            self.due.reason |= self.announced_reason.as_ref() != Some(&condition.reason);
+            self.due.reason |= !self.announced_reason.says(condition.reason.as_ref());
         }
         if self.is_event() {
             if self.has_fresh_event && self.held_until().is_none_or(|at| at <= now.monotonic) {
@@ -555,8 +582,8 @@ impl Point {
         Some(self.published.as_ref()?.at + interval)
     }
 
-    /// When `max_interval` asks for a message. A bare value is repeated only while it is true: repeated after a fault, it
-    /// would look alive.
+    /// When `max_interval` asks for a message. A bare value is repeated only while it is true:
+    /// repeated after a fault, it would look alive.
     fn repeat_at(&self) -> Option<Instant> {
         let interval = not_zero(self.settings.max_interval)?;
         let is_alive = self.condition.as_ref().is_some_and(|now| {
