@@ -1,4 +1,5 @@
-//! The options that `pub` and `sub` share: mosquitto's clients' own, so that a script needs another name and nothing else.
+//! The options that `pub` and `sub` share: mosquitto's clients' own, so that a script needs another
+//! name and nothing else.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -97,8 +98,8 @@ const TLS: &[&str] = &[
 const PORT: u16 = 1883;
 
 impl ClientOptions {
-    /// Takes an option if it is one of those that both verbs have; `false` leaves it to the verb. `commands`: the packets
-    /// that `-D` may name.
+    /// Takes an option if it is one of those that both verbs have; `false` leaves it to the verb.
+    /// `commands`: the packets that `-D` may name.
     pub(crate) fn take(
         &mut self,
         argument: &Argument,
@@ -335,7 +336,8 @@ pub(crate) fn random_id(verb: &str) -> String {
     )
 }
 
-/// The long form of mosquitto's short options; empty for others. `-v`, `-m` and their like belong to one verb.
+/// The long form of mosquitto's short options; empty for others. `-v`, `-m` and their like belong
+/// to one verb.
 fn short_to_long(option: char) -> &'static str {
     match option {
         'h' => "host",

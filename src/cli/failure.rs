@@ -107,7 +107,8 @@ impl From<lexopt::Error> for Failure {
     }
 }
 
-/// Of writing to standard output. A reader that has seen enough and is gone (`| head`) is no failure.
+/// Of writing to standard output. A reader that has seen enough and is gone (`| head`) is no
+/// failure.
 pub(crate) fn output_failed(error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         Failure::silent(code::DONE)

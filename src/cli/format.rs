@@ -1,4 +1,5 @@
-//! What `sub` prints of a message: the payload, the topic with it, or what `-F` says, in mosquitto_sub's language.
+//! What `sub` prints of a message: the payload, the topic with it, or what `-F` says, in
+//! mosquitto_sub's language.
 //!
 //! | sequence | prints |
 //! |---|---|
@@ -10,8 +11,9 @@
 //! | `@X` `@N` | `strftime`'s `%X` in local time; nanoseconds of the second |
 //! | `%%` `@@` `\\` `\0` `\a` `\e` `\n` `\r` `\t` `\v` | that character |
 //!
-//! Between `%` and the letter may stand `-` (to the left) or `0` (padded with zeros), a width, and for text `.` and a greatest
-//! width. A sequence that is not in the table is refused when the options are read.
+//! Between `%` and the letter may stand `-` (to the left) or `0` (padded with zeros), a width, and
+//! for text `.` and a greatest width. A sequence that is not in the table is refused when the
+//! options are read.
 
 use std::fmt::Write as _;
 
@@ -136,7 +138,8 @@ impl Format {
         self
     }
 
-    /// What to print of a message that has come now. The error says why this one cannot be printed so.
+    /// What to print of a message that has come now. The error says why this one cannot be printed
+    /// so.
     pub(crate) fn print(
         &self,
         received: &ReceivedMessage,

@@ -1,4 +1,5 @@
-//! One connection of `pub` and `sub`, driven to its end: dials every address in turn, waits, says goodbye.
+//! One connection of `pub` and `sub`, driven to its end: dials every address in turn, waits, says
+//! goodbye.
 
 use std::io;
 
@@ -132,7 +133,8 @@ impl Link {
         self.dialer.wake_handle()
     }
 
-    /// DISCONNECT, behind all that is queued, and then the transport's orderly end; a peer that does not close is left.
+    /// DISCONNECT, behind all that is queued, and then the transport's orderly end; a peer that
+    /// does not close is left.
     pub(crate) fn say_goodbye(&mut self) -> Result<(), Failure> {
         self.with(|client| client.disconnect(ReasonCode::NORMAL_DISCONNECTION));
         let until = self.now() + GOODBYE;
@@ -151,7 +153,8 @@ impl Link {
         Failure::failed(format!("cannot connect to {}", self.place)).because(error)
     }
 
-    /// What to say about the end of a connection, with mosquitto's exit code: CONNACK's own code where it refuses.
+    /// What to say about the end of a connection, with mosquitto's exit code: CONNACK's own code
+    /// where it refuses.
     pub(crate) fn failure(&self, cause: &CloseCause) -> Failure {
         let code = match cause {
             CloseCause::Refused(farewell) => self.refusal_code(farewell),

@@ -1,8 +1,9 @@
 //! The commands: one file per verb, and what they share.
 //!
-//! A verb takes its arguments and the global options, does its work, and returns an exit code or a [`Failure`], which is
-//! printed here and nowhere else. What a verb *answers* goes to standard output; what it says about itself goes to standard
-//! error. Devices and sockets that need a poll are the host's: a verb drives them through `crate::host`.
+//! A verb takes its arguments and the global options, does its work, and returns an exit code or a
+//! [`Failure`], which is printed here and nowhere else. What a verb *answers* goes to standard
+//! output; what it says about itself goes to standard error. Devices and sockets that need a poll
+//! are the host's: a verb drives them through `crate::host`.
 
 mod client;
 mod failure;
@@ -29,7 +30,8 @@ pub const CONFIG_DEFAULT: &str = "/etc/fieldgate/fieldgate.toml";
 /// The environment variable that names the configuration.
 pub const CONFIG_VARIABLE: &str = "FIELDGATE_CONFIG";
 
-/// Runs the command that `arguments` (with the program's own name first) ask for, and says how it ended.
+/// Runs the command that `arguments` (with the program's own name first) ask for, and says how it
+/// ended.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut said = None;
     match dispatch(Parser::from_iter(arguments), &mut said) {
@@ -61,7 +63,8 @@ impl Globals {
         Ok(true)
     }
 
-    /// The configuration's path: `--config`, else the environment's, else the system's. Never one of the current folder.
+    /// The configuration's path: `--config`, else the environment's, else the system's. Never one
+    /// of the current folder.
     pub(crate) fn config_path(&self) -> PathBuf {
         self.config.clone().unwrap_or_else(|| {
             std::env::var_os(CONFIG_VARIABLE)
@@ -81,7 +84,8 @@ struct Verb {
 
 const VERBS: &[Verb] = &[];
 
-/// Verbs of the interface that a later version brings: refused by name, so that nobody takes them for a typing error.
+/// Verbs of the interface that a later version brings: refused by name, so that nobody takes them
+/// for a typing error.
 const LATER: &[&str] = &[
     "init", "watch", "rr", "passwd", "queue", "journal", "explain", "replay", "import", "doctor",
     "wiring", "schema",
@@ -154,7 +158,8 @@ fn find(name: &str) -> Result<&'static Verb, Failure> {
     })
 }
 
-/// What a verb does with an option or a value that it does not know itself: a global one is taken, `--help` is answered.
+/// What a verb does with an option or a value that it does not know itself: a global one is taken,
+/// `--help` is answered.
 ///
 /// `Ok(None)`: it was a global option. `Ok(Some(code))`: the verb ends here.
 pub(crate) fn other_argument(

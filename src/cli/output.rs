@@ -28,7 +28,8 @@ pub(crate) fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Whether standard output wants colours: only on a terminal, and not with `NO_COLOR` (see no-color.org) or `TERM=dumb`.
+/// Whether standard output wants colours: only on a terminal, and not with `NO_COLOR` (see
+/// no-color.org) or `TERM=dumb`.
 pub(crate) fn color_on_stdout() -> bool {
     io::stdout().is_terminal() && colors_are_wanted()
 }

@@ -1,7 +1,8 @@
 //! `-D COMMAND IDENTIFIER [NAME] VALUE`: MQTT 5 properties as mosquitto's clients take them.
 //!
-//! The identifiers are the standard's names in lower case with `-`. What a packet has no such property for, what this
-//! client says by another option, and what it cannot send is refused by name.
+//! The identifiers are the standard's names in lower case with `-`. What a packet has no such
+//! property for, what this client says by another option, and what it cannot send is refused by
+//! name.
 
 use crate::mqtt::client::ConnectOptions;
 use crate::mqtt::{PayloadFormat, PublishProperties, ReceiveMaximum, TopicName, UserPropertiesBuf};

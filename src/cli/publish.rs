@@ -1,7 +1,7 @@
 //! `fieldgate pub`: publishes one message, or one for each line of standard input, and ends.
 //!
-//! The exit codes are mosquitto_pub's: 0 when every message was handed over (and, with QoS 1 and 2, acknowledged), CONNACK's
-//! code when the broker refuses, else 1.
+//! The exit codes are mosquitto_pub's: 0 when every message was handed over (and, with QoS 1 and 2,
+//! acknowledged), CONNACK's code when the broker refuses, else 1.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read};
@@ -411,7 +411,8 @@ impl Publisher<'_> {
         }
     }
 
-    /// mosquitto_pub warns of a message that was not taken, and goes on; whoever looks at the code should know too.
+    /// mosquitto_pub warns of a message that was not taken, and goes on; whoever looks at the code
+    /// should know too.
     fn ended(&self) -> Result<u8, Failure> {
         match self.refused {
             Some(_) => Err(Failure::silent(code::FAILED)),

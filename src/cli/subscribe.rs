@@ -1,8 +1,8 @@
 //! `fieldgate sub`: subscribes, and prints what comes until it is told to stop.
 //!
-//! A connection that is lost is dialled again every second, as mosquitto_sub does; one that never came up ends the verb. The
-//! exit codes are mosquitto_sub's: 0 after `-C` messages or a signal, 27 when `-W` has passed, CONNACK's code when the broker
-//! refuses, else 1.
+//! A connection that is lost is dialled again every second, as mosquitto_sub does; one that never
+//! came up ends the verb. The exit codes are mosquitto_sub's: 0 after `-C` messages or a signal, 27
+//! when `-W` has passed, CONNACK's code when the broker refuses, else 1.
 
 use std::time::SystemTime;
 
@@ -255,7 +255,8 @@ impl Subscriber {
                 if self.until.is_none() {
                     self.until = self.options.wait.map(|wait| link.now() + wait);
                 }
-                // Also on a session that was kept: it may be without a filter that is new on the command line.
+                // Also on a session that was kept: it may be without a filter that is new on the
+                // command line.
                 self.subscribe(link)?;
                 Ok(Then::Continue)
             }

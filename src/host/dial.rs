@@ -1,8 +1,8 @@
 //! Outgoing MQTT connections for the commands: many clients on one poll, on one thread.
 //!
-//! `pub` and `sub` drive one connection, `bench` thousands. Each is a [`Client`] machine with a socket; [`Dialer`] owns both, moves
-//! bytes between them, and hands up what happened. It decides nothing: when to dial again, what to publish and what to
-//! print is its caller's.
+//! `pub` and `sub` drive one connection, `bench` thousands. Each is a [`Client`] machine with a
+//! socket; [`Dialer`] owns both, moves bytes between them, and hands up what happened. It decides
+//! nothing: when to dial again, what to publish and what to print is its caller's.
 //!
 //! ```text
 //! dial ─► turn(until) ─► poll_happening until None ─► with(link, |client| client.publish(…)) ─► turn …
@@ -34,7 +34,8 @@ use crate::buffer::{Memory, SendQueue};
 use crate::mqtt::client::{Client, Event};
 use crate::time::{Duration, Instant};
 
-/// Bytes that one connection may bring in one turn, and the size of the buffer that they are read into.
+/// Bytes that one connection may bring in one turn, and the size of the buffer that they are read
+/// into.
 pub const READ_BUDGET: usize = 64 * 1024;
 
 /// Readiness events taken from the kernel at once.
@@ -110,7 +111,8 @@ struct Link {
     out: SendQueue,
     /// The last write took everything it was offered.
     writable: bool,
-    /// The peer has closed, or the socket is broken: read to the end, for there will be no further event.
+    /// The peer has closed, or the socket is broken: read to the end, for there will be no further
+    /// event.
     ending: bool,
     /// Not read, because `partial` holds as much as it may and the client takes nothing.
     paused: bool,
@@ -164,7 +166,8 @@ impl Dialer {
         monotonic()
     }
 
-    /// Turns SIGINT and SIGTERM into [`Happening::Stop`], for this thread and for those that it starts from here on.
+    /// Turns SIGINT and SIGTERM into [`Happening::Stop`], for this thread and for those that it
+    /// starts from here on.
     pub fn catch_signals(&mut self) -> io::Result<()> {
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGINT);
@@ -231,7 +234,8 @@ impl Dialer {
         &self.links[link.0].client
     }
 
-    /// Does something with a client. What it then has to send or to say is seen to in the next turn.
+    /// Does something with a client. What it then has to send or to say is seen to in the next
+    /// turn.
     pub fn with<T>(&mut self, link: LinkId, act: impl FnOnce(&mut Client) -> T) -> T {
         self.touched.insert(link);
         act(&mut self.links[link.0].client)
@@ -451,7 +455,8 @@ impl Dialer {
             }
         }
         if slot.client.is_finished() && slot.out.is_empty() {
-            // The peer closes when it has read this; what it still sends must not make the kernel answer with RST.
+            // The peer closes when it has read this; what it still sends must not make the kernel
+            // answer with RST.
             transport.shut_down_writing();
             slot.state = State::HalfClosed;
             self.unread.insert(link);
@@ -488,7 +493,8 @@ impl Link {
     }
 }
 
-/// Feeds a client all that it takes. It takes no more than it has room for events, so they are moved away in between.
+/// Feeds a client all that it takes. It takes no more than it has room for events, so they are
+/// moved away in between.
 fn consume(
     client: &mut Client,
     bytes: &[u8],

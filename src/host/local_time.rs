@@ -10,8 +10,8 @@ use crate::time::WallTime;
 /// Longer results of one conversion than this come out empty, as `strftime` has it.
 const RESULT_MAX: usize = 256;
 
-/// Formats a moment as `strftime` does, in the machine's time zone and the C locale. `None` if the format contains a NUL, or
-/// the moment lies outside of what the calendar of this machine can say.
+/// Formats a moment as `strftime` does, in the machine's time zone and the C locale. `None` if the
+/// format contains a NUL, or the moment lies outside of what the calendar of this machine can say.
 pub fn strftime(format: &str, at: WallTime) -> Option<String> {
     let format = CString::new(format).ok()?;
     #[expect(
@@ -20,7 +20,8 @@ pub fn strftime(format: &str, at: WallTime) -> Option<String> {
     )]
     let seconds = libc::time_t::try_from(at.unix_nanos().div_euclid(1_000_000_000)).ok()?;
     let mut fields = MaybeUninit::<libc::tm>::uninit();
-    // SAFETY: both point to valid memory; the second is filled in exactly if the call does not return null.
+    // SAFETY: both point to valid memory; the second is filled in exactly if the call does not
+    // return null.
     let fields = unsafe {
         if libc::localtime_r(&raw const seconds, fields.as_mut_ptr()).is_null() {
             return None;
@@ -28,7 +29,8 @@ pub fn strftime(format: &str, at: WallTime) -> Option<String> {
         fields.assume_init()
     };
     let mut result = [0_u8; RESULT_MAX];
-    // SAFETY: the buffer has the length that is said, the format ends with a NUL, and the fields are filled in.
+    // SAFETY: the buffer has the length that is said, the format ends with a NUL, and the fields
+    // are filled in.
     let len = unsafe {
         libc::strftime(
             result.as_mut_ptr().cast(),

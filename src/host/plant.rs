@@ -1,15 +1,17 @@
 //! The demo's plant: a tank with a pump, a valve and a heater, behind a real pty that speaks lines.
 //!
-//! It plays a device that somebody else built. So it has what a foreign device has and nothing of ours may have: a thread
-//! and a clock of its own. It shares nothing with the gateway but the pty, through which the `lines` driver reads and commands it
-//! like any instrument; it dies with the process that started it.
+//! It plays a device that somebody else built. So it has what a foreign device has and nothing of
+//! ours may have: a thread and a clock of its own. It shares nothing with the gateway but the pty,
+//! through which the `lines` driver reads and commands it like any instrument; it dies with the
+//! process that started it.
 //!
 //! | it says, every second and after every command | it understands |
 //! |---|---|
 //! | `LEVEL=61.3 TEMP=21.4 FLOW=18.2 PUMP=0 VALVE=1` | `PUMP 0`, `PUMP 1`, `VALVE 0`, `VALVE 1` |
 //!
-//! LEVEL is in %, TEMP in °C, FLOW (out of the valve) in l/min. What it does not understand it answers with `ERR`.
-//! [`Physics`] is a pure function of its state and a time step; [`Plant`] is the thread.
+//! LEVEL is in %, TEMP in °C, FLOW (out of the valve) in l/min. What it does not understand it
+//! answers with `ERR`. [`Physics`] is a pure function of its state and a time step; [`Plant`] is
+//! the thread.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -46,8 +48,8 @@ impl Plant {
     /// Opens a pty and starts the plant behind it.
     pub fn start() -> io::Result<Self> {
         let pty = openpty(None, None)?;
-        // A serial line has no echo and no line editing. Whoever opens it sets this again, but what we say before must not
-        // come back to us as a command.
+        // A serial line has no echo and no line editing. Whoever opens it sets this again, but what
+        // we say before must not come back to us as a command.
         let mut settings = tcgetattr(&pty.slave)?;
         cfmakeraw(&mut settings);
         tcsetattr(&pty.slave, SetArg::TCSANOW, &settings)?;
@@ -182,7 +184,8 @@ impl Panel {
     }
 }
 
-/// The tank: 100 l, fed by a pump and a small spring of cold water, drained by a valve, heated by a thermostat.
+/// The tank: 100 l, fed by a pump and a small spring of cold water, drained by a valve, heated by a
+/// thermostat.
 ///
 /// | what | how much |
 /// |---|---|
