@@ -13,6 +13,7 @@ mod link;
 mod output;
 mod property;
 mod publish;
+mod scan;
 mod subscribe;
 
 use std::ffi::OsString;

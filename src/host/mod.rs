@@ -3,3 +3,4 @@
 pub mod dial;
 pub mod local_time;
 pub mod plant;
+pub mod scan;
