@@ -4,3 +4,4 @@ pub(crate) const LONG: &str = "";
 pub(crate) const PUB: &str = "";
 pub(crate) const SUB: &str = "";
 pub(crate) const SCAN: &str = "";
+pub(crate) const BENCH: &str = "";

@@ -5,6 +5,7 @@
 //! output; what it says about itself goes to standard error. Devices and sockets that need a poll
 //! are the host's: a verb drives them through `crate::host`.
 
+mod bench;
 mod client;
 mod failure;
 mod format;
