@@ -445,6 +445,31 @@ fn a_lease_that_nobody_renews_ends_in_the_safe_state() {
 }
 
 #[test]
+fn a_lease_also_bounds_what_was_found_at_the_start_and_what_does_not_obey_at_first() {
+    let mut bench = Bench::new();
+    bench.lines.entry(17).or_default().level = true;
+    let settings = OutputSettings {
+        on_start: OnStart::Keep,
+        lease: Some(MINUTE),
+        ..output(SafeState::Inactive)
+    };
+    let driver = device(&[("running", 17, GpioKind::Output(settings))]);
+    bench.add("pump", driver, Duration::from_secs(10));
+    bench.run_secs(59);
+    bench.lines.get_mut(&17).expect("a line").is_broken = true;
+    bench.run_secs(30);
+    assert!(bench.lines[&17].level);
+    assert_eq!(
+        bench.last_text("pump/running"),
+        "bus_error: the line does not obey"
+    );
+    bench.lines.get_mut(&17).expect("a line").is_broken = false;
+    bench.run_secs(6);
+    assert!(!bench.lines[&17].level);
+    assert_eq!(bench.last_text("pump/running"), "false");
+}
+
+#[test]
 fn a_lease_bounds_a_pulse_too() {
     let mut bench = pump(OutputSettings {
         lease: Some(MINUTE),
