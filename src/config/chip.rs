@@ -22,8 +22,8 @@ fn addresses(chip: I2cChip) -> RangeInclusive<u8> {
     }
 }
 
-/// `bus` and `address`. Where one of them is wrong, which has been reported, a default stands in, so
-/// that the settings of its points are judged too.
+/// `bus` and `address`. Where one of them is wrong, which has been reported, a default stands in,
+/// so that the settings of its points are judged too.
 pub(super) fn read(
     cx: &mut Cx<'_>,
     section: &Section<'_>,
