@@ -12,8 +12,8 @@ use crate::field::settings::{Driver, I2cChip, I2cSettings};
 /// The addresses that a chip's address pins can select; the first is the usual one.
 fn addresses(chip: I2cChip) -> RangeInclusive<u8> {
     match chip {
-        // Three address pins, 1001 A2 A1 A0. The TMP105 has fewer; which one is left open by its
-        // makers' variants.
+        // Three address pins, 1001 A2 A1 A0. The TMP105 comes with fewer of them; its range is the
+        // family's.
         I2cChip::Lm75 | I2cChip::Tmp105 => 0x48..=0x4F,
         // One pin with four levels: GND, V+, SDA, SCL.
         I2cChip::Tmp102 => 0x48..=0x4B,

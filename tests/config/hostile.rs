@@ -7,12 +7,19 @@ use proptest::prelude::*;
 use super::example::EXAMPLE;
 use super::{read, said};
 
-/// Renders what it says, which must not panic either, and prints what it means.
+/// Renders what it says, which must not panic either, and prints what it means, which must mean the
+/// same.
 fn survive(text: &str) {
     match read(text) {
         Ok(loaded) => {
             let _ = loaded.warnings.render(true);
-            let _ = loaded.meant.print();
+            let printed = loaded.meant.print();
+            let again = read(&printed).map(|again| again.meant.gateway);
+            assert_eq!(
+                again.as_ref(),
+                Ok(&loaded.meant.gateway),
+                "{text:?}\n{printed}"
+            );
         }
         Err(errors) => {
             assert!(errors.errors() > 0, "refused without an error: {text:?}");
