@@ -375,6 +375,17 @@ fn port(cx: &mut Cx<'_>, section: &Section<'_>) -> Option<PortSettings> {
     })
 }
 
+/// A port for a device whose own could not be read, which has been reported.
+pub(super) fn stand_in() -> PortSettings {
+    PortSettings {
+        path: "".into(),
+        baud: BAUD,
+        data_bits: 8,
+        parity: Parity::None,
+        stop_bits: 1,
+    }
+}
+
 /// `8N1`
 fn format(cx: &mut Cx<'_>, entry: &Entry) -> Option<(u8, Parity, u8)> {
     let text = match &entry.node.value {

@@ -2,7 +2,7 @@
 
 use core::ops::RangeInclusive;
 
-use super::bus::Buses;
+use super::bus::{Buses, TRANSFER_TIMEOUT};
 use super::diagnostic::shown;
 use super::read::{Cx, Section};
 use super::tree::{Entry, Value};
@@ -12,8 +12,8 @@ use crate::field::settings::{Driver, I2cChip, I2cSettings};
 /// The addresses that a chip's address pins can select; the first is the usual one.
 fn addresses(chip: I2cChip) -> RangeInclusive<u8> {
     match chip {
-        // Three address pins, 1001 A2 A1 A0. The TMP105 has fewer; which one is left open by its
-        // makers' variants.
+        // Three address pins, 1001 A2 A1 A0. The TMP105 comes with fewer of them; its range is the
+        // family's.
         I2cChip::Lm75 | I2cChip::Tmp105 => 0x48..=0x4F,
         // One pin with four levels: GND, V+, SDA, SCL.
         I2cChip::Tmp102 => 0x48..=0x4B,
@@ -22,36 +22,37 @@ fn addresses(chip: I2cChip) -> RangeInclusive<u8> {
     }
 }
 
-/// `bus` and `address`.
+/// `bus` and `address`. Where one of them is wrong, which has been reported, a default stands in,
+/// so that the settings of its points are judged too.
 pub(super) fn read(
     cx: &mut Cx<'_>,
     section: &Section<'_>,
     chip: I2cChip,
     buses: &mut Buses,
     wiring: &mut Wiring,
-) -> Option<Driver> {
+) -> Driver {
     let address = match section.get(cx, "address") {
         Some(entry) => address(cx, entry, chip).map(|address| (address, entry.key)),
         None => Some((*addresses(chip).start(), section.span)),
     };
-    let Some(entry) = section.get(cx, "bus") else {
-        section.missing(
-            cx,
-            "bus",
-            "for example `bus = \"i2c.1\"`: the header's SDA1 and SCL1",
-        );
-        return None;
-    };
-    let (bus, transfer_timeout) = buses.i2c(cx, entry)?;
-    let (address, span) = address?;
-    wiring.i2c(bus, entry.key);
-    wiring.address(bus, address, &section.path, span);
-    Some(Driver::I2c(I2cSettings {
-        bus,
-        address,
-        transfer_timeout,
+    let mut settings = I2cSettings {
+        bus: 0,
+        address: *addresses(chip).start(),
+        transfer_timeout: TRANSFER_TIMEOUT,
         chip,
-    }))
+    };
+    if let Some(entry) = section.get(cx, "bus") {
+        if let (Some((bus, timeout)), Some((address, span))) = (buses.i2c(cx, entry), address) {
+            wiring.i2c(bus, entry.key);
+            wiring.address(bus, address, &section.path, span);
+            (settings.bus, settings.address) = (bus, address);
+            settings.transfer_timeout = timeout;
+        }
+    } else {
+        let help = "for example `bus = \"i2c.1\"`: the header's SDA1 and SCL1";
+        section.missing(cx, "bus", help);
+    }
+    Driver::I2c(settings)
 }
 
 fn address(cx: &mut Cx<'_>, entry: &Entry, chip: I2cChip) -> Option<u8> {

@@ -136,20 +136,27 @@ fn one(
     let simulated = section.get(cx, "simulated");
     let simulated = simulated.and_then(|entry| cx.flag(entry)).unwrap_or(false);
     let mut wiring = Wiring::default();
+    let errors_before = cx.out.errors();
     let read = match name {
         DriverName::System => {
-            system(cx, &section).map(|driver| with_fixed_points(cx, &section, driver))
+            let driver = system(cx, &section);
+            Some(with_fixed_points(cx, &section, driver))
         }
-        DriverName::I2c(chip) => chip::read(cx, &section, chip, buses, &mut wiring)
-            .map(|driver| with_fixed_points(cx, &section, driver)),
+        DriverName::I2c(chip) => {
+            let driver = chip::read(cx, &section, chip, buses, &mut wiring);
+            Some(with_fixed_points(cx, &section, driver))
+        }
         DriverName::Gpio => gpio::read(cx, &section, &own, buses, &mut wiring),
         DriverName::Lines => lines::read(cx, &section, &own, buses, &mut wiring),
     };
     let Some((driver, mut drafts)) = read else {
         return;
     };
+    let is_whole = cx.out.errors() == errors_before;
     let specs = field::points_of(&driver);
-    let accept_retained = accept_retained(cx, &section, specs.iter().any(|spec| spec.writable));
+    // If not all of its points could be read, the missing ones may be those that are meant.
+    let writable = !is_whole || specs.iter().any(|spec| spec.writable);
+    let accept_retained = accept_retained(cx, &section, writable);
     let inherited = common::every(&own, &gateway.defaults);
     let every = period(cx, inherited, &specs, &drafts);
     if let Some(span) = every.1 {
@@ -157,9 +164,8 @@ fn one(
     }
     let mut used = BTreeSet::from(["enabled"]);
     let mut points = BTreeMap::new();
-    if let Some(span) = own.topic_span()
-        && specs.len() > 1
-    {
+    let is_shared = own.topic_span().is_some() && specs.len() > 1;
+    if let Some(span) = own.topic_span().filter(|_| is_shared) {
         let help = "write it at the points: `[device.NAME.point.NAME]`";
         let title = format!("every point of {} would have one topic", section.header());
         cx.error(span, title, format!("it has {} points", specs.len()), help);
@@ -191,14 +197,15 @@ fn one(
         };
         let point_name = spec.name.clone();
         let settings = common::settle(cx, &context, &levels, spec, &mut used);
-        if enabled && own.topic_span().is_none() {
-            let span = draft.common.topic_span().unwrap_or(draft.span);
-            topics.add(&settings.topic, path, span);
+        let inherited = [&own, &gateway.defaults].map(Common::topic_span);
+        let written = draft.common.topic_span().or(inherited[0]).or(inherited[1]);
+        if enabled && !is_shared {
+            topics.add(&settings.topic, path, written.unwrap_or(draft.span));
         }
         points.insert(point_name, settings);
     }
     for (key, span) in own.given() {
-        if !used.contains(key) {
+        if is_whole && !used.contains(key) {
             let title = format!("`{key}` has no effect on {}", section.header());
             cx.error(
                 *span,
@@ -287,16 +294,16 @@ fn accept_retained(cx: &mut Cx<'_>, section: &Section<'_>, writable: bool) -> bo
     accepts
 }
 
-fn system(cx: &mut Cx<'_>, section: &Section<'_>) -> Option<Driver> {
-    let temperature = match section.get(cx, "temperature") {
-        Some(entry) => Some(cx.path(entry, "\"/sys/class/thermal/thermal_zone0/temp\"")?),
-        None => None,
-    };
-    let disk = match section.get(cx, "disk") {
-        Some(entry) => cx.path(entry, "\"/\"")?,
-        None => DISK.into(),
-    };
-    Some(Driver::System(SystemSettings { temperature, disk }))
+fn system(cx: &mut Cx<'_>, section: &Section<'_>) -> Driver {
+    let example = "\"/sys/class/thermal/thermal_zone0/temp\"";
+    let temperature = section.get(cx, "temperature");
+    let temperature = temperature.and_then(|entry| cx.path(entry, example));
+    let disk = section.get(cx, "disk");
+    let disk = disk.and_then(|entry| cx.path(entry, "\"/\""));
+    Driver::System(SystemSettings {
+        temperature,
+        disk: disk.unwrap_or_else(|| DISK.into()),
+    })
 }
 
 /// The points that a driver brings along, with what the file says of some of them.
@@ -304,7 +311,7 @@ fn with_fixed_points(cx: &mut Cx<'_>, section: &Section<'_>, driver: Driver) -> 
     let specs = field::points_of(&driver);
     let mut drafts = Drafts::new();
     for entry in cx.named(
-        point_table(section),
+        section.table(),
         "point",
         "[device.NAME.point.NAME]",
         names::is_name,
@@ -327,10 +334,6 @@ fn with_fixed_points(cx: &mut Cx<'_>, section: &Section<'_>, driver: Driver) -> 
         drafts.insert(entry.name.as_str().into(), draft);
     }
     (driver, drafts)
-}
-
-fn point_table<'t>(section: &Section<'t>) -> &'t super::tree::Table {
-    section.table()
 }
 
 fn no_such_point<'a>(

@@ -137,9 +137,21 @@ pub(super) fn log(cx: &mut Cx<'_>, root: &Section<'_>) -> LogSettings {
     settings
 }
 
+/// Modules with a level of their own at most.
+const LEVELS_MAX: usize = 256;
+
 fn levels(cx: &mut Cx<'_>, table: &Table) -> BTreeMap<Box<str>, LogLevel> {
     let mut levels = BTreeMap::new();
-    for entry in table.entries() {
+    if let Some(entry) = table.entries().nth(LEVELS_MAX) {
+        let title = format!("more than {LEVELS_MAX} modules with a level of their own");
+        cx.error(
+            entry.key,
+            title,
+            "",
+            "name what they have in common: `host`",
+        );
+    }
+    for entry in table.entries().take(LEVELS_MAX) {
         cx.origin(format!("log.levels.{}", entry.name), entry.key);
         let segments: Vec<&str> = entry.name.split("::").collect();
         let is_segment = |segment: &&str| {

@@ -81,7 +81,8 @@ pub(super) const DRIVES: [(&str, Drive); 3] = [
 pub(super) const ON_STARTS: [(&str, OnStart); 2] =
     [("safe", OnStart::Safe), ("keep", OnStart::Keep)];
 
-/// `bus` and the points.
+/// `bus` and the points. Where something is wrong and has been reported, what is right is read all
+/// the same, so that the settings of its points are judged too.
 pub(super) fn read(
     cx: &mut Cx<'_>,
     section: &Section<'_>,
@@ -119,8 +120,10 @@ pub(super) fn read(
             continue;
         }
         let name: Box<str> = entry.name.as_str().into();
-        if let (Some(chip), Some(point)) = (&chip, point) {
-            wiring.line(chip, &point.line, &path, line.unwrap_or(entry.key));
+        if let Some(point) = point {
+            if let Some(chip) = &chip {
+                wiring.line(chip, &point.line, &path, line.unwrap_or(entry.key));
+            }
             points.insert(name.clone(), point);
         } else {
             is_whole = false;
@@ -140,12 +143,11 @@ pub(super) fn read(
             "",
             help,
         );
+    }
+    if points.is_empty() {
         return None;
     }
-    if !is_whole || points.is_empty() {
-        return None;
-    }
-    let chip = chip?;
+    let chip = chip.unwrap_or(Chip::Header);
     Some((Driver::Gpio(GpioSettings { chip, points }), drafts))
 }
 

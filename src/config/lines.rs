@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use regex_lite::RegexBuilder;
 
-use super::bus::Buses;
+use super::bus::{self, Buses};
 use super::common::{self, Common};
 use super::device::{Drafts, PointDraft, is_free_name};
 use super::diagnostic::{Diagnostic, all_of, shown};
@@ -45,7 +45,8 @@ const VALUE: &str = "{value}";
 /// How booleans are written on the wire when the file says nothing else.
 pub(super) const WORDS: (&str, &str) = ("0", "1");
 
-/// `bus`, `pattern`, `poll` and the points.
+/// `bus`, `pattern`, `poll` and the points. Where something is wrong and has been reported, what is
+/// right is read all the same, so that the settings of its points are judged too.
 pub(super) fn read(
     cx: &mut Cx<'_>,
     section: &Section<'_>,
@@ -92,11 +93,16 @@ pub(super) fn read(
             help,
         );
     }
-    if cx.out.errors() > before || points.is_empty() {
+    if points.is_empty() {
         return None;
     }
-    let (port_name, port, span) = port?;
-    wiring.serial(&port.path, span);
+    let (port_name, port) = match port {
+        Some((name, port, span)) => {
+            wiring.serial(&port.path, span);
+            (name, port)
+        }
+        None => ("".into(), bus::stand_in()),
+    };
     let pattern = pattern.and_then(|entry| match &entry.node.value {
         Value::Text(text) => Some(text.as_str().into()),
         _ => None,

@@ -46,7 +46,14 @@ impl Topics {
                 let label = format!("{} bytes, {} are allowed", topic.len(), names::TOPIC_MAX);
                 cx.error(*span, title, label, "make `base_topic` shorter");
             }
-            if let Some((other, at)) = seen.insert(topic, (point, *span)) {
+            let Some((other, at)) = seen.insert(topic, (point, *span)) else {
+                continue;
+            };
+            if at == *span {
+                let help = "write it at the points: `[device.NAME.point.NAME]`";
+                let title = "several points would have one topic";
+                cx.error(*span, title, "all of them inherit it", help);
+            } else {
                 cx.push(
                     Diagnostic::error(format!("two points have the topic {}", shown(topic)))
                         .at(*span, format!("`{point}`"))

@@ -7,12 +7,19 @@ use proptest::prelude::*;
 use super::example::EXAMPLE;
 use super::{read, said};
 
-/// Renders what it says, which must not panic either, and prints what it means.
+/// Renders what it says, which must not panic either, and prints what it means, which must mean the
+/// same.
 fn survive(text: &str) {
     match read(text) {
         Ok(loaded) => {
             let _ = loaded.warnings.render(true);
-            let _ = loaded.meant.print();
+            let printed = loaded.meant.print();
+            let again = read(&printed).map(|again| again.meant.gateway);
+            assert_eq!(
+                again.as_ref(),
+                Ok(&loaded.meant.gateway),
+                "{text:?}\n{printed}"
+            );
         }
         Err(errors) => {
             assert!(errors.errors() > 0, "refused without an error: {text:?}");
@@ -90,16 +97,16 @@ fn thousands_of_mistakes_are_counted_and_not_all_shown() {
 #[test]
 fn a_file_of_one_endless_line_is_read_and_shown() {
     use std::fmt::Write;
-    let mut right = String::from("log = { levels = { ");
+    let mut many = String::from("log = { levels = { ");
     let mut wrong = String::from("gateway = { ");
     for number in 0..20_000 {
-        let _ = write!(right, "\"host::m{number}\" = \"info\", ");
+        let _ = write!(many, "\"host::m{number}\" = \"info\", ");
         let _ = write!(wrong, "k{number} = \"é\", ");
     }
-    right.push_str("host = \"warn\" } }\n");
+    many.push_str("host = \"warn\" } }\n");
     wrong.push_str("name = 1 }\n");
     let start = Instant::now();
-    survive(&right);
+    survive(&many);
     survive(&wrong);
     // Each place is a count of characters in that one line.
     assert!(start.elapsed().as_secs() < 60);

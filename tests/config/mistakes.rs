@@ -338,6 +338,20 @@ const MISTAKES: &[(&str, &str)] = &[
         "[device.t]\ndriver = \"bme280\"\nbus = \"i2c.1\"\ntopic = \"weather\"\n",
     ),
     (
+        "inherited_topic",
+        "[gateway.defaults]\ntopic = \"x\"\n[device.a]\ndriver = \"lm75\"\nbus = \"i2c.1\"\n\
+         [device.b]\ndriver = \"tmp102\"\nbus = \"i2c.3\"\n[device.c]\ndriver = \"lm75\"\n\
+         bus = \"i2c.4\"\ntopic = \"shed/gateway\"\n",
+    ),
+    (
+        "everything_at_once",
+        "[device.g]\ndriver = \"gpio\"\nbus = \"gpio.hedder\"\n[device.g.point.a]\nkind = \"input\"\n\
+         [device.g.point.b]\nkind = \"counter\"\nline = 4\nmin = 5\nmax = 1\n[device.t]\n\
+         driver = \"lm75\"\nbus = \"1\"\nstale_after = \"1s\"\n[device.l]\ndriver = \"lines\"\n\
+         bus = \"serial.x\"\npattern = '(?<w>.)'\nline_max = 5\n[device.l.point.w]\nscale = 0\n\
+         booleans = [\"a\", \"b\"]\n",
+    ),
+    (
         "stale_below_every",
         "[gateway.defaults]\nevery = \"1m\"\n[device.t]\ndriver = \"lm75\"\nbus = \"i2c.1\"\n\
       stale_after = \"30s\"\n",
