@@ -3,4 +3,5 @@
 pub mod dial;
 pub mod local_time;
 pub mod plant;
+pub mod probe;
 pub mod scan;
