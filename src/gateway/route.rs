@@ -1,0 +1,154 @@
+//! The only place where one machine's output becomes another's input.
+//!
+//! ```text
+//! field ── Reading ──▶ pipeline ── Publish ──▶ broker ──▶ sessions
+//!   ▲                     ▲                      │
+//!   └──── PointWrite ─────┴──── Delivery ────────┘
+//! ```
+
+use super::Gateway;
+use super::boundary::{JournalCommand, Output};
+use super::{Awaited, Life};
+use crate::broker::{self, Delivery, Origin, Taker};
+use crate::buffer::{Payload, RecvBuffer};
+use crate::field;
+use crate::field::line::LineCommand;
+use crate::field::port::PortCommand;
+use crate::mqtt::QoS;
+use crate::mqtt::message::ApplicationMessage;
+use crate::pipeline::{self, Command, Verb};
+use crate::time::Now;
+
+impl Gateway {
+    /// Carries values between the machines until each of them is quiet.
+    ///
+    /// This ends: a reading makes messages, a command makes at most one write and one result, and nothing that we publish
+    /// ourselves is taken for a command.
+    pub(super) fn route(&mut self, now: Now) {
+        loop {
+            let mut quiet = true;
+            while let Some(output) = self.field.poll_output() {
+                quiet = false;
+                self.route_field(now, output);
+            }
+            while let Some(output) = self.pipeline.poll_output() {
+                quiet = false;
+                self.route_pipeline(now, output);
+            }
+            while let Some(output) = self.broker.poll_output() {
+                quiet = false;
+                self.route_broker(now, output);
+            }
+            if quiet {
+                break;
+            }
+        }
+        self.finish_stop(now);
+    }
+
+    fn route_field(&mut self, now: Now, output: field::Output) {
+        match output {
+            field::Output::Reading(reading) => self.pipeline.handle_reading(now, reading),
+            field::Output::Written(written) => self.pipeline.handle_written(now, written),
+            field::Output::Availability { device, online } => {
+                self.publish_availability(now, device, online);
+            }
+            field::Output::OpenBus { bus, settings } => {
+                self.outputs.push_back(Output::OpenBus { bus, settings });
+            }
+            field::Output::CloseBus { bus } => self.outputs.push_back(Output::CloseBus { bus }),
+            field::Output::Bus { bus, request, op, deadline } => {
+                self.outputs.push_back(Output::Bus { bus, request, op, deadline });
+            }
+            field::Output::Line(command) => {
+                match &command {
+                    LineCommand::Request { line, .. } if self.life == Life::Starting => {
+                        self.awaited.insert(Awaited::Line(*line));
+                    }
+                    LineCommand::Release { line } => {
+                        self.awaited.remove(&Awaited::Line(*line));
+                    }
+                    _ => {}
+                }
+                self.outputs.push_back(Output::Line(command));
+            }
+            field::Output::Port(command) => {
+                match &command {
+                    PortCommand::Open { port, .. } => {
+                        self.ports.insert(*port, RecvBuffer::new(&self.memory));
+                    }
+                    PortCommand::Close { port } => {
+                        self.ports.remove(*port);
+                    }
+                    PortCommand::Write { .. } => {}
+                }
+                self.outputs.push_back(Output::Port(command));
+            }
+        }
+    }
+
+    fn route_pipeline(&mut self, now: Now, output: pipeline::Output) {
+        match output {
+            pipeline::Output::Publish(message) => self.publish(now, Origin::Field, &message),
+            pipeline::Output::Write(write) => self.field.handle_write(now, write),
+            pipeline::Output::Sample(point) => self.field.handle_sample(now, point),
+            pipeline::Output::Answer { request, answer } => self.answer_command(now, request, &answer),
+        }
+    }
+
+    fn route_broker(&mut self, now: Now, output: broker::Output) {
+        match output {
+            broker::Output::Close { conn, how } => {
+                // What it sent and we did not parse is not going to be parsed: give the memory back now.
+                if let Some(recv) = self.recv.get_mut(conn) {
+                    recv.clear();
+                }
+                self.outputs.push_back(Output::Close { conn, how });
+            }
+            broker::Output::Fetch { message } => {
+                self.outputs.push_back(Output::Journal(JournalCommand::Fetch { message }));
+            }
+            broker::Output::Delivery(delivery) => self.route_delivery(now, &delivery),
+        }
+    }
+
+    fn route_delivery(&mut self, now: Now, delivery: &Delivery) {
+        let publish = delivery.message.as_publish();
+        match delivery.taker {
+            Taker::Commands(point) => {
+                let verb = if publish.topic.as_str().ends_with("/get") { Verb::Get } else { Verb::Set };
+                let command = Command {
+                    verb,
+                    payload: publish.payload,
+                    retained: delivery.retained,
+                    response_topic: publish.properties.response_topic.map(|topic| topic.as_str()),
+                    correlation_data: publish.properties.correlation_data,
+                    reply: None,
+                };
+                self.pipeline.handle_command(now, point, command);
+            }
+            Taker::Requests => self.handle_request_message(now, delivery),
+            // Sessions are served inside the broker; bridges have no machine behind them yet, so none subscribes.
+            Taker::Session(_) | Taker::Bridge(..) => {
+                debug_assert!(false, "delivered to a taker that route does not serve");
+            }
+        }
+    }
+
+    /// Publishes something of our own.
+    pub(super) fn publish(&mut self, now: Now, origin: Origin, message: &ApplicationMessage) {
+        let published = self.broker.publish(now, origin, &message.as_publish(), &mut self.outbox);
+        if let Some(reason) = published.refused {
+            log::warn!("own message refused topic={} reason={reason}", message.topic());
+        }
+    }
+
+    /// Publishes a word under a topic of ours, retained: state and availability.
+    pub(super) fn publish_retained(&mut self, now: Now, topic: &str, word: &str) {
+        let message = ApplicationMessage::new(topic, Payload::copy_from(word.as_bytes()), QoS::AtLeastOnce, true);
+        match message {
+            Ok(message) => self.publish(now, Origin::System, &message),
+            Err(error) => log::error!("cannot publish topic={topic}: {error}"),
+        }
+    }
+}
