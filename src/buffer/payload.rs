@@ -4,10 +4,11 @@ use core::fmt;
 use core::ops::{Deref, Range};
 use std::rc::Rc;
 
-/// Counted, immutable bytes; a clone costs an increment. Not atomic and not `Send`: one thread owns all of it.
+/// Counted, immutable bytes; a clone costs an increment. Not atomic and not `Send`: one thread owns
+/// all of it.
 ///
-/// Small bodies are one allocation of their own size. A large one that was read straight into place keeps the buffer
-/// that it was read into, with the packet's head in front of it.
+/// Small bodies are one allocation of their own size. A large one that was read straight into place
+/// keeps the buffer that it was read into, with the packet's head in front of it.
 #[derive(Clone, Default)]
 pub struct Payload(Repr);
 
