@@ -29,9 +29,7 @@ mod status;
 
 use std::collections::{BTreeSet, VecDeque};
 
-use self::boundary::{
-    CloseCause, Input, JournalEvent, Notice, Output, Peer, TimerKind,
-};
+use self::boundary::{CloseCause, Input, JournalEvent, Notice, Output, Peer, TimerKind};
 use self::registry::Registry;
 use self::requests::Requests;
 use self::settings::{Bind, Config, ListenerSettings};
@@ -105,7 +103,10 @@ enum Life {
     Starting,
     Running,
     /// `offline` is on its way and outputs are on theirs to safety; clients are told once what was queued is written.
-    Stopping { deadline: Instant, told: Told },
+    Stopping {
+        deadline: Instant,
+        told: Told,
+    },
     Stopped,
 }
 
@@ -145,6 +146,7 @@ impl Gateway {
             memory,
             config,
         };
+        gateway.pipeline.set_base_topic(&gateway.config.base_topic);
         gateway.open_house(now);
         gateway.add_devices(now);
         gateway.update_listeners();
@@ -157,7 +159,11 @@ impl Gateway {
     pub fn handle_input(&mut self, now: Now, input: Input) {
         match input {
             Input::Received { conn, count } => self.handle_received(now, conn, count),
-            Input::Accepted { conn, listener, peer } => self.handle_accepted(now, conn, listener, &peer),
+            Input::Accepted {
+                conn,
+                listener,
+                peer,
+            } => self.handle_accepted(now, conn, listener, &peer),
             Input::Closed { conn, cause } => self.handle_closed(now, conn, cause),
             Input::Listening { listener, outcome } => self.handle_listening(listener, outcome),
             Input::Line { line, event } => {
@@ -199,7 +205,11 @@ impl Gateway {
         while !self.starved.is_empty() && self.memory.has_room(CHUNK_SIZE) {
             self.resumed.extend(self.starved.pop_front());
         }
-        if let Life::Stopping { told: told @ Told::NotYet, .. } = &mut self.life {
+        if let Life::Stopping {
+            told: told @ Told::NotYet,
+            ..
+        } = &mut self.life
+        {
             *told = Told::Due;
         }
     }
@@ -257,7 +267,9 @@ impl Gateway {
             return Some((Instant::from_nanos(0), TimerKind::Gateway));
         }
         let gateway = match self.life {
-            Life::Stopping { told: Told::Due, .. } => Some(Instant::from_nanos(0)),
+            Life::Stopping {
+                told: Told::Due, ..
+            } => Some(Instant::from_nanos(0)),
             Life::Stopping { deadline, .. } => Some(deadline),
             _ => None,
         };
@@ -295,12 +307,19 @@ impl Gateway {
     fn handle_accepted(&mut self, now: Now, conn: ConnId, listener: ListenerId, peer: &Peer) {
         self.outbox.open(conn);
         let before = self.recv.insert(conn, RecvBuffer::new(&self.memory));
-        debug_assert!(before.is_none(), "a slot is reused only after its connection has closed");
-        let settings = self.listeners.get(listener).map(|listener| &listener.settings);
+        debug_assert!(
+            before.is_none(),
+            "a slot is reused only after its connection has closed"
+        );
+        let settings = self
+            .listeners
+            .get(listener)
+            .map(|listener| &listener.settings);
         // A listener that a reload took away may still have had one connection in its backlog: nobody is let in by it.
         let allow_anonymous = settings.is_some_and(|settings| settings.allow_anonymous);
         log::debug!("connection accepted conn={conn} peer={peer}");
-        self.broker.handle_accepted(now, conn, Admission { allow_anonymous }, &mut self.outbox);
+        self.broker
+            .handle_accepted(now, conn, Admission { allow_anonymous }, &mut self.outbox);
     }
 
     fn handle_received(&mut self, now: Now, conn: ConnId, count: usize) {
@@ -308,7 +327,8 @@ impl Gateway {
             return;
         };
         recv.commit(count);
-        self.broker.handle_received(now, conn, recv, &mut self.outbox);
+        self.broker
+            .handle_received(now, conn, recv, &mut self.outbox);
     }
 
     fn handle_closed(&mut self, now: Now, conn: ConnId, cause: CloseCause) {
@@ -375,7 +395,10 @@ impl Gateway {
             }
         }
         for listener in self.listeners.keys() {
-            let entry = self.listeners.get_mut(listener).expect("the key was listed just now");
+            let entry = self
+                .listeners
+                .get_mut(listener)
+                .expect("the key was listed just now");
             let place = wanted.iter().position(|(_, bind, _)| *bind == entry.bind);
             if let Some(place) = place {
                 let (name, _, settings) = wanted.swap_remove(place);
@@ -387,7 +410,11 @@ impl Gateway {
             }
         }
         for (name, bind, settings) in wanted {
-            let listener = self.listeners.insert(Listener { name, bind: bind.clone(), settings });
+            let listener = self.listeners.insert(Listener {
+                name,
+                bind: bind.clone(),
+                settings,
+            });
             self.awaited.insert(Awaited::Listener(listener));
             self.outputs.push_back(Output::Listen { listener, bind });
         }
@@ -406,13 +433,18 @@ impl Gateway {
         }
         log::info!("stopping");
         let deadline = now.monotonic + STOP_TIMEOUT;
-        self.life = Life::Stopping { deadline, told: Told::NotYet };
+        self.life = Life::Stopping {
+            deadline,
+            told: Told::NotYet,
+        };
         for listener in self.listeners.keys() {
             self.listeners.remove(listener);
             self.outputs.push_back(Output::Unlisten { listener });
         }
         self.field.stop(now);
-        self.announce_offline(now);
+        self.pipeline.handle_stop(now);
+        let state = format!("{}/gateway/state", self.config.base_topic);
+        self.publish_retained(now, &state, "offline");
     }
 
     fn advance_stop(&mut self, now: Now) {
@@ -421,7 +453,10 @@ impl Gateway {
         };
         if told == Told::Due {
             self.broker.stop(now, &mut self.outbox);
-            self.life = Life::Stopping { deadline, told: Told::Yes };
+            self.life = Life::Stopping {
+                deadline,
+                told: Told::Yes,
+            };
         }
     }
 

@@ -9,7 +9,7 @@ use super::Gateway;
 use super::settings::{Config, DeviceConfig};
 use crate::broker::Taker;
 use crate::id::{DeviceId, PointId};
-use crate::mqtt::TopicFilter;
+use crate::mqtt::{QoS, TopicFilter};
 use crate::pipeline::settings::PointSettings;
 use crate::slab::GenSlab;
 use crate::time::Now;
@@ -27,8 +27,6 @@ struct Device {
     name: Box<str>,
     config: DeviceConfig,
     points: BTreeMap<Box<str>, PointId>,
-    /// As last published.
-    online: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -51,7 +49,11 @@ impl Registry {
     pub(super) fn iter(&self) -> impl Iterator<Item = DeviceView<'_>> {
         self.by_name.iter().filter_map(|(name, id)| {
             let device = self.devices.get(*id)?;
-            Some(DeviceView { name, online: device.online, points: &device.points })
+            Some(DeviceView {
+                id: *id,
+                name,
+                points: &device.points,
+            })
         })
     }
 
@@ -65,8 +67,8 @@ impl Registry {
 
 /// One device, to look at.
 pub(super) struct DeviceView<'a> {
+    pub id: DeviceId,
     pub name: &'a str,
-    pub online: Option<bool>,
     pub points: &'a BTreeMap<Box<str>, PointId>,
 }
 
@@ -93,12 +95,13 @@ impl Gateway {
             self.broker.unsubscribe_all(Taker::Requests);
             self.publish_retained(now, &format!("{}/gateway/state", before.base_topic), "");
             self.broker.protect(&self.config.base_topic);
+            self.pipeline.set_base_topic(&self.config.base_topic);
             self.open_house(now);
         }
         // What goes, goes first: a line or an address may move from one device to another.
         let names: Vec<_> = self.registry.by_name.keys().cloned().collect();
         for name in &names {
-            self.retire_device(now, name, &before.base_topic, moved);
+            self.retire_device(now, name);
         }
         self.add_devices(now);
         if before.listeners != self.config.listeners {
@@ -107,10 +110,14 @@ impl Gateway {
     }
 
     /// Removes what the configuration no longer has of one device, and leaves the rest as it is.
-    fn retire_device(&mut self, now: Now, name: &str, old_base: &str, moved: bool) {
+    fn retire_device(&mut self, now: Now, name: &str) {
         let id = self.registry.by_name[name];
         let wanted = self.config.devices.get(name);
-        let device = self.registry.devices.get_mut(id).expect("a name leads to a device");
+        let device = self
+            .registry
+            .devices
+            .get_mut(id)
+            .expect("a name leads to a device");
         let gone: Vec<(Box<str>, PointId)> = device
             .points
             .iter()
@@ -121,10 +128,6 @@ impl Gateway {
         if rebuilt {
             self.field.remove_device(now, id);
         }
-        if wanted.is_none() || moved {
-            device.online = None;
-            self.publish_retained(now, &availability_topic(old_base, name), "");
-        }
         for (point_name, point) in gone {
             self.broker.unsubscribe_all(Taker::Commands(point));
             self.pipeline.remove_point(now, point);
@@ -133,35 +136,55 @@ impl Gateway {
                 device.points.remove(&point_name);
             }
         }
-        if rebuilt {
-            // Kept under its name with its points, without a device in the field, until `add_devices` makes one.
-            if wanted.is_none() {
-                self.registry.by_name.remove(name);
-                self.registry.devices.remove(id);
-            }
+        // A device that only changed keeps its name and its points, without a device in the field until
+        // `add_devices` makes one.
+        if wanted.is_none() {
+            self.pipeline.remove_device(now, id);
+            self.registry.by_name.remove(name);
+            self.registry.devices.remove(id);
         }
         self.route(now);
     }
 
     /// Adds what the configuration has and the registry has not, and updates what differs.
     pub(super) fn add_devices(&mut self, now: Now) {
-        let wanted: Vec<(Box<str>, DeviceConfig)> =
-            self.config.devices.iter().map(|(name, config)| (name.clone(), config.clone())).collect();
+        let wanted: Vec<(Box<str>, DeviceConfig)> = self
+            .config
+            .devices
+            .iter()
+            .map(|(name, config)| (name.clone(), config.clone()))
+            .collect();
         for (name, config) in wanted {
             let (id, rebuild) = self.enrol_device(&name, &config);
+            let availability = format!("{}/{name}/availability", self.config.base_topic);
+            self.pipeline
+                .add_device(now, id, &availability, QoS::AtLeastOnce);
             let device = self.registry.devices.get(id).expect("enrolled just now");
             let known = device.points.clone();
             let mut points = known.clone();
             for (point_name, settings) in &config.points {
-                let point = self.enrol_point(now, id, point_name, settings, known.get(point_name).copied());
+                let point = self.enrol_point(
+                    now,
+                    id,
+                    point_name,
+                    settings,
+                    known.get(point_name).copied(),
+                );
                 points.insert(point_name.clone(), point);
             }
             if rebuild {
-                let listed: Vec<(PointId, Box<str>)> =
-                    points.iter().map(|(name, id)| (*id, name.clone())).collect();
-                self.field.add_device(now, id, &name, config.field.clone(), &listed);
+                let listed: Vec<(PointId, Box<str>)> = points
+                    .iter()
+                    .map(|(name, id)| (*id, name.clone()))
+                    .collect();
+                self.field
+                    .add_device(now, id, &name, config.field.clone(), &listed);
             }
-            let device = self.registry.devices.get_mut(id).expect("enrolled just now");
+            let device = self
+                .registry
+                .devices
+                .get_mut(id)
+                .expect("enrolled just now");
             device.points = points;
             device.config = config;
         }
@@ -170,14 +193,17 @@ impl Gateway {
     /// Finds or makes the device; true if the field has to build it.
     fn enrol_device(&mut self, name: &str, config: &DeviceConfig) -> (DeviceId, bool) {
         if let Some(id) = self.registry.by_name.get(name) {
-            let device = self.registry.devices.get(*id).expect("a name leads to a device");
+            let device = self
+                .registry
+                .devices
+                .get(*id)
+                .expect("a name leads to a device");
             return (*id, device.config.field != config.field);
         }
         let device = Device {
             name: name.into(),
             config: config.clone(),
             points: BTreeMap::new(),
-            online: None,
         };
         let id = self.registry.devices.insert(device);
         self.registry.by_name.insert(name.into(), id);
@@ -193,13 +219,22 @@ impl Gateway {
         known: Option<PointId>,
     ) -> PointId {
         let Some(point) = known else {
-            let entry = Point { device, name: name.into(), topic: settings.topic.clone() };
+            let entry = Point {
+                device,
+                name: name.into(),
+                topic: settings.topic.clone(),
+            };
             let point = self.registry.points.insert(entry);
             self.pipeline.add_point(now, point, settings.clone());
+            self.pipeline.assign_point(now, point, device);
             self.subscribe_commands(point, &settings.topic);
             return point;
         };
-        let entry = self.registry.points.get_mut(point).expect("a device's points are registered");
+        let entry = self
+            .registry
+            .points
+            .get_mut(point)
+            .expect("a device's points are registered");
         if entry.topic != settings.topic {
             entry.topic = settings.topic.clone();
             self.broker.unsubscribe_all(Taker::Commands(point));
@@ -221,33 +256,4 @@ impl Gateway {
             Err(error) => log::error!("cannot subscribe filter={filter}: {error}"),
         }
     }
-
-    /// `BASE/DEVICE/availability`, when it changes.
-    pub(super) fn publish_availability(&mut self, now: Now, device: DeviceId, online: bool) {
-        let Some(device) = self.registry.devices.get_mut(device) else {
-            return;
-        };
-        if device.online == Some(online) {
-            return;
-        }
-        device.online = Some(online);
-        let topic = availability_topic(&self.config.base_topic, &device.name);
-        let word = if online { "online" } else { "offline" };
-        log::info!("device {word} name={}", device.name);
-        self.publish_retained(now, &topic, word);
-    }
-
-    /// The last words: every device, then the gateway.
-    pub(super) fn announce_offline(&mut self, now: Now) {
-        let devices: Vec<_> = self.registry.by_name.values().copied().collect();
-        for device in devices {
-            self.publish_availability(now, device, false);
-        }
-        let topic = format!("{}/gateway/state", self.config.base_topic);
-        self.publish_retained(now, &topic, "offline");
-    }
-}
-
-fn availability_topic(base: &str, device: &str) -> String {
-    format!("{base}/{device}/availability")
 }

@@ -17,12 +17,10 @@ use serde_json::{Map, Value as Json, json};
 
 use super::Gateway;
 use super::boundary::{ControlEvent, Output};
-use crate::broker::{Delivery, Origin};
-use crate::buffer::Payload;
-use crate::id::{ControlId, PointId, RequestId};
-use crate::mqtt::QoS;
-use crate::mqtt::message::ApplicationMessage;
-use crate::pipeline::{Answer, Command, Verb};
+use crate::broker::Delivery;
+use crate::id::{ControlId, RequestId};
+use crate::mqtt::{PayloadFormat, PublishProperties};
+use crate::pipeline::{Answer, Command, Ticket, Verb};
 use crate::time::Now;
 
 /// Requests that may wait for an answer at once; the next one is refused and counted.
@@ -39,15 +37,17 @@ pub(super) struct Requests {
 struct Pending {
     asker: Asker,
     transaction: Option<Json>,
-    /// The point that is read or set; `None` for a reload.
-    point: Option<PointId>,
 }
 
 #[derive(Debug, Clone)]
 enum Asker {
     Control(ControlId),
     /// A message, whose answer goes to the verb's response topic and to the one that it names itself.
-    Message { verb: Box<str>, response_topic: Option<Box<str>>, correlation_data: Option<Box<[u8]>> },
+    Message {
+        verb: Box<str>,
+        response_topic: Option<Box<str>>,
+        correlation_data: Option<Box<[u8]>>,
+    },
 }
 
 impl Gateway {
@@ -55,15 +55,19 @@ impl Gateway {
         match event {
             ControlEvent::Opened => {}
             ControlEvent::Closed => {
-                self.requests.pending.retain(|_, pending| {
-                    !matches!(pending.asker, Asker::Control(asker) if asker == client)
-                });
+                self.requests.pending.retain(
+                    |_, pending| !matches!(pending.asker, Asker::Control(asker) if asker == client),
+                );
             }
             ControlEvent::Line(line) => {
                 let asker = Asker::Control(client);
                 match serde_json::from_slice::<Json>(&line) {
                     Ok(Json::Object(request)) => {
-                        let verb = request.get("verb").and_then(Json::as_str).unwrap_or("").to_owned();
+                        let verb = request
+                            .get("verb")
+                            .and_then(Json::as_str)
+                            .unwrap_or("")
+                            .to_owned();
                         self.handle_request(now, &verb, &request, asker);
                     }
                     Ok(_) => self.refuse(now, &asker, None, "a request is a JSON object"),
@@ -74,21 +78,22 @@ impl Gateway {
     }
 
     pub(super) fn handle_request_message(&mut self, now: Now, delivery: &Delivery) {
-        let publish = delivery.message.as_publish();
-        let verb: Box<str> = publish.topic.as_str().rsplit('/').next().unwrap_or("").into();
+        let message = &delivery.message;
+        let properties = message.properties();
+        let verb: Box<str> = message.topic().rsplit('/').next().unwrap_or("").into();
         let asker = Asker::Message {
             verb: verb.clone(),
-            response_topic: publish.properties.response_topic.map(|topic| topic.as_str().into()),
-            correlation_data: publish.properties.correlation_data.map(Into::into),
+            response_topic: properties.response_topic.map(|topic| topic.as_str().into()),
+            correlation_data: properties.correlation_data.map(Into::into),
         };
-        if delivery.retained {
+        if message.retain() {
             self.refuse(now, &asker, None, "a retained request is not obeyed");
             return;
         }
-        let request = if publish.payload.is_empty() {
+        let request = if message.payload().is_empty() {
             Map::new()
         } else {
-            match serde_json::from_slice::<Json>(publish.payload) {
+            match serde_json::from_slice::<Json>(message.payload()) {
                 Ok(Json::Object(request)) => request,
                 Ok(_) => return self.refuse(now, &asker, None, "a request is a JSON object"),
                 Err(error) => return self.refuse(now, &asker, None, &format!("not JSON: {error}")),
@@ -110,12 +115,13 @@ impl Gateway {
                 self.respond(now, &asker, transaction.as_ref(), Ok(data));
             }
             "reload" => {
-                if let Some(request) = self.remember(now, asker, transaction, None) {
+                if let Some(request) = self.remember(now, asker, transaction) {
                     self.outputs.push_back(Output::Load { request });
                 }
             }
             other => {
-                let error = format!("there is no request {other:?}: read, set, devices, status, reload");
+                let error =
+                    format!("there is no request {other:?}: read, set, devices, status, reload");
                 self.refuse(now, &asker, transaction.as_ref(), &error);
             }
         }
@@ -147,50 +153,49 @@ impl Gateway {
             }
             (Verb::Set, Json::Object(command).to_string())
         };
-        let Some(id) = self.remember(now, asker, transaction, Some(point)) else {
+        let Some(id) = self.remember(now, asker, transaction) else {
             return;
         };
         let command = Command {
-            verb,
-            payload: payload.as_bytes(),
-            retained: false,
-            response_topic: None,
-            correlation_data: None,
-            reply: Some(id),
+            ticket: Some(Ticket(id.0)),
+            ..Command::new(verb, payload.as_bytes())
         };
         self.pipeline.handle_command(now, point, command);
     }
 
     /// Keeps a place for an answer, or refuses when too many are waiting.
-    fn remember(
-        &mut self,
-        now: Now,
-        asker: Asker,
-        transaction: Option<Json>,
-        point: Option<PointId>,
-    ) -> Option<RequestId> {
+    fn remember(&mut self, now: Now, asker: Asker, transaction: Option<Json>) -> Option<RequestId> {
         if self.requests.pending.len() >= PENDING_MAX {
             self.counters.requests_refused += 1;
-            self.refuse(now, &asker, transaction.as_ref(), "busy: too many requests wait for an answer");
+            self.refuse(
+                now,
+                &asker,
+                transaction.as_ref(),
+                "busy: too many requests wait for an answer",
+            );
             return None;
         }
         self.requests.last += 1;
         let request = RequestId(self.requests.last);
-        self.requests.pending.insert(request, Pending { asker, transaction, point });
+        self.requests
+            .pending
+            .insert(request, Pending { asker, transaction });
         Some(request)
     }
 
     /// The one answer to a `read` or `set`.
-    pub(super) fn answer_command(&mut self, now: Now, request: RequestId, answer: &Answer) {
-        let Some(pending) = self.requests.pending.remove(&request) else {
+    pub(super) fn answer_command(&mut self, now: Now, answer: &Answer) {
+        let Some(pending) = self.requests.pending.remove(&RequestId(answer.ticket.0)) else {
             return;
         };
         let outcome = match &answer.outcome {
-            Ok(()) => {
-                let mut data =
-                    pending.point.and_then(|point| self.point_json(now, point)).unwrap_or(Json::Null);
+            Ok(_) => {
+                let mut data = self.point_json(now, answer.point).unwrap_or(Json::Null);
                 if let Json::Object(data) = &mut data {
-                    data.insert("latency_ms".to_owned(), json!(answer.latency.as_millis() as u64));
+                    data.insert(
+                        "latency_ms".to_owned(),
+                        json!(answer.latency.as_millis() as u64),
+                    );
                 }
                 Ok(data)
             }
@@ -242,11 +247,20 @@ impl Gateway {
         let line = Json::Object(answer).to_string();
         match asker {
             Asker::Control(client) => {
-                self.outputs.push_back(Output::Control { client: *client, line: line.into() });
+                self.outputs.push_back(Output::Control {
+                    client: *client,
+                    line: line.into(),
+                });
             }
-            Asker::Message { verb, response_topic, correlation_data } => {
+            Asker::Message {
+                verb,
+                response_topic,
+                correlation_data,
+            } => {
                 let own = format!("{}/gateway/response/{verb}", self.config.base_topic);
-                let named = response_topic.as_deref().filter(|topic| self.may_answer_on(topic));
+                let named = response_topic
+                    .as_deref()
+                    .filter(|topic| self.may_answer_on(topic));
                 for topic in [Some(own.as_str()), named].into_iter().flatten() {
                     self.publish_answer(now, topic, &line, correlation_data.as_deref());
                 }
@@ -257,21 +271,19 @@ impl Gateway {
     /// A stranger's Response Topic must not make us speak where only we may: on our own topics, or as a command.
     fn may_answer_on(&self, topic: &str) -> bool {
         let base = &*self.config.base_topic;
-        let ours = topic.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let ours = topic
+            .strip_prefix(base)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         !ours && !topic.starts_with('$')
     }
 
     fn publish_answer(&mut self, now: Now, topic: &str, line: &str, correlation: Option<&[u8]>) {
-        let payload = Payload::copy_from(line.as_bytes());
-        match ApplicationMessage::new(topic, payload, QoS::AtLeastOnce, false) {
-            Ok(message) => {
-                let message = match correlation {
-                    Some(data) => message.with_correlation_data(data),
-                    None => message,
-                };
-                self.publish(now, Origin::System, &message);
-            }
-            Err(error) => log::debug!("answer not published topic={topic:?}: {error}"),
-        }
+        let properties = PublishProperties {
+            correlation_data: correlation,
+            content_type: Some("application/json"),
+            payload_format_indicator: Some(PayloadFormat::Utf8),
+            ..PublishProperties::default()
+        };
+        self.publish_text(now, topic, line, false, &properties);
     }
 }

@@ -14,8 +14,7 @@ use crate::buffer::{Payload, RecvBuffer};
 use crate::field;
 use crate::field::line::LineCommand;
 use crate::field::port::PortCommand;
-use crate::mqtt::QoS;
-use crate::mqtt::message::ApplicationMessage;
+use crate::mqtt::{ApplicationMessage, PublishProperties, QoS, TopicName};
 use crate::pipeline::{self, Command, Verb};
 use crate::time::Now;
 
@@ -50,15 +49,22 @@ impl Gateway {
         match output {
             field::Output::Reading(reading) => self.pipeline.handle_reading(now, reading),
             field::Output::Written(written) => self.pipeline.handle_written(now, written),
-            field::Output::Availability { device, online } => {
-                self.publish_availability(now, device, online);
-            }
             field::Output::OpenBus { bus, settings } => {
                 self.outputs.push_back(Output::OpenBus { bus, settings });
             }
             field::Output::CloseBus { bus } => self.outputs.push_back(Output::CloseBus { bus }),
-            field::Output::Bus { bus, request, op, deadline } => {
-                self.outputs.push_back(Output::Bus { bus, request, op, deadline });
+            field::Output::Bus {
+                bus,
+                request,
+                op,
+                deadline,
+            } => {
+                self.outputs.push_back(Output::Bus {
+                    bus,
+                    request,
+                    op,
+                    deadline,
+                });
             }
             field::Output::Line(command) => {
                 match &command {
@@ -92,7 +98,7 @@ impl Gateway {
             pipeline::Output::Publish(message) => self.publish(now, Origin::Field, &message),
             pipeline::Output::Write(write) => self.field.handle_write(now, write),
             pipeline::Output::Sample(point) => self.field.handle_sample(now, point),
-            pipeline::Output::Answer { request, answer } => self.answer_command(now, request, &answer),
+            pipeline::Output::Answer(answer) => self.answer_command(now, &answer),
         }
     }
 
@@ -106,24 +112,28 @@ impl Gateway {
                 self.outputs.push_back(Output::Close { conn, how });
             }
             broker::Output::Fetch { message } => {
-                self.outputs.push_back(Output::Journal(JournalCommand::Fetch { message }));
+                self.outputs
+                    .push_back(Output::Journal(JournalCommand::Fetch { message }));
             }
             broker::Output::Delivery(delivery) => self.route_delivery(now, &delivery),
         }
     }
 
     fn route_delivery(&mut self, now: Now, delivery: &Delivery) {
-        let publish = delivery.message.as_publish();
+        let message = &delivery.message;
+        let properties = message.properties();
         match delivery.taker {
             Taker::Commands(point) => {
-                let verb = if publish.topic.as_str().ends_with("/get") { Verb::Get } else { Verb::Set };
+                let verb = if message.topic().ends_with("/get") {
+                    Verb::Get
+                } else {
+                    Verb::Set
+                };
                 let command = Command {
-                    verb,
-                    payload: publish.payload,
-                    retained: delivery.retained,
-                    response_topic: publish.properties.response_topic.map(|topic| topic.as_str()),
-                    correlation_data: publish.properties.correlation_data,
-                    reply: None,
+                    retained: message.retain(),
+                    response_topic: properties.response_topic.map(TopicName::as_str),
+                    correlation_data: properties.correlation_data,
+                    ..Command::new(verb, message.payload())
                 };
                 self.pipeline.handle_command(now, point, command);
             }
@@ -137,18 +147,37 @@ impl Gateway {
 
     /// Publishes something of our own.
     pub(super) fn publish(&mut self, now: Now, origin: Origin, message: &ApplicationMessage) {
-        let published = self.broker.publish(now, origin, &message.as_publish(), &mut self.outbox);
+        let published = self.broker.publish(now, origin, message, &mut self.outbox);
         if let Some(reason) = published.refused {
-            log::warn!("own message refused topic={} reason={reason}", message.topic());
+            log::warn!(
+                "own message refused topic={} reason={reason}",
+                message.topic()
+            );
         }
     }
 
-    /// Publishes a word under a topic of ours, retained: state and availability.
+    /// Publishes a word under a topic of ours, retained: the gateway's state. An empty word clears it.
     pub(super) fn publish_retained(&mut self, now: Now, topic: &str, word: &str) {
-        let message = ApplicationMessage::new(topic, Payload::copy_from(word.as_bytes()), QoS::AtLeastOnce, true);
-        match message {
-            Ok(message) => self.publish(now, Origin::System, &message),
-            Err(error) => log::error!("cannot publish topic={topic}: {error}"),
-        }
+        self.publish_text(now, topic, word, true, &PublishProperties::default());
+    }
+
+    /// Publishes text under a topic that the gateway chose, or that a stranger named.
+    pub(super) fn publish_text(
+        &mut self,
+        now: Now,
+        topic: &str,
+        text: &str,
+        retain: bool,
+        properties: &PublishProperties<'_>,
+    ) {
+        let topic = match TopicName::new(topic) {
+            Ok(topic) => topic,
+            Err(error) => return log::debug!("not published topic={topic:?}: {error}"),
+        };
+        let payload = Payload::copy_from(text.as_bytes());
+        let qos = QoS::AtLeastOnce;
+        let message =
+            ApplicationMessage::new(topic, payload, qos, retain, properties, now.monotonic);
+        self.publish(now, Origin::System, &message);
     }
 }

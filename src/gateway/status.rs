@@ -14,19 +14,29 @@ impl Gateway {
         let snapshot = self.pipeline.snapshot(point)?;
         let mut data = Map::new();
         data.insert("point".to_owned(), json!(path));
-        data.insert("value".to_owned(), snapshot.value.as_ref().map_or(Json::Null, value_json));
-        if !snapshot.unit.is_empty() {
-            data.insert("unit".to_owned(), json!(snapshot.unit));
+        data.insert(
+            "value".to_owned(),
+            snapshot.value.map_or(Json::Null, value_json),
+        );
+        let settings = snapshot.settings;
+        if !settings.spec.unit.is_empty() {
+            data.insert("unit".to_owned(), json!(settings.spec.unit));
         }
-        data.insert("quality".to_owned(), json!(snapshot.quality.map(|quality| quality.as_str())));
+        data.insert(
+            "quality".to_owned(),
+            json!(snapshot.quality.map(|quality| quality.as_str())),
+        );
         if let Some(reason) = &snapshot.reason {
             data.insert("reason".to_owned(), json!(reason.to_string()));
         }
-        if let Some(at) = snapshot.at {
-            data.insert("time".to_owned(), json!(now.wall_at(at).map(|wall| wall.to_string())));
-            data.insert("age_ms".to_owned(), json!(now.monotonic.since(at).as_millis() as u64));
+        if let Some(age) = snapshot.age(now) {
+            data.insert(
+                "time".to_owned(),
+                json!(snapshot.time.map(|time| time.to_string())),
+            );
+            data.insert("age_ms".to_owned(), json!(age.as_millis() as u64));
         }
-        if snapshot.simulated {
+        if settings.simulated {
             data.insert("simulated".to_owned(), json!(true));
         }
         Some(Json::Object(data))
@@ -41,7 +51,8 @@ impl Gateway {
                 .iter()
                 .filter_map(|(name, id)| Some((name.to_string(), self.point_json(now, *id)?)))
                 .collect();
-            let availability = device.online.map(|online| if online { "online" } else { "offline" });
+            let online = self.pipeline.availability(device.id);
+            let availability = online.map(|online| if online { "online" } else { "offline" });
             let entry = json!({ "availability": availability, "points": points });
             devices.insert(device.name.to_owned(), entry);
         }
@@ -78,7 +89,11 @@ impl Gateway {
 /// Named numbers; each machine keeps its own names, in one place.
 fn counters_json<N: AsRef<str>>(entries: impl IntoIterator<Item = (N, u64)>) -> Json {
     let entries = entries.into_iter();
-    Json::Object(entries.map(|(name, count)| (name.as_ref().to_owned(), json!(count))).collect())
+    Json::Object(
+        entries
+            .map(|(name, count)| (name.as_ref().to_owned(), json!(count)))
+            .collect(),
+    )
 }
 
 /// A value as JSON; integers that a double cannot hold are text.

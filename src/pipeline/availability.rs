@@ -85,6 +85,11 @@ impl Pipeline {
         self.refresh_device(device);
     }
 
+    /// What is said of a device; `None` while nothing is known.
+    pub fn availability(&self, device: DeviceId) -> Option<bool> {
+        self.devices.get(device)?.announced
+    }
+
     pub(super) fn leave_device(&mut self, point: PointId, device: DeviceId) {
         if let Some(left) = self.devices.get_mut(device) {
             left.points.remove(&point);

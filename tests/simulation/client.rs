@@ -134,7 +134,9 @@ impl Client {
         let input = core::mem::take(&mut self.input);
         let mut at = 0;
         loop {
-            match frame::peek(&input[at..], frame::PACKET_SIZE_MAX).expect("the gateway speaks MQTT") {
+            match frame::peek(&input[at..], frame::PACKET_SIZE_MAX)
+                .expect("the gateway speaks MQTT")
+            {
                 Frame::Incomplete { .. } => break,
                 Frame::Complete { total_len, .. } => {
                     let packet = Packet::parse(self.version, &input[at..at + total_len]);
@@ -149,10 +151,19 @@ impl Client {
     fn handle_packet(&mut self, packet: Packet<'_>) {
         match packet {
             Packet::Connack(connack) => {
-                assert!(!connack.reason.is_error(), "{} was refused: {:?}", self.name, connack.reason);
+                assert!(
+                    !connack.reason.is_error(),
+                    "{} was refused: {:?}",
+                    self.name,
+                    connack.reason
+                );
                 self.connected = true;
                 if !connack.session_present {
-                    assert!(self.sent == 0 && !self.subscribed_once(), "{}'s session was lost", self.name);
+                    assert!(
+                        self.sent == 0 && !self.subscribed_once(),
+                        "{}'s session was lost",
+                        self.name
+                    );
                 }
                 self.resume();
             }
@@ -171,7 +182,10 @@ impl Client {
                 self.send(&Packet::Pubcomp(Ack::new(ack.packet_id)));
             }
             Packet::Suback(suback) => {
-                assert!(suback.reasons.iter().all(|reason| !reason.is_error()), "{suback:?}");
+                assert!(
+                    suback.reasons.iter().all(|reason| !reason.is_error()),
+                    "{suback:?}"
+                );
                 self.subscribed = true;
             }
             Packet::Pingresp => {}
@@ -205,7 +219,10 @@ impl Client {
                 if self.received_qos2.insert(id.value()) {
                     self.inbox.push(incoming);
                 } else {
-                    assert!(publish.dup, "a packet identifier in use came again without DUP");
+                    assert!(
+                        publish.dup,
+                        "a packet identifier in use came again without DUP"
+                    );
                 }
                 self.send(&Packet::Pubrec(Ack::new(id)));
             }
@@ -232,7 +249,11 @@ impl Client {
             Packet::Subscribe(subscribe).encode_into(self.version, &mut bytes);
             self.out.extend(bytes);
         }
-        let mut again: Vec<_> = self.inflight.iter().map(|(id, entry)| (entry.0, *id)).collect();
+        let mut again: Vec<_> = self
+            .inflight
+            .iter()
+            .map(|(id, entry)| (entry.0, *id))
+            .collect();
         again.sort_unstable();
         for (_, id) in again {
             let (_, message, stage) = self.inflight[&id].clone();
@@ -246,7 +267,10 @@ impl Client {
     }
 
     fn complete(&mut self, id: PacketId, qos: QoS) {
-        let (_, message, _) = self.inflight.remove(&id.value()).expect("an ack of something in flight");
+        let (_, message, _) = self
+            .inflight
+            .remove(&id.value())
+            .expect("an ack of something in flight");
         assert_eq!(message.qos, qos, "acknowledged as another QoS");
         self.acknowledged.push(message);
         self.pump();
@@ -254,7 +278,9 @@ impl Client {
 
     fn pump(&mut self) {
         while self.connected && self.inflight.len() < WINDOW {
-            let Some(message) = self.waiting.pop_front() else { break };
+            let Some(message) = self.waiting.pop_front() else {
+                break;
+            };
             self.sent += 1;
             if message.qos == QoS::AtMostOnce {
                 self.send_publish(&message, None, false);
@@ -262,7 +288,8 @@ impl Client {
             }
             let id = self.mint();
             self.send_publish(&message, Some(id), false);
-            self.inflight.insert(id.value(), (self.sent, message, Stage::Published));
+            self.inflight
+                .insert(id.value(), (self.sent, message, Stage::Published));
         }
     }
 

@@ -18,7 +18,12 @@ pub struct Lm75 {
 
 impl Lm75 {
     pub fn new() -> Self {
-        Self { half_degrees: 42, pointer: 0, configuration: 0, absent: false }
+        Self {
+            half_degrees: 42,
+            pointer: 0,
+            configuration: 0,
+            absent: false,
+        }
     }
 
     /// What the gateway should publish.
@@ -27,7 +32,12 @@ impl Lm75 {
     }
 
     pub fn transfer(&mut self, op: &BusOp) -> BusOutcome {
-        let BusOp::I2c { address, write, read } = op else {
+        let BusOp::I2c {
+            address,
+            write,
+            read,
+        } = op
+        else {
             return Err(BusError::Failed(95));
         };
         if self.absent || *address != ADDRESS {
@@ -46,7 +56,12 @@ impl Lm75 {
             2 => &[75, 0],
             _ => &[80, 0],
         };
-        let bytes = register.iter().copied().cycle().take(usize::from(*read)).collect();
+        let bytes = register
+            .iter()
+            .copied()
+            .cycle()
+            .take(usize::from(*read))
+            .collect();
         Ok(BusReply::Bytes(bytes))
     }
 }

@@ -56,10 +56,17 @@ fn the_same_seed_is_the_same_run() {
         let (one, other) = (World::new(seed).run(), World::new(seed).run());
         assert_eq!(one, other, "seed {seed}");
     }
-    assert_ne!(World::new(1).run().trace, World::new(2).run().trace, "the trace sees nothing");
+    assert_ne!(
+        World::new(1).run().trace,
+        World::new(2).run().trace,
+        "the trace sees nothing"
+    );
 }
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")),
+    )
 }

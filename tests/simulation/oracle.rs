@@ -10,14 +10,24 @@ use super::client::{Client, Outgoing};
 pub fn check_delivery(published: &[Outgoing], publisher: &Client, subscriber: &Client) {
     let mut topics: BTreeMap<&str, (QoS, Vec<&[u8]>)> = BTreeMap::new();
     for message in published {
-        let entry = topics.entry(&message.topic).or_insert((message.qos, Vec::new()));
+        let entry = topics
+            .entry(&message.topic)
+            .or_insert((message.qos, Vec::new()));
         entry.1.push(&message.payload);
     }
     for (topic, (qos, sent)) in topics {
-        let got: Vec<&[u8]> =
-            subscriber.inbox.iter().filter(|m| m.topic == topic).map(|m| &*m.payload).collect();
-        let acknowledged: Vec<&[u8]> =
-            publisher.acknowledged.iter().filter(|m| m.topic == topic).map(|m| &*m.payload).collect();
+        let got: Vec<&[u8]> = subscriber
+            .inbox
+            .iter()
+            .filter(|m| m.topic == topic)
+            .map(|m| &*m.payload)
+            .collect();
+        let acknowledged: Vec<&[u8]> = publisher
+            .acknowledged
+            .iter()
+            .filter(|m| m.topic == topic)
+            .map(|m| &*m.payload)
+            .collect();
         let mut first_seen: Vec<usize> = Vec::new();
         let mut count: BTreeMap<&[u8], u32> = BTreeMap::new();
         for payload in &got {
@@ -29,7 +39,10 @@ pub fn check_delivery(published: &[Outgoing], publisher: &Client, subscriber: &C
                 first_seen.push(place);
             }
         }
-        assert!(first_seen.is_sorted(), "{topic} ({qos}): out of order: {first_seen:?}");
+        assert!(
+            first_seen.is_sorted(),
+            "{topic} ({qos}): out of order: {first_seen:?}"
+        );
         for payload in &sent {
             let times = count.get(payload).copied().unwrap_or(0);
             let text = String::from_utf8_lossy(payload);
@@ -37,7 +50,10 @@ pub fn check_delivery(published: &[Outgoing], publisher: &Client, subscriber: &C
             match qos {
                 QoS::AtMostOnce => assert!(times <= 1, "{topic}: QoS 0 {text} came {times} times"),
                 QoS::AtLeastOnce if was_acknowledged => {
-                    assert!(times >= 1, "{topic}: QoS 1 {text} was acknowledged and is missing");
+                    assert!(
+                        times >= 1,
+                        "{topic}: QoS 1 {text} was acknowledged and is missing"
+                    );
                 }
                 QoS::ExactlyOnce if was_acknowledged => {
                     assert!(times == 1, "{topic}: QoS 2 {text} came {times} times");

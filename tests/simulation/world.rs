@@ -121,7 +121,10 @@ impl World {
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::from_seed(seed);
         let now = Instant::from_nanos(1_000_000_000);
-        let source = fieldgate::config::Source { path: "sim.toml".into(), text: CONFIG.to_owned() };
+        let source = fieldgate::config::Source {
+            path: "sim.toml".into(),
+            text: CONFIG.to_owned(),
+        };
         let environment = fieldgate::config::Environment::default();
         let (meant, _) = fieldgate::config::parse(&[source], &environment)
             .unwrap_or_else(|errors| panic!("{}", errors.render(false)));
@@ -129,7 +132,11 @@ impl World {
         let fetching = rng.chance(1, 2);
         gateway.broker_mut().set_fetch_every_draw(fetching);
         let version = |rng: &mut Rng| {
-            if rng.chance(1, 2) { ProtocolVersion::V5 } else { ProtocolVersion::V4 }
+            if rng.chance(1, 2) {
+                ProtocolVersion::V5
+            } else {
+                ProtocolVersion::V4
+            }
         };
         let clients = vec![
             Client::new("publisher", version(&mut rng), vec!["sim/+/+/result"]),
@@ -180,11 +187,19 @@ impl World {
         }
         assert!(self.ready, "the gateway never said that it is ready");
         for client in &self.clients {
-            assert!(client.is_settled(), "{} has not settled: {client:?}", client.name);
+            assert!(
+                client.is_settled(),
+                "{} has not settled: {client:?}",
+                client.name
+            );
         }
         self.check();
         self.report.redelivered = self.clients.iter().map(|client| client.redelivered).sum();
-        self.report.delivered = self.clients.iter().map(|client| client.inbox.len() as u64).sum();
+        self.report.delivered = self
+            .clients
+            .iter()
+            .map(|client| client.inbox.len() as u64)
+            .sum();
         self.report
     }
 
@@ -199,13 +214,21 @@ impl World {
             let message = inbox.iter().rev().find(|message| message.topic == topic);
             message.map(|message| String::from_utf8_lossy(&message.payload).into_owned())
         };
-        let celsius = last("sim/room/temperature").map(|text| text.parse::<f64>().expect("a number"));
+        let celsius =
+            last("sim/room/temperature").map(|text| text.parse::<f64>().expect("a number"));
         assert_eq!(celsius, Some(self.chip.celsius()), "the room's temperature");
-        assert_eq!(last("sim/room/temperature/quality").as_deref(), Some("good"));
+        assert_eq!(
+            last("sim/room/temperature/quality").as_deref(),
+            Some("good")
+        );
         assert_eq!(last("sim/room/availability").as_deref(), Some("online"));
         if let Some(active) = self.last_command {
             let levels: Vec<_> = self.relay.values().copied().collect();
-            assert_eq!(levels, [active], "the relay is not where the last command put it");
+            assert_eq!(
+                levels,
+                [active],
+                "the relay is not where the last command put it"
+            );
         }
         let results: Vec<_> = self.clients[0]
             .inbox
@@ -215,7 +238,10 @@ impl World {
             .collect();
         for transaction in 1..=self.transactions {
             let name = format!("\"transaction\":\"t{transaction}\"");
-            assert!(results.iter().any(|result| result.contains(&name)), "t{transaction} has no result");
+            assert!(
+                results.iter().any(|result| result.contains(&name)),
+                "t{transaction} has no result"
+            );
         }
     }
 
@@ -224,13 +250,20 @@ impl World {
         assert!(self.report.steps < STEPS_MAX, "the run does not end");
         let next_event = self.events.peek().map(|Reverse((at, ..))| *at);
         let next_timer = self.gateway.poll_timeout().map(|(at, _)| at);
-        let next = [next_event, next_timer].into_iter().flatten().min().expect("something is always due");
+        let next = [next_event, next_timer]
+            .into_iter()
+            .flatten()
+            .min()
+            .expect("something is always due");
         if next > self.now {
             self.now = next;
         }
         // A few things may happen in one turn, in any order that their times allow.
         for _ in 0..=self.rng.below(3) {
-            let due = self.events.peek().is_some_and(|Reverse((at, ..))| *at <= self.now);
+            let due = self
+                .events
+                .peek()
+                .is_some_and(|Reverse((at, ..))| *at <= self.now);
             if !due {
                 break;
             }
@@ -243,12 +276,17 @@ impl World {
         if timer_before.is_some_and(|at| at <= self.now && at.as_nanos() > 0) {
             let after = self.gateway.poll_timeout().map(|(at, _)| at);
             let moved = after.is_none_or(|at| at > self.now || at.as_nanos() == 0);
-            assert!(moved, "a timeout that was handled is due again: {after:?} at {:?}", self.now);
+            assert!(
+                moved,
+                "a timeout that was handled is due again: {after:?} at {:?}",
+                self.now
+            );
         }
         self.gateway.end_turn(now);
         self.drain_outputs();
         while let Some(conn) = self.gateway.poll_resumed() {
-            self.gateway.handle_input(now, Input::Received { conn, count: 0 });
+            self.gateway
+                .handle_input(now, Input::Received { conn, count: 0 });
         }
         self.drain_outputs();
         self.write_out();
@@ -296,22 +334,42 @@ impl World {
             return;
         }
         let conn = self.conns.insert(());
-        self.pipes.insert(client, Pipe { conn, client, closing: false });
+        self.pipes.insert(
+            client,
+            Pipe {
+                conn,
+                client,
+                closing: false,
+            },
+        );
         self.clients[client].open();
-        let peer = Peer::Unix { uid: 0, pid: client as i32 };
-        self.input(Input::Accepted { conn, listener, peer });
+        let peer = Peer::Unix {
+            uid: 0,
+            pid: client as i32,
+        };
+        self.input(Input::Accepted {
+            conn,
+            listener,
+            peer,
+        });
         self.after_millis(0, 5, Event::Carry(client));
     }
 
     /// Some of a client's bytes reach the gateway: any number of them.
     fn carry(&mut self, client: usize) {
-        let Some(pipe) = self.pipes.get(&client) else { return };
+        let Some(pipe) = self.pipes.get(&client) else {
+            return;
+        };
         let (conn, closing) = (pipe.conn, pipe.closing);
         let waiting = self.clients[client].out.len();
         if waiting == 0 || closing {
             return;
         }
-        let count = if self.rng.chance(1, 3) { self.rng.below(waiting as u64) as usize + 1 } else { waiting };
+        let count = if self.rng.chance(1, 3) {
+            self.rng.below(waiting as u64) as usize + 1
+        } else {
+            waiting
+        };
         if let Some(buffer) = self.gateway.recv_buffer(conn) {
             let spare = buffer.spare();
             let count = count.min(spare.len());
@@ -325,12 +383,21 @@ impl World {
     }
 
     fn cut(&mut self, client: usize) {
-        let Some(pipe) = self.pipes.remove(&client) else { return };
+        let Some(pipe) = self.pipes.remove(&client) else {
+            return;
+        };
         self.report.cuts += 1;
         self.clients[client].cut();
         self.conns.remove(pipe.conn);
-        let cause = if self.rng.chance(1, 2) { CloseCause::Peer } else { CloseCause::Failed(104) };
-        self.input(Input::Closed { conn: pipe.conn, cause });
+        let cause = if self.rng.chance(1, 2) {
+            CloseCause::Peer
+        } else {
+            CloseCause::Failed(104)
+        };
+        self.input(Input::Closed {
+            conn: pipe.conn,
+            cause,
+        });
         self.after_millis(1, 4_000, Event::Dial(client));
     }
 
@@ -343,21 +410,35 @@ impl World {
             self.transactions += 1;
             self.report.commands += 1;
             self.last_command = Some(active);
-            let payload = format!(r#"{{"value":{active},"transaction":"t{}"}}"#, self.transactions);
+            let payload = format!(
+                r#"{{"value":{active},"transaction":"t{}"}}"#,
+                self.transactions
+            );
             let topic = "sim/relay/out/set".to_owned();
             // Exactly once, so that a repeated command cannot overtake a later one.
             let qos = QoS::ExactlyOnce;
-            let command = Outgoing { topic, payload: payload.into_bytes(), qos, retain: false };
+            let command = Outgoing {
+                topic,
+                payload: payload.into_bytes(),
+                qos,
+                retain: false,
+            };
             self.clients[client].publish(command);
         } else {
-            let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][self.rng.below(3) as usize];
+            let qos =
+                [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][self.rng.below(3) as usize];
             let number = self.published.len();
             let mut payload = number.to_string().into_bytes();
             if self.rng.chance(1, 20) {
                 // Large enough to be shared, and to be grown into while it arrives.
                 payload.resize(self.rng.below(200_000) as usize + 8, b'.');
             }
-            let message = Outgoing { topic: format!("app/{qos}"), payload, qos, retain: self.rng.chance(1, 4) };
+            let message = Outgoing {
+                topic: format!("app/{qos}"),
+                payload,
+                qos,
+                retain: self.rng.chance(1, 4),
+            };
             self.published.push(message.clone());
             self.clients[client].publish(message);
         }
@@ -365,9 +446,17 @@ impl World {
     }
 
     fn end_transfer(&mut self, request: RequestId, trouble: bool) {
-        let op = self.transfers.remove(&request).expect("a transfer ends once");
+        let op = self
+            .transfers
+            .remove(&request)
+            .expect("a transfer ends once");
         let outcome: BusOutcome = if trouble && self.rng.chance(1, 10) {
-            let errors = [BusError::NoAnswer, BusError::Timeout, BusError::Failed(5), BusError::Busy];
+            let errors = [
+                BusError::NoAnswer,
+                BusError::Timeout,
+                BusError::Failed(5),
+                BusError::Busy,
+            ];
             Err(*self.rng.choose(&errors).expect("not empty"))
         } else {
             self.chip.transfer(&op)
@@ -391,17 +480,31 @@ impl World {
     }
 
     fn write(&mut self, now: Now, conn: ConnId) {
-        let Some(client) = self.pipes.values().find(|pipe| pipe.conn == conn).map(|pipe| pipe.client) else {
+        let Some(client) = self
+            .pipes
+            .values()
+            .find(|pipe| pipe.conn == conn)
+            .map(|pipe| pipe.client)
+        else {
             return;
         };
-        let Some(queue) = self.gateway.fill(now, conn, 64 * 1024) else { return };
+        let Some(queue) = self.gateway.fill(now, conn, 64 * 1024) else {
+            return;
+        };
         if queue.is_empty() {
             return;
         }
-        let room = if self.rng.chance(1, 4) { self.rng.below(300) as usize } else { 64 * 1024 };
+        let room = if self.rng.chance(1, 4) {
+            self.rng.below(300) as usize
+        } else {
+            64 * 1024
+        };
         let mut slices = [IoSlice::new(&[]); 8];
         let count = queue.gather(&mut slices, room);
-        let bytes: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.to_vec()).collect();
+        let bytes: Vec<u8> = slices[..count]
+            .iter()
+            .flat_map(|slice| slice.to_vec())
+            .collect();
         let more = queue.len() > bytes.len() || queue.has_more();
         queue.consume(bytes.len());
         self.trace(b"out", &bytes);
@@ -417,7 +520,10 @@ impl World {
             match output {
                 Output::Listen { listener, .. } => {
                     self.listener = Some(listener);
-                    self.input(Input::Listening { listener, outcome: Ok("sim:1883".into()) });
+                    self.input(Input::Listening {
+                        listener,
+                        outcome: Ok("sim:1883".into()),
+                    });
                 }
                 Output::Bus { request, op, .. } => {
                     self.transfers.insert(request, op);
@@ -430,8 +536,14 @@ impl World {
                     }
                 }
                 Output::Journal(JournalCommand::Fetch { message }) => {
-                    assert!(self.fetching, "nothing is fetched when everything is in memory");
-                    self.input(Input::Journal(JournalEvent::Fetched { message, payload: None }));
+                    assert!(
+                        self.fetching,
+                        "nothing is fetched when everything is in memory"
+                    );
+                    self.input(Input::Journal(JournalEvent::Fetched {
+                        message,
+                        payload: None,
+                    }));
                 }
                 Output::Notice(notice) => self.ready |= notice == Notice::Ready,
                 Output::OpenBus { .. } | Output::CloseBus { .. } | Output::Unlisten { .. } => {}
@@ -446,15 +558,31 @@ impl World {
         match command {
             LineCommand::Request { line, .. } => {
                 self.relay.insert(line, false);
-                self.input(Input::Line { line, event: LineEvent::Ready { active: false } });
+                self.input(Input::Line {
+                    line,
+                    event: LineEvent::Ready { active: false },
+                });
             }
-            LineCommand::Set { line, request, active } => {
+            LineCommand::Set {
+                line,
+                request,
+                active,
+            } => {
                 self.relay.insert(line, active);
-                self.input(Input::Line { line, event: LineEvent::Set { request, outcome: Ok(active) } });
+                self.input(Input::Line {
+                    line,
+                    event: LineEvent::Set {
+                        request,
+                        outcome: Ok(active),
+                    },
+                });
             }
             LineCommand::Read { line } => {
                 let active = self.relay[&line];
-                self.input(Input::Line { line, event: LineEvent::Level { active } });
+                self.input(Input::Line {
+                    line,
+                    event: LineEvent::Level { active },
+                });
             }
             LineCommand::Release { line } => {
                 self.relay.remove(&line);
@@ -474,7 +602,10 @@ impl World {
             let pipe = self.pipes.remove(&client).expect("listed just now");
             self.clients[client].cut();
             self.conns.remove(pipe.conn);
-            self.input(Input::Closed { conn: pipe.conn, cause: CloseCause::Ours });
+            self.input(Input::Closed {
+                conn: pipe.conn,
+                cause: CloseCause::Ours,
+            });
             self.after_millis(1, 1_000, Event::Dial(client));
         }
     }
@@ -494,12 +625,14 @@ impl World {
     /// FNV-1a over everything that crosses: cheap, and the same everywhere.
     fn trace(&mut self, kind: &[u8], bytes: &[u8]) {
         for byte in kind.iter().chain(bytes) {
-            self.report.trace = (self.report.trace ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            self.report.trace =
+                (self.report.trace ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
 }
 
 fn at(monotonic: Instant) -> Now {
-    let wall = WallTime::EARLIEST_PLAUSIBLE.saturating_add(Duration::from_nanos(monotonic.as_nanos()));
+    let wall =
+        WallTime::EARLIEST_PLAUSIBLE.saturating_add(Duration::from_nanos(monotonic.as_nanos()));
     Now { monotonic, wall }
 }
