@@ -17,9 +17,8 @@ use serde_json::{Map, Value as Json, json};
 
 use super::Gateway;
 use super::boundary::{ControlEvent, Output};
-use crate::broker::Delivery;
 use crate::id::{ControlId, RequestId};
-use crate::mqtt::{PayloadFormat, PublishProperties};
+use crate::mqtt::{ApplicationMessage, PayloadFormat, PublishProperties};
 use crate::pipeline::{Answer, Command, Ticket, Verb};
 use crate::time::Now;
 
@@ -77,8 +76,12 @@ impl Gateway {
         }
     }
 
-    pub(super) fn handle_request_message(&mut self, now: Now, delivery: &Delivery) {
-        let message = &delivery.message;
+    pub(super) fn handle_request_message(
+        &mut self,
+        now: Now,
+        message: &ApplicationMessage,
+        is_replay: bool,
+    ) {
         let properties = message.properties();
         let verb: Box<str> = message.topic().rsplit('/').next().unwrap_or("").into();
         let asker = Asker::Message {
@@ -86,7 +89,7 @@ impl Gateway {
             response_topic: properties.response_topic.map(|topic| topic.as_str().into()),
             correlation_data: properties.correlation_data.map(Into::into),
         };
-        if message.retain() {
+        if is_replay || message.retain() {
             self.refuse(now, &asker, None, "a retained request is not obeyed");
             return;
         }

@@ -7,13 +7,14 @@
 //! ```
 
 use super::Gateway;
-use super::boundary::{JournalCommand, Output};
+use super::boundary::{CloseHow, FLUSH_TIMEOUT, JournalCommand, Output};
 use super::{Awaited, Life};
-use crate::broker::{self, Delivery, Origin, Taker};
+use crate::broker::{self, Origin, Taker};
 use crate::buffer::{Payload, RecvBuffer};
 use crate::field;
 use crate::field::line::LineCommand;
 use crate::field::port::PortCommand;
+use crate::id::PointId;
 use crate::mqtt::{ApplicationMessage, PublishProperties, QoS, TopicName};
 use crate::pipeline::{self, Command, Verb};
 use crate::time::Now;
@@ -105,44 +106,50 @@ impl Gateway {
     fn route_broker(&mut self, now: Now, output: broker::Output) {
         match output {
             broker::Output::Close { conn, how } => {
-                // What it sent and we did not parse is not going to be parsed: give the memory back now.
+                // What it sent and we did not parse is not going to be parsed: give the memory back.
                 if let Some(recv) = self.recv.get_mut(conn) {
                     recv.clear();
                 }
+                let how = match how {
+                    broker::CloseHow::AfterFlush => {
+                        CloseHow::AfterFlush { deadline: now.monotonic + FLUSH_TIMEOUT }
+                    }
+                    broker::CloseHow::Now => CloseHow::Now,
+                };
                 self.outputs.push_back(Output::Close { conn, how });
             }
             broker::Output::Fetch { message } => {
-                self.outputs
-                    .push_back(Output::Journal(JournalCommand::Fetch { message }));
+                self.outputs.push_back(Output::Journal(JournalCommand::Fetch { message }));
             }
-            broker::Output::Delivery(delivery) => self.route_delivery(now, &delivery),
+            broker::Output::Delivery { taker, message, is_replay, .. } => match taker {
+                Taker::Commands(point) => self.route_command(now, point, &message, is_replay),
+                Taker::Requests => self.handle_request_message(now, &message, is_replay),
+                // Sessions are served inside the broker; bridges have no machine behind them yet,
+                // so none subscribes.
+                Taker::Session(_) | Taker::Bridge(..) => {
+                    debug_assert!(false, "delivered to a taker that route does not serve");
+                }
+            },
         }
     }
 
-    fn route_delivery(&mut self, now: Now, delivery: &Delivery) {
-        let message = &delivery.message;
+    fn route_command(
+        &mut self,
+        now: Now,
+        point: PointId,
+        message: &ApplicationMessage,
+        is_replay: bool,
+    ) {
         let properties = message.properties();
-        match delivery.taker {
-            Taker::Commands(point) => {
-                let verb = if message.topic().ends_with("/get") {
-                    Verb::Get
-                } else {
-                    Verb::Set
-                };
-                let command = Command {
-                    retained: message.retain(),
-                    response_topic: properties.response_topic.map(TopicName::as_str),
-                    correlation_data: properties.correlation_data,
-                    ..Command::new(verb, message.payload())
-                };
-                self.pipeline.handle_command(now, point, command);
-            }
-            Taker::Requests => self.handle_request_message(now, delivery),
-            // Sessions are served inside the broker; bridges have no machine behind them yet, so none subscribes.
-            Taker::Session(_) | Taker::Bridge(..) => {
-                debug_assert!(false, "delivered to a taker that route does not serve");
-            }
-        }
+        let verb = if message.topic().ends_with("/get") { Verb::Get } else { Verb::Set };
+        let command = Command {
+            retained: message.retain(),
+            stored: is_replay,
+            response_topic: properties.response_topic.map(TopicName::as_str),
+            correlation_data: properties.correlation_data,
+            ..Command::new(verb, message.payload())
+        };
+        self.pipeline.handle_command(now, point, command);
     }
 
     /// Publishes something of our own.
