@@ -37,6 +37,8 @@ mod transform;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use smallvec::SmallVec;
+
 use self::availability::Device;
 use self::command::answers;
 use self::message::Writer;
@@ -242,11 +244,16 @@ impl Pipeline {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = now;
+        // Each point once, whatever it arms next: time moves on by the caller's hand alone.
+        let mut due = SmallVec::<[PointId; 16]>::new();
         while let Some((at, point)) = self.timers.first().copied() {
             if at > now.monotonic {
                 break;
             }
             self.timers.pop_first();
+            due.push(point);
+        }
+        for point in due {
             let state = self
                 .points
                 .get_mut(point)
