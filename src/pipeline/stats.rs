@@ -1,4 +1,5 @@
-//! What the pipeline has counted since it was made: every limit, refusal and loss has a number here.
+//! What the pipeline has counted since it was made: every limit, refusal and loss has a number
+//! here.
 
 use crate::point::FaultKind;
 
@@ -27,7 +28,8 @@ pub struct Stats {
     pub events_dropped: u64,
     /// Times a point went silent for its `stale_after`.
     pub stale: u64,
-    /// Readings that were faults, by kind in the order of [`FaultKind::ALL`]; those that the pipeline found are among them.
+    /// Readings that were faults, by kind in the order of [`FaultKind::ALL`]; those that the
+    /// pipeline found are among them.
     pub faults: [u64; FaultKind::ALL.len()],
     /// Commands that came in for points that exist.
     pub commands: u64,
@@ -35,7 +37,8 @@ pub struct Stats {
     pub commands_ok: u64,
     /// Commands that were not understood, or did not fit the point.
     pub commands_bad_value: u64,
-    /// Commands that were not allowed: a point that is not writable, a retained command, a gateway that stops.
+    /// Commands that were not allowed: a point that is not writable, a retained command, a gateway
+    /// that stops.
     pub commands_refused: u64,
     /// Commands refused because [`super::PENDING_COMMANDS_MAX`] of that point were waiting.
     pub commands_busy: u64,
@@ -43,7 +46,8 @@ pub struct Stats {
     pub commands_failed: u64,
     /// Commands that nobody answered in time.
     pub commands_timed_out: u64,
-    /// Commands lost without a result, because [`super::OUTPUTS_QUEUED_MAX`] outputs had not been drawn.
+    /// Commands lost without a result, because [`super::OUTPUTS_QUEUED_MAX`] outputs had not been
+    /// drawn.
     pub commands_dropped: u64,
     /// Answers for which nobody was waiting any more.
     pub late_answers: u64,
