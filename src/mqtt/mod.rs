@@ -11,8 +11,10 @@
 //! (is this packet allowed now, in this direction, is that alias known) is left to the broker and the client.
 
 pub mod basic;
+pub mod client;
 pub mod error;
 pub mod frame;
+pub mod message;
 pub mod packet;
 pub mod property;
 pub mod reason;
@@ -25,6 +27,7 @@ pub use basic::{
 };
 pub use error::{DecodeError, Fault};
 pub use frame::Frame;
+pub use message::ApplicationMessage;
 pub use packet::{
     Ack, Auth, Connack, Connect, Disconnect, Packet, PacketType, Publish, ReasonCodes,
     RetainHandling, Suback, Subscribe, SubscriptionOptions, SubscriptionRequest,

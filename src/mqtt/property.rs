@@ -124,12 +124,16 @@ macro_rules! property_set {
         impl<'a> $name<'a> {
             /// Reads the Property Length and everything that it covers.
             pub(crate) fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
-                let mut set = Self::default();
                 let len = reader.variable("property length")? as usize;
                 if len == 0 {
-                    return Ok(set);
+                    return Ok(Self::default());
                 }
-                let mut section = reader.section(len, "properties")?;
+                Self::read_content(reader.section(len, "properties")?)
+            }
+
+            /// Reads properties to the reader's end.
+            pub(crate) fn read_content(mut section: Reader<'a>) -> Result<Self, DecodeError> {
+                let mut set = Self::default();
                 while !section.is_empty() {
                     match read_id(&mut section)? {
                         $( PropertyId::$id => {

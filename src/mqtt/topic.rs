@@ -108,7 +108,7 @@ pub fn check_name(name: &str) -> Result<(), TopicError> {
     let (mut null, mut wildcard, mut slashes) = (false, false, 0_u32);
     for byte in name.bytes() {
         null |= byte == 0;
-        wildcard |= (byte == b'+') | (byte == b'#');
+        wildcard |= matches!(byte, b'+' | b'#');
         slashes += u32::from(byte == b'/');
     }
     if null {

@@ -46,10 +46,8 @@ impl<'a> Disconnect<'a> {
             0
         } else if !self.properties.is_empty() {
             1 + self.properties.section_len()
-        } else if self.reason == ReasonCode::NORMAL_DISCONNECTION {
-            0
         } else {
-            1
+            usize::from(self.reason != ReasonCode::NORMAL_DISCONNECTION)
         }
     }
 

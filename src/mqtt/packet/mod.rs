@@ -36,15 +36,11 @@ pub use unsubscribe::{TopicFilters, Unsuback, Unsubscribe};
 
 use crate::mqtt::basic::ProtocolVersion;
 use crate::mqtt::error::{DecodeError, Fault};
-use crate::mqtt::property::{AckProperties, UserProperties};
+use crate::mqtt::property::UserProperties;
 use crate::mqtt::wire::{Reader, Writer, read_variable, variable_len};
 
 /// A packet that borrows its strings and its payload from the bytes that it was read from, or is to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a packet lives on the stack for as long as it is handled; a box would be an allocation per packet"
-)]
 pub enum Packet<'a> {
     /// Client to server, first and once.
     Connect(Connect<'a>),
@@ -176,35 +172,34 @@ impl<'a> Packet<'a> {
 
     /// What may be dropped from a packet.
     fn diagnostics(&mut self) -> Option<(&mut UserProperties<'a>, &mut Option<&'a str>)> {
-        fn ack<'p, 'a>(
-            properties: &'p mut AckProperties<'a>,
-        ) -> Option<(&'p mut UserProperties<'a>, &'p mut Option<&'a str>)> {
-            Some((
-                &mut properties.user_properties,
-                &mut properties.reason_string,
-            ))
-        }
-        match self {
+        let ack = match self {
             Self::Puback(packet)
             | Self::Pubrec(packet)
             | Self::Pubrel(packet)
-            | Self::Pubcomp(packet) => ack(&mut packet.properties),
-            Self::Suback(packet) => ack(&mut packet.properties),
-            Self::Unsuback(packet) => ack(&mut packet.properties),
-            Self::Connack(Connack { properties, .. }) => Some((
-                &mut properties.user_properties,
-                &mut properties.reason_string,
-            )),
-            Self::Disconnect(Disconnect { properties, .. }) => Some((
-                &mut properties.user_properties,
-                &mut properties.reason_string,
-            )),
-            Self::Auth(Auth { properties, .. }) => Some((
-                &mut properties.user_properties,
-                &mut properties.reason_string,
-            )),
-            _ => None,
-        }
+            | Self::Pubcomp(packet) => &mut packet.properties,
+            Self::Suback(packet) => &mut packet.properties,
+            Self::Unsuback(packet) => &mut packet.properties,
+            Self::Connack(Connack { properties, .. }) => {
+                return Some((
+                    &mut properties.user_properties,
+                    &mut properties.reason_string,
+                ));
+            }
+            Self::Disconnect(Disconnect { properties, .. }) => {
+                return Some((
+                    &mut properties.user_properties,
+                    &mut properties.reason_string,
+                ));
+            }
+            Self::Auth(Auth { properties, .. }) => {
+                return Some((
+                    &mut properties.user_properties,
+                    &mut properties.reason_string,
+                ));
+            }
+            _ => return None,
+        };
+        Some((&mut ack.user_properties, &mut ack.reason_string))
     }
 
     fn first_byte(&self) -> u8 {

@@ -1,0 +1,295 @@
+//! Our QoS 1 and 2 messages on their way to the server.
+//!
+//! | phase | holds | leaves on |
+//! |---|---|---|
+//! | flight, backlog | message, not queued on this connection: a resumed session whose window is smaller | quota |
+//! | flight, queued | message, waits for the transport | drawn |
+//! | flight, sent | message | PUBACK (QoS 1), PUBREC (QoS 2) |
+//! | release | packet identifier only, for the server has the message | PUBCOMP |
+//!
+//! Flights are kept in the order of their first publication and resent in it [MQTT-4.6.0-1]; releases in the order of
+//! their PUBRECs [MQTT-4.6.0-4].
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::mqtt::basic::{PacketId, QoS};
+use crate::mqtt::message::ApplicationMessage;
+use crate::mqtt::reason::ReasonCode;
+
+use super::transmit::Publication;
+
+/// The window.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    flights: BTreeMap<u64, Flight>,
+    releases: BTreeMap<u64, Release>,
+    /// Invariant: exactly one entry for each flight and each release.
+    by_id: BTreeMap<PacketId, Place>,
+    next_seq: u64,
+    /// Flights from here on are backlog, those before are not.
+    backlog_from: u64,
+    /// PUBLISH packets that may still be sent (4.9).
+    quota: u16,
+}
+
+#[derive(Debug)]
+struct Flight {
+    packet_id: PacketId,
+    message: Rc<ApplicationMessage>,
+    phase: Phase,
+    /// It was sent on this connection or an earlier one, so the server may have it.
+    ever_sent: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Backlog,
+    Queued,
+    Sent,
+}
+
+#[derive(Debug)]
+struct Release {
+    packet_id: PacketId,
+    /// What PUBREC said.
+    reason: ReasonCode,
+    /// Its PUBLISH was sent on this connection, so its PUBCOMP gives a place of the quota back.
+    counted: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Flight(u64),
+    Release(u64),
+}
+
+/// What an acknowledgement did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Acked {
+    /// The message is settled.
+    Settled(ReasonCode),
+    /// The identifier must be released: send PUBREL.
+    Release,
+    /// Nothing has this identifier.
+    Unknown,
+    /// It does not fit what has this identifier.
+    Mismatch,
+}
+
+impl Window {
+    /// Messages under way.
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn contains(&self, id: PacketId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    /// Whether a new message can be queued at once.
+    pub(super) fn has_quota(&self) -> bool {
+        self.quota > 0 && !self.has_backlog()
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.flights.range(self.backlog_from..).next().is_some()
+    }
+
+    /// Takes in a new message; [`Window::poll_queue`] says when it goes.
+    pub(super) fn insert(&mut self, packet_id: PacketId, message: Rc<ApplicationMessage>) {
+        let seq = self.next_seq();
+        self.flights.insert(
+            seq,
+            Flight {
+                packet_id,
+                message,
+                phase: Phase::Backlog,
+                ever_sent: false,
+            },
+        );
+        let before = self.by_id.insert(packet_id, Place::Flight(seq));
+        debug_assert!(
+            before.is_none(),
+            "a packet identifier is used once at a time"
+        );
+    }
+
+    /// The next publication that the quota lets go, to be queued.
+    pub(super) fn poll_queue(&mut self) -> Option<Publication> {
+        if self.quota == 0 {
+            return None;
+        }
+        let (seq, flight) = self.flights.range_mut(self.backlog_from..).next()?;
+        self.backlog_from = seq + 1;
+        flight.phase = Phase::Queued;
+        self.quota -= 1;
+        Some(Publication {
+            message: flight.message.clone(),
+            packet_id: Some(flight.packet_id),
+            // Set exactly when it was sent before [MQTT-3.3.1-1] [MQTT-3.3.1-3].
+            dup: flight.ever_sent,
+        })
+    }
+
+    /// A queued publication has been given to the transport.
+    pub(super) fn mark_sent(&mut self, id: PacketId) {
+        if let Some(Place::Flight(seq)) = self.by_id.get(&id)
+            && let Some(flight) = self.flights.get_mut(seq)
+        {
+            flight.phase = Phase::Sent;
+            flight.ever_sent = true;
+        }
+    }
+
+    /// PUBACK.
+    pub(super) fn puback(&mut self, id: PacketId, reason: ReasonCode) -> Acked {
+        match self.sent_flight(id, QoS::AtLeastOnce) {
+            Err(acked) => acked,
+            Ok(seq) => {
+                self.remove_flight(seq, id);
+                Acked::Settled(reason)
+            }
+        }
+    }
+
+    /// PUBREC. The server has the message, so it is never sent again [MQTT-4.3.3-6].
+    pub(super) fn pubrec(&mut self, id: PacketId, reason: ReasonCode) -> Acked {
+        if let Some(Place::Release(_)) = self.by_id.get(&id) {
+            // It did not see our PUBREL.
+            return Acked::Release;
+        }
+        let seq = match self.sent_flight(id, QoS::ExactlyOnce) {
+            Err(acked) => return acked,
+            Ok(seq) => seq,
+        };
+        if reason.is_error() {
+            self.remove_flight(seq, id);
+            return Acked::Settled(reason);
+        }
+        self.flights.remove(&seq);
+        let release = Release {
+            packet_id: id,
+            reason,
+            counted: true,
+        };
+        let seq = self.next_seq();
+        self.releases.insert(seq, release);
+        self.by_id.insert(id, Place::Release(seq));
+        Acked::Release
+    }
+
+    /// PUBCOMP.
+    pub(super) fn pubcomp(&mut self, id: PacketId) -> Acked {
+        let seq = match self.by_id.get(&id) {
+            None => return Acked::Unknown,
+            Some(Place::Flight(_)) => return Acked::Mismatch,
+            Some(Place::Release(seq)) => *seq,
+        };
+        self.by_id.remove(&id);
+        let release = self
+            .releases
+            .remove(&seq)
+            .expect("`by_id` names an entry that is there");
+        if release.counted {
+            self.give_back();
+        }
+        Acked::Settled(release.reason)
+    }
+
+    /// The connection is gone: what was queued or sent on it goes back to the backlog.
+    pub(super) fn connection_lost(&mut self) {
+        self.quota = 0;
+        self.backlog_from = 0;
+        for flight in self.flights.values_mut() {
+            flight.phase = Phase::Backlog;
+        }
+        for release in self.releases.values_mut() {
+            release.counted = false;
+        }
+    }
+
+    /// The server has no session for us. What it had received (PUBREC) is settled and returned; everything else will be
+    /// published as new, so nothing is lost that was not acknowledged.
+    pub(super) fn session_lost(&mut self) -> Vec<(PacketId, ReasonCode)> {
+        for flight in self.flights.values_mut() {
+            flight.ever_sent = false;
+        }
+        let releases = core::mem::take(&mut self.releases);
+        releases
+            .into_values()
+            .map(|release| {
+                self.by_id.remove(&release.packet_id);
+                (release.packet_id, release.reason)
+            })
+            .collect()
+    }
+
+    /// A connection begins, with this many places.
+    pub(super) fn begin(&mut self, quota: u16) {
+        debug_assert!(
+            self.flights
+                .values()
+                .all(|flight| flight.phase == Phase::Backlog),
+            "nothing was sent on this connection yet"
+        );
+        self.quota = quota;
+    }
+
+    /// Takes out the messages that the server of this connection does not take.
+    pub(super) fn refuse(
+        &mut self,
+        refusal: impl Fn(&ApplicationMessage) -> Option<ReasonCode>,
+    ) -> Vec<(PacketId, ReasonCode)> {
+        let mut refused = Vec::new();
+        self.flights
+            .retain(|_, flight| match refusal(&flight.message) {
+                None => true,
+                Some(reason) => {
+                    refused.push((flight.packet_id, reason));
+                    false
+                }
+            });
+        for (id, _) in &refused {
+            self.by_id.remove(id);
+        }
+        refused
+    }
+
+    /// Identifiers to be released again on a resumed session, in order.
+    pub(super) fn releases(&self) -> impl Iterator<Item = PacketId> {
+        self.releases.values().map(|release| release.packet_id)
+    }
+
+    fn next_seq(&mut self) -> u64 {
+        self.next_seq += 1;
+        self.next_seq
+    }
+
+    /// The flight with this identifier, if it was sent on this connection at this QoS.
+    fn sent_flight(&self, id: PacketId, qos: QoS) -> Result<u64, Acked> {
+        match self.by_id.get(&id) {
+            None => Err(Acked::Unknown),
+            Some(Place::Release(_)) => Err(Acked::Mismatch),
+            Some(Place::Flight(seq)) => {
+                let flight = &self.flights[seq];
+                if flight.phase == Phase::Sent && flight.message.qos() == qos {
+                    Ok(*seq)
+                } else {
+                    Err(Acked::Mismatch)
+                }
+            }
+        }
+    }
+
+    fn remove_flight(&mut self, seq: u64, id: PacketId) {
+        self.flights.remove(&seq);
+        self.by_id.remove(&id);
+        self.give_back();
+    }
+
+    fn give_back(&mut self) {
+        // Each place was taken by one `poll_queue` on this connection, so this never exceeds where it began.
+        self.quota = self.quota.saturating_add(1);
+    }
+}
