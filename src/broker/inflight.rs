@@ -159,7 +159,10 @@ impl Inflight {
     fn unused_id(&self) -> PacketId {
         let mut id = self.next_id;
         // Identifiers go round in 65 535 sends; only what is older than that can be met again.
-        let oldest = self.entries.front().map_or(self.next_order, |sent| sent.order);
+        let oldest = self
+            .entries
+            .front()
+            .map_or(self.next_order, |sent| sent.order);
         if self.next_order - oldest >= u64::from(u16::MAX) {
             while self.position(id).is_some() {
                 id = id.next();

@@ -8,8 +8,9 @@ use crate::buffer::{Charge, Memory};
 use crate::id::{MessageId, SessionId};
 use crate::mqtt::ApplicationMessage;
 use crate::slab::GenSlab;
-use crate::time::{Duration, Instant, Now};
+use crate::time::{Instant, Now};
 
+use super::queue::REFERENCE_BYTES;
 use super::taker::Origin;
 
 /// All kept messages.
@@ -27,12 +28,10 @@ pub(super) struct Stored {
     pub(super) message: ApplicationMessage,
     /// Who published it: a retained message does not come back to a client that asked for no-local.
     pub(super) origin: Origin,
-    /// By the monotonic clock, which does not jump; [`Instant::FAR_FUTURE`] if never.
-    pub(super) expires_at: Instant,
     /// Invariant: at least one, except while the message is being routed.
     references: u32,
     residency: Residency,
-    charge: Charge,
+    _charge: Charge,
 }
 
 #[derive(Debug)]
@@ -52,8 +51,6 @@ pub(super) enum Draw<T> {
     Ready(T),
     /// It is being fetched; whoever asked is woken when it is there. With the message's name if it has to be asked for.
     Pending(Option<MessageId>),
-    /// There is nothing to be had.
-    Empty,
 }
 
 impl Messages {
@@ -68,28 +65,22 @@ impl Messages {
     /// Keeps a message with one reference, the caller's. `None` if the memory budget has no room.
     pub(super) fn insert(
         &mut self,
-        now: Now,
         message: ApplicationMessage,
-        expiry_seconds: Option<u32>,
         origin: Origin,
     ) -> Option<MessageId> {
         let charge = self
             .memory
             .try_reserve(message.footprint() + size_of::<Stored>())?;
-        let expires_at = expiry_seconds.map_or(Instant::FAR_FUTURE, |seconds| {
-            now.monotonic + Duration::from_secs(seconds.into())
-        });
         Some(self.slab.insert(Stored {
             message,
             origin,
-            expires_at,
             references: 1,
             residency: if self.fetch_every_draw {
                 Residency::Away
             } else {
                 Residency::Resident
             },
-            charge,
+            _charge: charge,
         }))
     }
 
@@ -150,9 +141,7 @@ impl Messages {
 
     /// Every message with its count of references: for `check_invariants`.
     pub(super) fn references(&self) -> impl Iterator<Item = (MessageId, u32)> {
-        self.slab
-            .iter()
-            .map(|(id, stored)| (id, stored.references))
+        self.slab.iter().map(|(id, stored)| (id, stored.references))
     }
 
     fn stored_mut(&mut self, id: MessageId) -> &mut Stored {
@@ -165,22 +154,21 @@ impl Messages {
 impl Stored {
     /// Whether its time has passed [MQTT-3.3.2-5].
     pub(super) fn is_expired(&self, now: Now) -> bool {
-        self.expires_at <= now.monotonic
+        self.message.is_expired(now.monotonic)
     }
 
-    /// Seconds left to live, a begun one counted whole [MQTT-3.3.2-6]. A message whose delivery had begun before it expired
-    /// is delivered to its end, and says 1.
-    pub(super) fn remaining_expiry(&self, now: Now) -> Option<u32> {
-        if self.expires_at == Instant::FAR_FUTURE {
-            return None;
-        }
-        let left = self.expires_at.since(now.monotonic);
-        let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
-        Some(u32::try_from(seconds).unwrap_or(u32::MAX).max(1))
+    /// When that is; [`Instant::FAR_FUTURE`] if never.
+    pub(super) fn expires_at(&self) -> Instant {
+        self.message.expires_at().unwrap_or(Instant::FAR_FUTURE)
     }
 
-    /// Bytes that it is charged, and that count against the queues it waits in.
+    /// Bytes that it counts against the queues it waits in and the retained store.
     pub(super) fn cost(&self) -> usize {
-        self.charge.bytes()
+        cost(self.message.topic(), self.message.payload())
     }
+}
+
+/// What a message counts, kept or still to be kept: its words, and a flat rate for everything around them.
+pub(super) fn cost(topic: &str, payload: &[u8]) -> usize {
+    topic.len() + payload.len() + size_of::<Stored>() + REFERENCE_BYTES
 }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::retained::Replay;
+use crate::buffer::{Charge, Memory};
 use crate::id::MessageId;
 use crate::mqtt::{QoS, SubscriptionIdentifier};
 use crate::time::Instant;
@@ -42,6 +43,8 @@ pub(super) struct Queue {
     bytes: usize,
     /// Of the entries that are messages: never later than the earliest of them.
     expires_first: Instant,
+    /// For the entries; what they refer to is charged where it is kept.
+    charge: Charge,
 }
 
 #[derive(Debug)]
@@ -52,12 +55,13 @@ pub(super) enum Entry {
 }
 
 impl Queue {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(memory: &Memory) -> Self {
         Self {
             entries: VecDeque::new(),
             messages: 0,
             bytes: 0,
             expires_first: Instant::FAR_FUTURE,
+            charge: memory.charge(0),
         }
     }
 
@@ -66,6 +70,7 @@ impl Queue {
         self.bytes += reference.cost;
         self.expires_first = self.expires_first.min(expires_at);
         self.entries.push_back(Entry::Message(reference));
+        self.charge.set(self.messages * REFERENCE_BYTES);
     }
 
     pub(super) fn push_replay(&mut self, replay: Box<Replay>) {
@@ -157,6 +162,7 @@ impl Queue {
     fn forget(&mut self, cost: usize) {
         self.messages -= 1;
         self.bytes -= cost;
+        self.charge.set(self.messages * REFERENCE_BYTES);
     }
 }
 

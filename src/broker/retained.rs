@@ -86,11 +86,6 @@ impl Retained {
         Some(entry.message)
     }
 
-    /// A topic's message.
-    pub(super) fn get(&self, topic: &str) -> Option<MessageId> {
-        self.topics.get(topic).map(|entry| entry.message)
-    }
-
     /// Takes out one message that has expired by `now`.
     pub(super) fn pop_expired(&mut self, now: Instant) -> Option<MessageId> {
         let ((at, _), topic) = self.expiries.first_key_value()?;
@@ -207,9 +202,7 @@ impl Replay {
         }
         let prefix = &self.filter[..self.prefix];
         let behind = match &self.position {
-            Position::Behind(Some(topic)) if **topic >= *prefix => {
-                Bound::Excluded(topic.clone())
-            }
+            Position::Behind(Some(topic)) if **topic >= *prefix => Bound::Excluded(topic.clone()),
             _ => Bound::Included(prefix.into()),
         };
         let range = retained.topics.range((behind, Bound::Unbounded));
@@ -292,7 +285,11 @@ mod tests {
         assert_eq!(replay(&retained, "a/+", 100), [5, 1]);
         assert_eq!(replay(&retained, "+/b/#", 100), [1, 4]);
         assert_eq!(replay(&retained, "nothing", 100), []);
-        assert_eq!(replay(&retained, "#", 100).len(), 7, "not what begins with $");
+        assert_eq!(
+            replay(&retained, "#", 100).len(),
+            7,
+            "not what begins with $"
+        );
         assert_eq!(replay(&retained, "$SYS/#", 100), [6]);
     }
 
@@ -320,7 +317,10 @@ mod tests {
         };
         let never = Instant::FAR_FUTURE;
         assert_eq!(retained.store("a", message(0), 10, never, limits), Ok(None));
-        assert_eq!(retained.store("b", message(1), 10, never, limits), Err(Full));
+        assert_eq!(
+            retained.store("b", message(1), 10, never, limits),
+            Err(Full)
+        );
         assert_eq!(
             retained.store("a", message(2), 10, never, limits),
             Ok(Some(message(0)))
@@ -329,7 +329,7 @@ mod tests {
             retained.store("a", message(3), 5000, never, limits),
             Err(Full)
         );
-        assert_eq!(retained.get("a"), Some(message(2)));
+        assert_eq!(retained.iter().collect::<Vec<_>>(), [("a", message(2))]);
     }
 
     #[test]
