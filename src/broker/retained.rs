@@ -183,7 +183,7 @@ impl Replay {
             let whole = if self.filter.contains(['+', '#']) {
                 self.filter[self.prefix..]
                     .starts_with('#')
-                    .then(|| self.filter[..self.prefix].trim_end_matches('/'))
+                    .then(|| self.filter[..self.prefix.saturating_sub(1)].as_ref())
             } else {
                 Some(&*self.filter)
             };

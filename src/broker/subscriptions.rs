@@ -419,6 +419,7 @@ mod tests {
     use super::*;
     use crate::id::SessionId;
     use crate::mqtt::topic;
+    use crate::rng::Rng;
     use crate::slab::Key;
 
     fn trie() -> Subscriptions {
