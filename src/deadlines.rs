@@ -1,8 +1,9 @@
 //! A heap of deadlines with lazy re-arming: what every machine keeps its timers in.
 //!
-//! Touching a keep-alive on every packet must cost a store, not a heap operation. So an entry that fires is only a
-//! question: its owner compares `now` with the deadline that it keeps itself, and arms the key again if that has moved.
-//! Entries whose owner is gone answer themselves, for keys carry generations.
+//! Touching a keep-alive on every packet must cost a store, not a heap operation. So an entry that
+//! fires is only a question: its owner compares `now` with the deadline that it keeps itself, and
+//! arms the key again if that has moved. Entries whose owner is gone answer themselves, for keys
+//! carry generations.
 
 use core::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -23,8 +24,9 @@ impl<K: Ord + Copy> Deadlines<K> {
         }
     }
 
-    /// Asks to be woken for `key` at `at`. The owner arms a key once and re-arms it when it fires; arming it again
-    /// for an *earlier* time is right too, and leaves a stale entry that the owner must tolerate.
+    /// Asks to be woken for `key` at `at`. The owner arms a key once and re-arms it when it fires;
+    /// arming it again for an *earlier* time is right too, and leaves a stale entry that the owner
+    /// must tolerate.
     pub fn arm(&mut self, at: Instant, key: K) {
         if at < Instant::FAR_FUTURE {
             self.heap.push(Reverse((at, key)));

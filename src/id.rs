@@ -1,7 +1,8 @@
 //! Names for things that outlive a function call.
 //!
-//! Slots are reused, so an id is a slot *and* a generation: an id that has gone stale misses, it never finds the next
-//! tenant. Ids are small, `Copy`, ordered (for deterministic iteration) and mean nothing outside this process.
+//! Slots are reused, so an id is a slot *and* a generation: an id that has gone stale misses, it
+//! never finds the next tenant. Ids are small, `Copy`, ordered (for deterministic iteration) and
+//! mean nothing outside this process.
 
 use core::fmt;
 
@@ -84,6 +85,7 @@ impl fmt::Display for RequestId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleId(pub u16);
 
-/// Log sequence number: a place in the journal. What is at or below the synced mark survives a power cut.
+/// Log sequence number: a place in the journal. What is at or below the synced mark survives a
+/// power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Lsn(pub u64);

@@ -1,7 +1,9 @@
-//! What field devices say and are told, in words that the field, the pipeline and the gateway share.
+//! What field devices say and are told, in words that the field, the pipeline and the gateway
+//! share.
 //!
-//! A *point* is one named value of one device. A driver turns bytes into a [`Reading`]; the pipeline turns readings into
-//! messages and command messages into a [`PointWrite`]; whoever carried it out answers with [`Written`].
+//! A *point* is one named value of one device. A driver turns bytes into a [`Reading`]; the
+//! pipeline turns readings into messages and command messages into a [`PointWrite`]; whoever
+//! carried it out answers with [`Written`].
 
 use core::fmt;
 
@@ -222,7 +224,8 @@ pub struct Written {
     pub outcome: Result<Value, Fault>,
 }
 
-/// What is known of a point before anything is measured: from the driver's table, and from the configuration.
+/// What is known of a point before anything is measured: from the driver's table, and from the
+/// configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PointSpec {
     /// Its name, the last level of its topic.
@@ -231,7 +234,8 @@ pub struct PointSpec {
     pub kind: PointKind,
     /// Of its values, as written in messages; empty if they have none.
     pub unit: Box<str>,
-    /// The smallest step that means something, in `unit`; 0: as the value comes. Values are rounded to it.
+    /// The smallest step that means something, in `unit`; 0: as the value comes. Values are rounded
+    /// to it.
     pub resolution: f64,
     /// What the sensor can measure, in `unit`; beyond it is a fault.
     pub range: Option<(f64, f64)>,

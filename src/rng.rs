@@ -1,13 +1,14 @@
 //! The one source of chance: seeded by the host, so that a run can be replayed from its seed.
 //!
-//! It also seeds every hasher. Client ids and topics come from strangers, so a map with a fixed seed could be
-//! flooded with colliding keys; a map seeded by itself would make two runs differ.
+//! It also seeds every hasher. Client ids and topics come from strangers, so a map with a fixed
+//! seed could be flooded with colliding keys; a map seeded by itself would make two runs differ.
 
 use core::hash::BuildHasher;
 
 use crate::time::Duration;
 
-/// A map whose hasher is seeded from [`Rng::hash_state`]. Nothing may depend on its iteration order.
+/// A map whose hasher is seeded from [`Rng::hash_state`]. Nothing may depend on its iteration
+/// order.
 pub type HashMap<K, V> = std::collections::HashMap<K, V, HashState>;
 
 /// xoshiro256++ by Blackman and Vigna: 256 bits of state, passes `BigCrush`, not for secrets.
@@ -92,7 +93,8 @@ impl Rng {
     }
 }
 
-/// Builds the hashers of one map; only an [`Rng`] makes one, so no map is seeded by the system or by default.
+/// Builds the hashers of one map; only an [`Rng`] makes one, so no map is seeded by the system or
+/// by default.
 #[derive(Debug, Clone)]
 pub struct HashState(ahash::RandomState);
 
@@ -116,7 +118,8 @@ mod tests {
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));
-        // The published generator's own first value for this state: a recorded seed must replay for ever.
+        // The published generator's own first value for this state: a recorded seed must replay for
+        // ever.
         let mut reference = Rng {
             state: [1, 2, 3, 4],
         };

@@ -1,7 +1,8 @@
 //! Slots with generations.
 //!
-//! [`GenSlab`] mints the keys of what it stores; [`IdTable`] follows keys that somebody else mints (the host's
-//! connections, the gateway's points). In both, a stale key is a miss, never another tenant.
+//! [`GenSlab`] mints the keys of what it stores; [`IdTable`] follows keys that somebody else mints
+//! (the host's connections, the gateway's points). In both, a stale key is a miss, never another
+//! tenant.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -22,7 +23,8 @@ pub trait Key: Copy + Ord + fmt::Debug {
 #[derive(Debug, Clone)]
 pub struct GenSlab<K, T> {
     entries: Slab<T>,
-    /// Invariant: as long as `entries` ever was; the generation of the present or next tenant of each slot.
+    /// Invariant: as long as `entries` ever was; the generation of the present or next tenant of
+    /// each slot.
     generations: Vec<u32>,
     key: PhantomData<K>,
 }
@@ -103,7 +105,8 @@ impl<K: Key, T> GenSlab<K, T> {
             .map(|(slot, value)| (K::from_parts(slot_u32(slot), generations[slot]), value))
     }
 
-    /// Keys in order of their slots, detached from the slab so that entries may be removed on the way.
+    /// Keys in order of their slots, detached from the slab so that entries may be removed on the
+    /// way.
     pub fn keys(&self) -> Vec<K> {
         self.iter().map(|(key, _)| key).collect()
     }
@@ -131,7 +134,8 @@ impl<K: Key, T> Default for GenSlab<K, T> {
 
 /// A table beside a [`GenSlab`]: it stores values under keys that were minted elsewhere.
 ///
-/// Slots are dense, so this is a vector; a key of a later generation evicts nothing by itself, the owner removes first.
+/// Slots are dense, so this is a vector; a key of a later generation evicts nothing by itself, the
+/// owner removes first.
 #[derive(Debug, Clone)]
 pub struct IdTable<K, T> {
     slots: Vec<Option<(u32, T)>>,

@@ -1,8 +1,9 @@
 //! Time as values: nobody in the core asks for it, the host hands it in.
 //!
-//! [`Instant`] is `CLOCK_MONOTONIC` in nanoseconds, the clock with which the kernel stamps GPIO edges. An edge may
-//! therefore be *later* than the `now` of the turn that handles it, so subtraction saturates. [`WallTime`] is a
-//! separate field: it jumps, it may not be set yet, and no timer runs on it except expiry across restarts.
+//! [`Instant`] is `CLOCK_MONOTONIC` in nanoseconds, the clock with which the kernel stamps GPIO
+//! edges. An edge may therefore be *later* than the `now` of the turn that handles it, so
+//! subtraction saturates. [`WallTime`] is a separate field: it jumps, it may not be set yet, and no
+//! timer runs on it except expiry across restarts.
 
 use core::fmt;
 use core::ops::Add;
@@ -19,8 +20,8 @@ pub struct Now {
 }
 
 impl Now {
-    /// The wall time at which something happened that carries a monotonic stamp, `None` while the clock is not
-    /// known to be right.
+    /// The wall time at which something happened that carries a monotonic stamp, `None` while the
+    /// clock is not known to be right.
     pub fn wall_at(&self, at: Instant) -> Option<WallTime> {
         if !self.wall.is_plausible() {
             return None;
@@ -82,8 +83,8 @@ impl Add<Duration> for Instant {
 pub struct WallTime(i64);
 
 impl WallTime {
-    /// 2026-11-01T00:00:00Z. A clock before this has not been set: the code did not exist then. A Pi has no battery
-    /// behind its clock and starts in 1970, or where its last run stopped.
+    /// 2026-11-01T00:00:00Z. A clock before this has not been set: the code did not exist then. A
+    /// Pi has no battery behind its clock and starts in 1970, or where its last run stopped.
     pub const EARLIEST_PLAUSIBLE: Self = Self(1_793_491_200_000_000_000);
 
     /// From nanoseconds since the Unix epoch.
@@ -143,8 +144,9 @@ impl fmt::Display for WallTime {
 
 const MILLIS_PER_DAY: i64 = 86_400_000;
 
-/// Days since 1970-01-01 to a date of the proleptic Gregorian calendar. Years are counted from March, so that the
-/// leap day is the last of its year and months have a fixed rhythm of 153 days in five.
+/// Days since 1970-01-01 to a date of the proleptic Gregorian calendar. Years are counted from
+/// March, so that the leap day is the last of its year and months have a fixed rhythm of 153 days
+/// in five.
 fn civil_from_days(days: i64) -> (i64, i64, i64) {
     const DAYS_PER_400_YEARS: i64 = 146_097;
     const DAYS_FROM_0000_03_01_TO_1970_01_01: i64 = 719_468;

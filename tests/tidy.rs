@@ -1,8 +1,9 @@
 //! The house rules that a compiler does not check.
 //!
-//! * Who may import whom (the table in `src/lib.rs`): never sideways between machines, never upwards.
-//! * What the deterministic core may not touch: clocks, sockets, files, threads, the environment, shared mutability,
-//!   maps whose order is random.
+//! * Who may import whom (the table in `src/lib.rs`): never sideways between machines, never
+//!   upwards.
+//! * What the deterministic core may not touch: clocks, sockets, files, threads, the environment,
+//!   shared mutability, maps whose order is random.
 //! * Where unsafe code may be, and that every file says what it is for.
 //! * That a new file stands in a room that the map knows.
 
@@ -14,7 +15,8 @@ struct Room {
     name: &'static str,
     /// Modules (first path segment below `src/`) in this room.
     modules: &'static [&'static str],
-    /// Rooms below, from which its modules may import. Modules of one room see each other only if `own` says so.
+    /// Rooms below, from which its modules may import. Modules of one room see each other only if
+    /// `own` says so.
     below: &'static [&'static str],
     /// Whether modules of this room may import one another.
     own: bool,
@@ -128,10 +130,12 @@ const BANNED_IN_THE_CORE: &[(&str, &str)] = &[
 /// The one exception: the seeded map is made of the standard one.
 const EXCEPTIONS: &[(&str, &str)] = &[("src/rng.rs", "collections::HashMap")];
 
-/// What only the host may import, also outside the pure rooms (`cli` reads arguments and files, but opens no device).
+/// What only the host may import, also outside the pure rooms (`cli` reads arguments and files, but
+/// opens no device).
 const HOST_ONLY: &[&str] = &["mio::", "libc::", "rppal::", "gpiocdev::", "serialport::"];
 
-/// Files and folders that the top level may have, each with its reason in DESIGN or in being a file any repository has.
+/// Files and folders that the top level may have, each with its reason in DESIGN or in being a file
+/// any repository has.
 const TOP_LEVEL: &[&str] = &[
     ".ci",
     ".git",
@@ -281,10 +285,14 @@ fn every_file_stands_in_a_room() {
     let lib = fs::read_to_string(root().join("src/lib.rs")).expect("src/lib.rs");
     for room in HOUSE {
         for module in room.modules {
-            assert!(
-                lib.contains(&format!("pub mod {module};")),
-                "{module} is on the map and not in lib.rs"
-            );
+            if !lib.contains(&format!("pub mod {module};")) {
+                // A room that is planned: its place is kept, and nothing may be in it.
+                assert!(
+                    !root().join("src").join(module).exists(),
+                    "{module} is not in lib.rs"
+                );
+                continue;
+            }
             assert!(
                 lib.contains(&format!("[`{module}`]")),
                 "{module} is not in the table of lib.rs"
@@ -313,8 +321,13 @@ fn lines_fit_and_lints_are_expected_not_allowed() {
     let mut wrong = Vec::new();
     for file in sources() {
         for (number, line) in file.text.lines().enumerate() {
-            if line.chars().count() > 120 {
-                wrong.push(format!("{}:{}: over 120 columns", file.name(), number + 1));
+            let is_table = line
+                .trim_start()
+                .trim_start_matches('/')
+                .trim_start_matches('!')
+                .starts_with(" |");
+            if line.chars().count() > 100 && !is_table {
+                wrong.push(format!("{}:{}: over 100 columns", file.name(), number + 1));
             }
             if line.trim_start().starts_with("#[allow(")
                 || line.trim_start().starts_with("#![allow(")

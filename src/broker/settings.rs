@@ -4,12 +4,15 @@
 
 use crate::time::Duration;
 
-/// The broker's settings. A reload applies them to what comes after it; sessions keep what they were told.
+/// The broker's settings. A reload applies them to what comes after it; sessions keep what they
+/// were told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Network connections at once; the next one is closed, after CONNACK 0x97 if there is time for it.
+    /// Network connections at once; the next one is closed, after CONNACK 0x97 if there is time for
+    /// it.
     pub max_connections: u32,
-    /// Largest packet that we take, in bytes, told in CONNACK [MQTT-3.2.2-15]; a larger one closes with 0x95.
+    /// Largest packet that we take, in bytes, told in CONNACK [MQTT-3.2.2-15]; a larger one closes
+    /// with 0x95.
     pub max_packet_size: u32,
     /// QoS 1 and 2 messages that a client may have unacknowledged towards us.
     pub receive_maximum: u16,
@@ -19,7 +22,8 @@ pub struct Settings {
     pub keep_alive_override: Option<u16>,
     /// Sessions live at most this long without a connection. `None`: without limit.
     pub max_session_expiry: Option<Duration>,
-    /// QoS 1 and 2 messages that we keep unacknowledged towards a subscriber that names no Receive Maximum.
+    /// QoS 1 and 2 messages that we keep unacknowledged towards a subscriber that names no Receive
+    /// Maximum.
     pub inflight_maximum: u16,
     /// All buffers, queues and tables together, in bytes.
     pub memory: usize,
@@ -91,7 +95,8 @@ pub enum WhenFull {
     DropNewest,
     /// The one that has waited longest.
     DropOldest,
-    /// The publisher is told 0x97 if it is a 5.0 client that waits for an answer; the message reaches nobody.
+    /// The publisher is told 0x97 if it is a 5.0 client that waits for an answer; the message
+    /// reaches nobody.
     Refuse,
     /// The subscriber's connection is closed with 0x97; its session and queue stay.
     Disconnect,

@@ -1,7 +1,8 @@
 //! The memory accountant: one budget over all buffers, queues and tables, and the pool of chunks.
 //!
-//! A [`Memory`] is a handle; its clones share one account, which is why it can live in every buffer without being passed
-//! around. Charges give themselves back when dropped, so an account cannot leak while values do not.
+//! A [`Memory`] is a handle; its clones share one account, which is why it can live in every buffer
+//! without being passed around. Charges give themselves back when dropped, so an account cannot
+//! leak while values do not.
 
 use core::cell::Cell;
 use core::fmt;
@@ -23,7 +24,8 @@ struct Account {
     used: Cell<usize>,
     peak: Cell<usize>,
     refused: Cell<u64>,
-    /// Invariant: at most [`FREE_CHUNKS_MAX`], each [`CHUNK_SIZE`] long. `Cell` by taking and putting back.
+    /// Invariant: at most [`FREE_CHUNKS_MAX`], each [`CHUNK_SIZE`] long. `Cell` by taking and
+    /// putting back.
     free: Cell<Vec<Box<[u8]>>>,
 }
 
@@ -48,7 +50,8 @@ impl Memory {
         Some(self.charge(bytes))
     }
 
-    /// Charges `bytes` whatever the budget says: for what is small, bounded elsewhere, and must not fail.
+    /// Charges `bytes` whatever the budget says: for what is small, bounded elsewhere, and must not
+    /// fail.
     pub fn charge(&self, bytes: usize) -> Charge {
         self.0.add(bytes);
         Charge {
@@ -62,8 +65,8 @@ impl Memory {
         self.0.used.get().saturating_add(bytes) <= self.0.limit.get()
     }
 
-    /// A chunk, from the pool if it has one. Never refused: chunks are bounded by connections, and an acknowledgement
-    /// must get out even when the budget is spent.
+    /// A chunk, from the pool if it has one. Never refused: chunks are bounded by connections, and
+    /// an acknowledgement must get out even when the budget is spent.
     pub fn chunk(&self) -> Chunk {
         let mut free = self.0.free.take();
         let bytes = free
@@ -158,7 +161,8 @@ impl Drop for Charge {
     }
 }
 
-/// [`CHUNK_SIZE`] bytes that return to the pool when dropped. What they held before is still in them.
+/// [`CHUNK_SIZE`] bytes that return to the pool when dropped. What they held before is still in
+/// them.
 #[derive(Debug)]
 pub struct Chunk {
     bytes: Box<[u8]>,

@@ -8,8 +8,9 @@
 //! | [`SendQueue`] | encoded bytes for one peer | [`HIGH_WATER`]: above it takers keep references |
 //! | [`Outbox`] | all send queues, and whose turn it is | one queue a connection |
 //!
-//! Small things are copied into chunks, large ones are shared ([`COPY_MAX`]); an idle connection holds no chunk at all.
-//! There is no unsafe code here: chunks are zeroed once and recycled, so reading into them needs none.
+//! Small things are copied into chunks, large ones are shared ([`COPY_MAX`]); an idle connection
+//! holds no chunk at all. There is no unsafe code here: chunks are zeroed once and recycled, so
+//! reading into them needs none.
 
 mod memory;
 mod outbox;

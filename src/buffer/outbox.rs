@@ -50,7 +50,8 @@ impl Outbox {
         self.queues.remove(conn);
     }
 
-    /// The queue, to append to; the connection is offered to the host this turn. `None`: it is gone.
+    /// The queue, to append to; the connection is offered to the host this turn. `None`: it is
+    /// gone.
     pub fn write(&mut self, conn: ConnId) -> Option<&mut SendQueue> {
         self.wake(conn);
         self.queue_mut(conn)

@@ -4,12 +4,17 @@ use core::fmt;
 use core::ops::{Deref, Range};
 use std::rc::Rc;
 
+<<<<<<< HEAD
 use super::Charge;
 
 /// Counted, immutable bytes; a clone costs an increment. Not atomic and not `Send`: one thread owns all of it.
+=======
+/// Counted, immutable bytes; a clone costs an increment. Not atomic and not `Send`: one thread owns
+/// all of it.
+>>>>>>> main
 ///
-/// Small bodies are one allocation of their own size. A large one that was read straight into place keeps the buffer
-/// that it was read into, with the packet's head in front of it.
+/// Small bodies are one allocation of their own size. A large one that was read straight into place
+/// keeps the buffer that it was read into, with the packet's head in front of it.
 #[derive(Clone, Default)]
 pub struct Payload(Repr);
 

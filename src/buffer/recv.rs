@@ -1,13 +1,15 @@
 //! What a peer has sent and nobody has parsed yet.
 //!
-//! The gateway owns it, the host reads into [`RecvBuffer::spare`], the parser looks at [`RecvBuffer::bytes`] and
-//! consumes whole frames. An empty buffer holds no memory. A frame that does not fit in a chunk is announced with
-//! [`RecvBuffer::expect_frame`]: its whole length is reserved against the budget at once, but allocated only as its bytes
-//! arrive, and its body can be taken without a copy.
+//! The gateway owns it, the host reads into [`RecvBuffer::spare`], the parser looks at
+//! [`RecvBuffer::bytes`] and consumes whole frames. An empty buffer holds no memory. A frame that
+//! does not fit in a chunk is announced with [`RecvBuffer::expect_frame`]: its whole length is
+//! reserved against the budget at once, but allocated only as its bytes arrive, and its body can be
+//! taken without a copy.
 
 use super::{CHUNK_SIZE, Charge, Chunk, Memory};
 
-/// A large frame's buffer grows by this much at a time, so that a peer pays in bytes sent for bytes held.
+/// A large frame's buffer grows by this much at a time, so that a peer pays in bytes sent for bytes
+/// held.
 pub const GROW_STEP: usize = 64 * 1024;
 
 /// Unparsed bytes of one connection or serial port.
@@ -26,8 +28,8 @@ enum Store {
         start: usize,
         end: usize,
     },
-    /// One frame of `total` bytes, of which `filled` are here. Invariant: `filled <= total`, `filled <= bytes.len()`,
-    /// and nothing of the next frame is ever in it.
+    /// One frame of `total` bytes, of which `filled` are here. Invariant: `filled <= total`,
+    /// `filled <= bytes.len()`, and nothing of the next frame is ever in it.
     Frame {
         bytes: Vec<u8>,
         filled: usize,
@@ -45,8 +47,8 @@ impl RecvBuffer {
         }
     }
 
-    /// Where the host may read to next; never empty unless a whole frame waits to be parsed. What is read counts only once
-    /// [`RecvBuffer::commit`] says so.
+    /// Where the host may read to next; never empty unless a whole frame waits to be parsed. What
+    /// is read counts only once [`RecvBuffer::commit`] says so.
     pub fn spare(&mut self) -> &mut [u8] {
         if matches!(self.store, Store::Empty) {
             self.store = Store::Chunk {
@@ -141,8 +143,9 @@ impl RecvBuffer {
         self.release_if_drained();
     }
 
-    /// Says that the frame at the front is `total` bytes long and not yet whole. If it does not fit in a chunk, its length is
-    /// reserved and further reads go straight to its place. `Err` if the budget refuses: the caller closes or pauses.
+    /// Says that the frame at the front is `total` bytes long and not yet whole. If it does not fit
+    /// in a chunk, its length is reserved and further reads go straight to its place. `Err` if the
+    /// budget refuses: the caller closes or pauses.
     pub fn expect_frame(&mut self, total: usize) -> Result<(), OverBudget> {
         if total <= CHUNK_SIZE || matches!(self.store, Store::Frame { .. }) {
             return Ok(());
@@ -162,8 +165,9 @@ impl RecvBuffer {
         Ok(())
     }
 
-    /// Takes the buffer of a large frame that is whole, so that its payload can be shared without a copy. `None` if
-    /// the front is not such a frame; then it is small and lies in [`RecvBuffer::bytes`].
+    /// Takes the buffer of a large frame that is whole, so that its payload can be shared without a
+    /// copy. `None` if the front is not such a frame; then it is small and lies in
+    /// [`RecvBuffer::bytes`].
     pub fn take_frame(&mut self) -> Option<Vec<u8>> {
         match &mut self.store {
             Store::Frame {
@@ -181,7 +185,8 @@ impl RecvBuffer {
         }
     }
 
-    /// Whether the front is a large frame and all of it is here: [`RecvBuffer::take_frame`] will answer.
+    /// Whether the front is a large frame and all of it is here: [`RecvBuffer::take_frame`] will
+    /// answer.
     pub fn has_large_frame(&self) -> bool {
         matches!(&self.store, Store::Frame { filled, total, .. } if filled == total)
     }

@@ -1,7 +1,8 @@
 //! Encoded bytes on their way to one peer: small things copied side by side, large ones shared.
 //!
-//! Measured sender cost per message on loopback decides: up to 2 KiB a copy into a contiguous chunk is cheaper than one more
-//! element of a gathered write, from 16 KiB on it is dearer, in between they tie (`cargo bench --bench buffer`).
+//! Measured sender cost per message on loopback decides: up to 2 KiB a copy into a contiguous chunk
+//! is cheaper than one more element of a gathered write, from 16 KiB on it is dearer, in between
+//! they tie (`cargo bench --bench buffer`).
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -53,7 +54,8 @@ impl SendQueue {
         }
     }
 
-    /// Appends `len` bytes and gives them to be written, all of them, by the caller. They are contiguous.
+    /// Appends `len` bytes and gives them to be written, all of them, by the caller. They are
+    /// contiguous.
     pub fn reserve(&mut self, len: usize) -> &mut [u8] {
         self.len += len;
         if len > CHUNK_SIZE {
@@ -107,7 +109,8 @@ impl SendQueue {
         self.len == 0
     }
 
-    /// Whether whoever fills this queue had more to add when it was last asked: the host asks again once this is sent.
+    /// Whether whoever fills this queue had more to add when it was last asked: the host asks again
+    /// once this is sent.
     pub fn has_more(&self) -> bool {
         self.more
     }
@@ -117,8 +120,8 @@ impl SendQueue {
         self.more = more;
     }
 
-    /// The front as slices for a gathered write: at most `slices.len()` of them, of at most `budget` bytes together.
-    /// Returns how many were set.
+    /// The front as slices for a gathered write: at most `slices.len()` of them, of at most
+    /// `budget` bytes together. Returns how many were set.
     pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>], budget: usize) -> usize {
         let mut left = budget;
         let mut count = 0;

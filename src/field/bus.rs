@@ -1,7 +1,7 @@
 //! Transfers: what a driver may ask of a bus, and what comes back.
 //!
-//! Every bus has a worker that carries out one transfer at a time, because Linux offers no readiness for them. The
-//! files of `/proc` and `/sys` are a bus too, for reading them can block.
+//! Every bus has a worker that carries out one transfer at a time, because Linux offers no
+//! readiness for them. The files of `/proc` and `/sys` are a bus too, for reading them can block.
 
 use smallvec::SmallVec;
 
@@ -70,7 +70,8 @@ pub enum BusReply {
 /// Why a transfer failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BusError {
-    /// Nothing acknowledged the address (`ENXIO`, `EREMOTEIO`), or there is no such file (`ENOENT`).
+    /// Nothing acknowledged the address (`ENXIO`, `EREMOTEIO`), or there is no such file
+    /// (`ENOENT`).
     NoAnswer,
     /// The kernel or the worker gave up waiting (`ETIMEDOUT`, `EAGAIN`).
     Timeout,

@@ -40,7 +40,8 @@ pub enum LineRef {
     Offset(u32),
     /// By the name that the device tree gives it: `GPIO17`.
     Name(Box<str>),
-    /// By pin of the 40-pin header, 1 to 40. Translated to an offset when the configuration is read.
+    /// By pin of the 40-pin header, 1 to 40. Translated to an offset when the configuration is
+    /// read.
     Pin(u8),
 }
 
@@ -58,7 +59,8 @@ pub enum Direction {
     },
     /// Driven.
     Output {
-        /// The level from the moment of the request: there is no moment without one. `None`: as the line is now.
+        /// The level from the moment of the request: there is no moment without one. `None`: as the
+        /// line is now.
         initial: Option<bool>,
         /// How active and inactive are driven.
         drive: Drive,

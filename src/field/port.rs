@@ -7,7 +7,8 @@ use crate::point::Fault;
 /// A port as the host opens it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortSettings {
-    /// A device node, best one of `/dev/serial/by-id` or `/dev/serial/by-path`, which survive a replug.
+    /// A device node, best one of `/dev/serial/by-id` or `/dev/serial/by-path`, which survive a
+    /// replug.
     pub path: Box<str>,
     /// Bits per second.
     pub baud: u32,
@@ -40,7 +41,8 @@ pub enum PortCommand {
         /// What to open.
         settings: PortSettings,
     },
-    /// Send bytes, after all that was sent before. What the port cannot take within the host's limit is an error.
+    /// Send bytes, after all that was sent before. What the port cannot take within the host's
+    /// limit is an error.
     Write {
         /// A port that is open.
         port: PortId,

@@ -31,7 +31,8 @@ pub enum Driver {
 /// Which of the machine's own figures to read; the points are those of the driver's table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SystemSettings {
-    /// The thermal zone's or hwmon channel's file with milli-degrees Celsius; `None`: the first thermal zone.
+    /// The thermal zone's or hwmon channel's file with milli-degrees Celsius; `None`: the first
+    /// thermal zone.
     pub temperature: Option<Box<str>>,
     /// The path whose file system is reported.
     pub disk: Box<str>,
@@ -154,9 +155,11 @@ pub struct LinesSettings {
     pub port_name: Box<str>,
     /// How to open it. Devices of one port share it.
     pub port: PortSettings,
-    /// A regular expression with a named group for each point that is read. A line that does not match is counted.
+    /// A regular expression with a named group for each point that is read. A line that does not
+    /// match is counted.
     pub pattern: Option<Box<str>>,
-    /// Sent every `every` to ask for a line, its terminator included; `None`: the device speaks by itself.
+    /// Sent every `every` to ask for a line, its terminator included; `None`: the device speaks by
+    /// itself.
     pub poll: Option<Box<str>>,
     /// A line longer than this is discarded and counted.
     pub line_max: usize,
@@ -171,7 +174,8 @@ pub struct LinesPoint {
     pub kind: TextKind,
     /// A group of the pattern has its name.
     pub read: bool,
-    /// What is sent for `…/set`: a template in which `{value}` stands for the value, its terminator included.
+    /// What is sent for `…/set`: a template in which `{value}` stands for the value, its terminator
+    /// included.
     pub command: Option<Box<str>>,
     /// How booleans are written in commands and understood in lines: inactive, active.
     pub booleans: (Box<str>, Box<str>),

@@ -1,7 +1,7 @@
 //! Everything that crosses between the gateway and its host, in both directions.
 //!
-//! A host reports what happened with [`Input`] and does what [`Output`] says. There are two hosts: `crate::host`, which knows
-//! Linux, and the simulation in `tests/`, which knows only a seed.
+//! A host reports what happened with [`Input`] and does what [`Output`] says. There are two hosts:
+//! `crate::host`, which knows Linux, and the simulation in `tests/`, which knows only a seed.
 
 use super::settings::{Bind, Config};
 use crate::buffer::Payload;
@@ -30,14 +30,16 @@ pub enum Input {
         /// For the log and for limits.
         peer: Peer,
     },
-    /// Bytes lie in the connection's receive buffer. A count of 0 asks to parse what is kept there (see `poll_resumed`).
+    /// Bytes lie in the connection's receive buffer. A count of 0 asks to parse what is kept there
+    /// (see `poll_resumed`).
     Received {
         /// Whose.
         conn: ConnId,
         /// How many are new.
         count: usize,
     },
-    /// A connection is gone. Exactly once for each, also after [`Output::Close`]; its slot is reused only afterwards.
+    /// A connection is gone. Exactly once for each, also after [`Output::Close`]; its slot is
+    /// reused only afterwards.
     Closed {
         /// Whose.
         conn: ConnId,
@@ -81,7 +83,8 @@ pub enum Input {
     },
     /// An answer of the journal.
     Journal(JournalEvent),
-    /// Stop cleanly: outputs to their safe state, `offline`, DISCONNECT. [`Notice::Stopped`] says when it is done.
+    /// Stop cleanly: outputs to their safe state, `offline`, DISCONNECT. [`Notice::Stopped`] says
+    /// when it is done.
     Stop,
 }
 
@@ -166,7 +169,8 @@ pub enum Output {
         request: RequestId,
         /// What to do.
         op: BusOp,
-        /// After this the host answers [`crate::field::bus::BusError::Timeout`] whatever the worker does.
+        /// After this the host answers [`crate::field::bus::BusError::Timeout`] whatever the worker
+        /// does.
         deadline: Instant,
     },
     /// For a GPIO line.
@@ -194,7 +198,8 @@ pub enum Output {
 /// How to close a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseHow {
-    /// Write what is queued, shut down writing, discard input until EOF or a second has passed: so that a reason code arrives.
+    /// Write what is queued, shut down writing, discard input until EOF or a second has passed: so
+    /// that a reason code arrives.
     AfterFlush {
         /// Until then.
         deadline: Instant,
@@ -219,7 +224,8 @@ pub enum Notice {
     Stopped,
 }
 
-/// What the journal is asked. Until there is one, only fetches exist: a message that is not in memory is asked for by name.
+/// What the journal is asked. Until there is one, only fetches exist: a message that is not in
+/// memory is asked for by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JournalCommand {
     /// Bring this message's bytes; answered by [`JournalEvent::Fetched`].

@@ -1,4 +1,5 @@
-//! The configuration as meant: validated whole, complete, comparable. Reloading is a difference of two of these.
+//! The configuration as meant: validated whole, complete, comparable. Reloading is a difference of
+//! two of these.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! What the configuration may say about how a point is published: validated, complete, with every default filled in.
+//! What the configuration may say about how a point is published: validated, complete, with every
+//! default filled in.
 
 use crate::mqtt::QoS;
 use crate::point::PointSpec;
@@ -7,8 +8,11 @@ use crate::time::Duration;
 /// How one point's values become messages, and messages commands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PointSettings {
-    /// From the driver's table, with the configuration's `unit`, `min` and `max` already in it.
+    /// From the driver's table, with the configuration's `unit`, `min` and `max` already in it. `resolution` and `range` are
+    /// in the published unit, that is after `scale` and `offset`: see [`scaled`].
     pub spec: PointSpec,
+    /// What its values are, and hence what a command may say.
+    pub value_type: ValueType,
     /// Where its values go: `BASE/DEVICE/POINT`, or what `topic` says.
     pub topic: Box<str>,
     /// Of its values.
@@ -21,7 +25,8 @@ pub struct PointSettings {
     pub time_format: TimeFormat,
     /// The words for inactive and active.
     pub booleans: (Box<str>, Box<str>),
-    /// The published value is `raw × scale + offset`; a command is turned back by the inverse. `scale` is not 0.
+    /// The published value is `raw × scale + offset`; a command is turned back by the inverse.
+    /// `scale` is not 0.
     pub scale: f64,
     /// See `scale`.
     pub offset: f64,
@@ -41,6 +46,34 @@ pub struct PointSettings {
     pub accept_retained: bool,
     /// What it says is simulated, and says so.
     pub simulated: bool,
+}
+
+/// What the values of a point are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ValueType {
+    /// Active or inactive: commands are words.
+    Bool,
+    /// A number, within the point's range.
+    Number,
+    /// Text: a command is taken as it is.
+    Text,
+}
+
+/// A driver's table entry as it is after `scale` and `offset`, for [`PointSettings::spec`]: what the sensor can measure and
+/// tell apart, in the published unit. The configuration's own `min` and `max` are in that unit already and go on top.
+#[must_use]
+pub fn scaled(mut spec: PointSpec, scale: f64, offset: f64) -> PointSpec {
+    spec.resolution = six_digits(spec.resolution * scale.abs());
+    spec.range = spec.range.map(|(min, max)| {
+        let (one, other) = (min * scale + offset, max * scale + offset);
+        (one.min(other), one.max(other))
+    });
+    spec
+}
+
+/// Without the binary dust of a product: 0.01 × 1.8 is 0.018, and values rounded to it have three decimals.
+fn six_digits(number: f64) -> f64 {
+    format!("{number:.5e}").parse().unwrap_or(number)
 }
 
 /// How a value is written.
@@ -63,4 +96,28 @@ pub enum TimeFormat {
     UnixMillis,
     /// Nanoseconds since the Unix epoch.
     UnixNanos,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::point::PointKind;
+
+    #[test]
+    fn a_table_entry_scales_with_its_values() {
+        let celsius = PointSpec {
+            name: "temperature".into(),
+            kind: PointKind::Sampled,
+            unit: "°F".into(),
+            resolution: 0.01,
+            range: Some((-40.0, 85.0)),
+            writable: false,
+        };
+        let fahrenheit = scaled(celsius.clone(), 1.8, 32.0);
+        assert_eq!(fahrenheit.resolution, 0.018);
+        assert_eq!(fahrenheit.range, Some((-40.0, 185.0)));
+        let negative = scaled(celsius, -1.0, 0.0);
+        assert_eq!(negative.resolution, 0.01);
+        assert_eq!(negative.range, Some((-85.0, 40.0)));
+    }
 }

@@ -1,0 +1,144 @@
+"""fieldgate as a process: started with a configuration in a folder of its own, ready when it says so to its service
+manager (which is us), and stopped as a service manager would."""
+
+import os
+import pathlib
+import re
+import select
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+# For a program under an emulator on a busy machine. Only a failure waits this long.
+START_SECONDS_MAX = 60
+# INTERFACE: SIGTERM stops cleanly within this.
+STOP_SECONDS_MAX = 5
+
+
+class ProgramFailure(AssertionError):
+    """It did not start, or did not stop, as it should."""
+
+
+class Program:
+    """Running from construction to stop(), or as a context, which ends with a clean stop."""
+
+    def __init__(self, command, *arguments, folder=None):
+        self.folder = folder or temporary_folder()
+        self.output = open(pathlib.Path(self.folder.name) / "output", "w+")
+        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        address = str(pathlib.Path(self.folder.name) / "notify")
+        manager.bind(address)
+        self.process = subprocess.Popen(
+            [*command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"NOTIFY_SOCKET": address},
+        )
+        try:
+            self._wait_until_ready(manager)
+        except ProgramFailure:
+            self._end()
+            raise
+        finally:
+            manager.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, failure, *_):
+        if failure:
+            print(self.text(), flush=True)
+            self._end()
+        else:
+            self.stop()
+
+    def _wait_until_ready(self, manager):
+        exited = os.pidfd_open(self.process.pid)
+        deadline = time.monotonic() + START_SECONDS_MAX
+        try:
+            while True:
+                readable, _, _ = select.select([manager, exited], [], [], max(0, deadline - time.monotonic()))
+                if manager in readable:
+                    if b"READY=1" in manager.recv(4096):
+                        return
+                elif exited in readable:
+                    raise ProgramFailure(f"exit status {self.process.wait()} before READY=1: {self.text()}")
+                elif not readable:
+                    raise ProgramFailure(f"no READY=1 within {START_SECONDS_MAX} s: {self.text()}")
+        finally:
+            os.close(exited)
+
+    def text(self):
+        """What it has printed."""
+        return pathlib.Path(self.output.name).read_text(errors="replace")
+
+    def stop(self, by=signal.SIGTERM):
+        """Asks it to stop; it has to, in time and with exit status 0. Returns the seconds that it took."""
+        started = time.monotonic()
+        self.process.send_signal(by)
+        try:
+            status = self.process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            raise ProgramFailure(f"still running {STOP_SECONDS_MAX} s after {by.name}: {self.text()}") from None
+        finally:
+            text = self.text()
+            self._end()
+        if status != 0:
+            raise ProgramFailure(f"exit status {status} after {by.name}: {text}")
+        return time.monotonic() - started
+
+    def _end(self):
+        self.process.kill()
+        self.process.wait()
+        self.output.close()
+        self.folder.cleanup()
+
+
+class Gateway(Program):
+    """`fieldgate run` with a listener on a free port of the loopback, and what `more` adds to the configuration."""
+
+    def __init__(self, command, more=""):
+        folder = temporary_folder()
+        self.port = free_port()
+        self.file = pathlib.Path(folder.name) / "fieldgate.toml"
+        self.file.write_text(configuration(self.port, folder.name) + more)
+        super().__init__(command, "run", "--config", str(self.file), folder=folder)
+
+
+class Demo(Program):
+    """`fieldgate demo`, on the port that it prints."""
+
+    def __init__(self, command):
+        super().__init__(command, "demo")
+        where = re.search(r"127\.0\.0\.1:(\d+)|-p (\d+)", self.text())
+        if not where:
+            text = self.text()
+            self._end()
+            raise ProgramFailure(f"the demo does not say where its broker is: {text}")
+        self.port = int(where[1] or where[2])
+
+
+def temporary_folder():
+    return tempfile.TemporaryDirectory(prefix="fieldgate-test.")
+
+
+def configuration(port, folder):
+    return f"""
+[gateway]
+name = "test"
+data_dir = "{folder}/data"
+[listener.local]
+bind = "127.0.0.1:{port}"
+[control]
+socket = "{folder}/control.sock"
+"""
+
+
+def free_port():
+    """A port that nobody has now. Somebody else could take it before it is used: rare enough on a test machine."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
