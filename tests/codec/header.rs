@@ -1,7 +1,7 @@
 //! The fixed header: every flag of every type, every boundary of the length.
 
 use fieldgate::mqtt::frame::{self, Frame, PACKET_SIZE_MAX};
-use fieldgate::mqtt::{Fault, Packet, PacketType, ProtocolVersion, Publish, QoS};
+use fieldgate::mqtt::{Fault, Packet, PacketId, PacketType, ProtocolVersion, Publish, QoS};
 
 use crate::samples::{Ingredients, VERSIONS, bytes_of, types_of, with_packet};
 
@@ -66,7 +66,7 @@ fn the_flags_of_publish_say_dup_qos_and_retain() {
                     assert_eq!(publish.dup, dup && qos > 0);
                     assert_eq!(publish.retain, retain);
                     assert_eq!(
-                        publish.packet_id.map(|id| id.value()),
+                        publish.packet_id.map(PacketId::value),
                         (qos > 0).then_some(7)
                     );
                 }

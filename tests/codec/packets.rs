@@ -4,7 +4,7 @@ use fieldgate::mqtt::packet::connack_for;
 use fieldgate::mqtt::{
     Ack, AckProperties, Connack, ConnackProperties, DecodeError, Disconnect, DisconnectProperties,
     Fault, Packet, PacketId, PacketType, ProtocolVersion, Publish, PublishProperties, QoS,
-    ReasonCode, RetainHandling, SubscriptionOptions, TopicError, UserPropertiesBuf,
+    ReasonCode, RetainHandling, SubscriptionOptions, TopicAlias, TopicError, UserPropertiesBuf,
 };
 
 use crate::samples::{Ingredients, VERSIONS, bytes_of, types_of, with_packet};
@@ -138,10 +138,11 @@ fn every_byte_of_connect_flags() {
                 Some(Fault::BitsReserved) // [MQTT-3.1.2-3]
             } else if will_qos == 3 {
                 Some(Fault::QosInvalid) // [MQTT-3.1.2-12]
-            } else if !will && (will_qos != 0 || bit(0x20)) {
-                Some(Fault::ConnectFlagsInconsistent) // [MQTT-3.1.2-11] [MQTT-3.1.2-13]
-            } else if version != V5 && bit(0x40) && !bit(0x80) {
-                Some(Fault::ConnectFlagsInconsistent) // [MQTT-3.1.2-22/3.1.1]
+            } else if (!will && (will_qos != 0 || bit(0x20)))
+                || (version != V5 && bit(0x40) && !bit(0x80))
+            {
+                // [MQTT-3.1.2-11] [MQTT-3.1.2-13] [MQTT-3.1.2-22/3.1.1]
+                Some(Fault::ConnectFlagsInconsistent)
             } else {
                 None
             };
@@ -260,7 +261,7 @@ fn a_publish_has_a_topic_or_in_5_0_an_alias() {
     };
     assert_eq!(publish.topic, "");
     assert_eq!(
-        publish.properties.topic_alias.map(|alias| alias.value()),
+        publish.properties.topic_alias.map(TopicAlias::value),
         Some(7)
     );
     for (topic, code) in [

@@ -1,7 +1,9 @@
 //! Every property in every packet: where it may stand, how often, and with which values. The table is written from the
 //! standard's table 2-4 by hand, and is not the one in the code.
 
-use fieldgate::mqtt::{Fault, Packet, PropertyId, ProtocolVersion, ReasonCode};
+use fieldgate::mqtt::{
+    Fault, Packet, PropertyId, ProtocolVersion, ReasonCode, SubscriptionIdentifier,
+};
 
 /// A packet that has properties; CONNECT has them in two places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -329,7 +331,7 @@ fn user_properties_and_identifiers_keep_their_order_among_others() {
     let ids: Vec<_> = properties
         .subscription_identifiers
         .iter()
-        .map(|id| id.value())
+        .map(SubscriptionIdentifier::value)
         .collect();
     assert_eq!(ids, [9, 128]);
     assert_eq!(properties.message_expiry_interval, Some(5));
