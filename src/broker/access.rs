@@ -1,8 +1,8 @@
 //! Who may publish where: one question with one answer, asked before anything is matched.
 //!
-//! The gateway owns `BASE/…`. Clients and bridges may publish below it only commands (`…/set`, `…/get`) and requests
-//! (`BASE/gateway/request/…`), and never to a topic that begins with `$`. Rules of an access list will have their place in
-//! [`Access::may_publish`].
+//! The gateway owns `BASE/…`. Clients and bridges may publish below it only commands (`…/set`,
+//! `…/get`) and requests (`BASE/gateway/request/…`), and never to a topic that begins with `$`.
+//! Rules of an access list will have their place in [`Access::may_publish`].
 
 use super::taker::Origin;
 
@@ -18,7 +18,8 @@ pub(super) struct Access {
 pub(super) enum Verdict {
     /// As it is.
     Allowed,
-    /// It is a command: delivered with its RETAIN flag, so that whoever obeys commands can refuse it, but never stored.
+    /// It is a command: delivered with its RETAIN flag, so that whoever obeys commands can refuse
+    /// it, but never stored.
     AllowedNeverRetained,
     /// It reaches nobody.
     Refused,

@@ -155,7 +155,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Finds or makes the client's session, and takes it from whoever has it. Whether it was there. `None`: no room.
+    /// Finds or makes the client's session, and takes it from whoever has it. Whether it was there.
+    /// `None`: no room.
     fn open_session(
         &mut self,
         client_id: &str,
@@ -185,7 +186,8 @@ impl Broker {
         Some((id, false)) // [MQTT-3.1.2-6]
     }
 
-    /// Ends the connection that a session has, because its client has made a new one [MQTT-3.1.4-3].
+    /// Ends the connection that a session has, because its client has made a new one
+    /// [MQTT-3.1.4-3].
     fn take_over(&mut self, id: SessionId, clean_start: bool, outbox: &mut Outbox) {
         let Some(session) = self.sessions.get(id) else {
             return;
@@ -223,7 +225,8 @@ impl Broker {
             .sessions
             .get_mut(id)
             .expect("the session was opened just now");
-        // A client that names no Receive Maximum has said that it takes everything; we keep to a moderate number.
+        // A client that names no Receive Maximum has said that it takes everything; we keep to a
+        // moderate number.
         let window = connect
             .properties
             .receive_maximum

@@ -43,7 +43,8 @@ pub(super) struct Connection {
     pub(super) waiting: u32,
     /// Of those: PUBACK and PUBREC.
     pub(super) unsettled: u16,
-    /// Topics by alias, of the length that we said in CONNACK; they end with the connection [MQTT-3.3.2-7].
+    /// Topics by alias, of the length that we said in CONNACK; they end with the connection
+    /// [MQTT-3.3.2-7].
     pub(super) aliases: Vec<Option<Box<str>>>,
     /// Of what the aliases and the will hold.
     pub(super) charge: Charge,
@@ -125,7 +126,8 @@ impl Connection {
             + self.will.as_ref().map_or(0, |will| will.footprint())
     }
 
-    /// When the client's silence becomes too long; `None` if it may be silent for ever, or while it is we who do not listen.
+    /// When the client's silence becomes too long; `None` if it may be silent for ever, or while it
+    /// is we who do not listen.
     pub(super) fn deadline(&self, connect_timeout: Duration) -> Option<Instant> {
         match self.phase {
             Phase::Fresh => Some(self.opened_at + connect_timeout),
@@ -138,10 +140,12 @@ impl Connection {
     }
 }
 
-/// How long a client waits for the memory budget to have room for its packet; then it is disconnected.
+/// How long a client waits for the memory budget to have room for its packet; then it is
+/// disconnected.
 pub(super) const MEMORY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The one prefix of every log line about a connection. Client ids come from strangers and are escaped.
+/// The one prefix of every log line about a connection. Client ids come from strangers and are
+/// escaped.
 pub(super) struct Tag<'a>(pub(super) ConnId, pub(super) &'a str);
 
 impl core::fmt::Display for Tag<'_> {

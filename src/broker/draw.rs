@@ -1,7 +1,8 @@
 //! Pulling: what a connection is sent when its socket can take it.
 //!
-//! First what a resumed session sends again, in the order of the first time; then the queue. A message of QoS 1 or 2 goes
-//! only while the client's Receive Maximum has room; behind one that has to wait everything waits, for order's sake.
+//! First what a resumed session sends again, in the order of the first time; then the queue. A
+//! message of QoS 1 or 2 goes only while the client's Receive Maximum has room; behind one that has
+//! to wait everything waits, for order's sake.
 
 use super::inflight::Stage;
 use super::message::{Draw, Stored};
@@ -33,8 +34,8 @@ enum Step {
 }
 
 impl Broker {
-    /// Draws what waits for this connection and encodes it, until its send queue holds `budget` bytes. Says in the queue
-    /// whether there is more.
+    /// Draws what waits for this connection and encodes it, until its send queue holds `budget`
+    /// bytes. Says in the queue whether there is more.
     pub fn fill(&mut self, now: Now, conn: ConnId, budget: usize, outbox: &mut Outbox) {
         self.now = now;
         let Some(queue) = outbox.queue_mut(conn) else {
@@ -279,8 +280,8 @@ impl Sending<'_> {
         self.publish(stored, link, now).encoded_len(link.version)
     }
 
-    /// Writes it, small bodies by copy and large ones by reference. `false`, and nothing is written, if it is larger than
-    /// the client takes.
+    /// Writes it, small bodies by copy and large ones by reference. `false`, and nothing is
+    /// written, if it is larger than the client takes.
     fn write(&self, stored: &Stored, link: &Link, now: Now, queue: &mut SendQueue) -> bool {
         let publish = self.publish(stored, link, now);
         let payload = stored.message.payload();

@@ -1,4 +1,5 @@
-//! What a session has sent and not heard back about: QoS 1 and 2 towards a subscriber, in the order of sending.
+//! What a session has sent and not heard back about: QoS 1 and 2 towards a subscriber, in the order
+//! of sending.
 //!
 //! | what was sent | acknowledged by | then |
 //! |---|---|---|
@@ -7,15 +8,16 @@
 //! | PUBLISH QoS 2 | PUBREC with an error | forgotten |
 //! | PUBREL | PUBCOMP | forgotten |
 //!
-//! The order survives the connection: after a resumption everything here is sent again in it [MQTT-4.6.0-1].
+//! The order survives the connection: after a resumption everything here is sent again in it
+//! [MQTT-4.6.0-1].
 
 use std::collections::VecDeque;
 
 use super::queue::Reference;
 use crate::mqtt::{PacketId, QoS};
 
-/// Most publications that a subscriber may have unacknowledged, whatever Receive Maximum it names: an acknowledgement looks
-/// for its packet identifier from the oldest on.
+/// Most publications that a subscriber may have unacknowledged, whatever Receive Maximum it names:
+/// an acknowledgement looks for its packet identifier from the oldest on.
 pub(super) const WINDOW_MAX: u16 = 1024;
 
 /// The unacknowledged publications of a session.
@@ -65,7 +67,8 @@ impl Inflight {
         }
     }
 
-    /// Takes a message that is sent now, and names its packet identifier, which is unused [MQTT-2.2.1-4].
+    /// Takes a message that is sent now, and names its packet identifier, which is unused
+    /// [MQTT-2.2.1-4].
     pub(super) fn send(&mut self, reference: Reference) -> PacketId {
         let packet_id = self.unused_id();
         self.entries.push_back(Sent {

@@ -1,8 +1,9 @@
 //! The messages that somebody keeps, each once, counted by those who refer to it.
 //!
-//! A message is here because it waits in a queue, is unacknowledged, or is retained. The last reference that is released
-//! frees it, and gives its bytes back to the budget. This is the journal's place: a draw answers [`Draw::Ready`], or
-//! [`Draw::Pending`] while the bytes are fetched.
+//! A message is here because it waits in a queue, is unacknowledged, or is retained. The last
+//! reference that is released frees it, and gives its bytes back to the budget. This is the
+//! journal's place: a draw answers [`Draw::Ready`], or [`Draw::Pending`] while the bytes are
+//! fetched.
 
 use crate::buffer::{Charge, Memory};
 use crate::id::{MessageId, SessionId};
@@ -49,7 +50,8 @@ enum Residency {
 pub(super) enum Draw<T> {
     /// Here it is.
     Ready(T),
-    /// It is being fetched; whoever asked is woken when it is there. With the message's name if it has to be asked for.
+    /// It is being fetched; whoever asked is woken when it is there. With the message's name if it
+    /// has to be asked for.
     Pending(Option<MessageId>),
 }
 
@@ -123,7 +125,8 @@ impl Messages {
         }
     }
 
-    /// The message's bytes are here; gives back who waits for them. A message that is gone has nobody.
+    /// The message's bytes are here; gives back who waits for them. A message that is gone has
+    /// nobody.
     pub(super) fn fetched(&mut self, id: MessageId) -> Vec<SessionId> {
         let Some(stored) = self.slab.get_mut(id) else {
             return Vec::new();
@@ -168,7 +171,8 @@ impl Stored {
     }
 }
 
-/// What a message counts, kept or still to be kept: its words, and a flat rate for everything around them.
+/// What a message counts, kept or still to be kept: its words, and a flat rate for everything
+/// around them.
 pub(super) fn cost(topic: &str, payload: &[u8]) -> usize {
     topic.len() + payload.len() + size_of::<Stored>() + REFERENCE_BYTES
 }

@@ -1,20 +1,23 @@
 //! The MQTT server, without I/O: connections, sessions, subscriptions, retained messages.
 //!
-//! It speaks 3.1, 3.1.1 and 5.0. Buffers belong to the gateway and are passed in; time comes in as [`Now`], chance as a
-//! seeded [`Rng`]. After each call the caller drains [`Broker::poll_output`].
+//! It speaks 3.1, 3.1.1 and 5.0. Buffers belong to the gateway and are passed in; time comes in as
+//! [`Now`], chance as a seeded [`Rng`]. After each call the caller drains [`Broker::poll_output`].
 //!
 //! # A message's way
 //!
-//! 1. [`Broker::handle_received`] parses a PUBLISH where it lies; [`Broker::publish`] takes one from the gateway's other
-//!    machines. Access decides whether it reaches anybody.
+//! 1. [`Broker::handle_received`] parses a PUBLISH where it lies; [`Broker::publish`] takes one
+//!    from the gateway's other machines. Access decides whether it reaches anybody.
 //! 2. The trie names the takers, overlapping subscriptions of one taker merged to one copy.
 //! 3. A session at QoS 0 that is connected, has nothing waiting and less than
-//!    [`HIGH_WATER`](crate::buffer::HIGH_WATER) unsent gets the bytes at once: encoded once for each layout, copied for each
-//!    taker, payloads above [`COPY_MAX`](crate::buffer::COPY_MAX) shared. No message is kept and nothing is allocated.
-//! 4. For every other session the message is kept once, and a reference is queued. [`Broker::fill`] draws from that queue
-//!    when the socket can take it, as far as the client's Receive Maximum goes.
+//!    [`HIGH_WATER`](crate::buffer::HIGH_WATER) unsent gets the bytes at once: encoded once for
+//!    each layout, copied for each taker, payloads above [`COPY_MAX`](crate::buffer::COPY_MAX)
+//!    shared. No message is kept and nothing is allocated.
+//! 4. For every other session the message is kept once, and a reference is queued. [`Broker::fill`]
+//!    draws from that queue when the socket can take it, as far as the client's Receive Maximum
+//!    goes.
 //! 5. Other takers get an [`Output::Delivery`].
-//! 6. Its sender's acknowledgement goes through the settle queue and leaves in [`Broker::end_turn`].
+//! 6. Its sender's acknowledgement goes through the settle queue and leaves in
+//!    [`Broker::end_turn`].
 //!
 //! # Limits
 //!
@@ -32,8 +35,8 @@
 //! | `retained_*`, memory budget | not stored, an older one removed, delivered all the same |
 //! | [`DELIVERIES_PER_CALL_MAX`] | the rest of what a connection has sent is parsed next turn |
 //!
-//! A will with a Will Delay Interval is published at once when its client is lost; only a client that comes back to its
-//! session by taking over takes the will back.
+//! A will with a Will Delay Interval is published at once when its client is lost; only a client
+//! that comes back to its session by taking over takes the will back.
 
 mod access;
 mod connect;
@@ -80,11 +83,12 @@ use crate::rng::{HashMap, Rng};
 use crate::slab::{GenSlab, IdTable};
 use crate::time::{Instant, Now};
 
-/// Deliveries after which [`Broker::handle_received`] leaves the rest for the next turn: one publisher with many subscribers
-/// must not hold up everybody else.
+/// Deliveries after which [`Broker::handle_received`] leaves the rest for the next turn: one
+/// publisher with many subscribers must not hold up everybody else.
 pub const DELIVERIES_PER_CALL_MAX: u64 = 20_000;
 
-/// Connections beyond `max_connections` that may wait for a CONNACK with 0x97; the next one is closed at once.
+/// Connections beyond `max_connections` that may wait for a CONNACK with 0x97; the next one is
+/// closed at once.
 pub const REFUSALS_MAX: usize = 16;
 
 /// The broker. See the module's documentation.
@@ -108,7 +112,8 @@ pub struct Broker {
     resumed: VecDeque<ConnId>,
     /// Connections whose large packet waits for memory.
     starved: Vec<ConnId>,
-    /// Wills to be published before the present call returns; publishing one may bring about the next.
+    /// Wills to be published before the present call returns; publishing one may bring about the
+    /// next.
     wills: VecDeque<(Origin, Box<ApplicationMessage>)>,
     /// Messages waiting in all queues, and what they cost. Invariant: the sum over all sessions.
     queued: usize,
@@ -205,19 +210,22 @@ impl Broker {
         }
     }
 
-    /// Applies other settings to what comes from now on; connected clients keep what CONNACK told them.
+    /// Applies other settings to what comes from now on; connected clients keep what CONNACK told
+    /// them.
     pub fn reconfigure(&mut self, settings: Settings) {
         self.memory.set_limit(settings.memory);
         self.settings = settings;
     }
 
-    /// Makes `base_topic/…` the gateway's own: clients may publish there only commands and requests.
+    /// Makes `base_topic/…` the gateway's own: clients may publish there only commands and
+    /// requests.
     pub fn protect(&mut self, base_topic: &str) {
         self.access.protect(base_topic);
     }
 
-    /// Every first draw of a message is answered `Pending` and yields [`Output::Fetch`]. This is the journal's place; until
-    /// there is one, tests use it to show that nothing depends on a draw being answered at once.
+    /// Every first draw of a message is answered `Pending` and yields [`Output::Fetch`]. This is
+    /// the journal's place; until there is one, tests use it to show that nothing depends on a draw
+    /// being answered at once.
     pub fn set_fetch_every_draw(&mut self, fetch: bool) {
         self.messages.fetch_every_draw = fetch;
     }
@@ -254,8 +262,9 @@ impl Broker {
         self.finish(outbox);
     }
 
-    /// Bytes lie in the connection's receive buffer. Parses every complete packet, unless the connection is paused; then
-    /// the rest is parsed when this is called again after [`Broker::poll_resumed`] has named the connection.
+    /// Bytes lie in the connection's receive buffer. Parses every complete packet, unless the
+    /// connection is paused; then the rest is parsed when this is called again after
+    /// [`Broker::poll_resumed`] has named the connection.
     pub fn handle_received(
         &mut self,
         now: Now,
@@ -357,8 +366,8 @@ impl Broker {
         self.finish(outbox);
     }
 
-    /// The end of a turn: what the journal has synced may leave. `synced` never falls; without a journal it is
-    /// [`Broker::last_lsn`], or anything above.
+    /// The end of a turn: what the journal has synced may leave. `synced` never falls; without a
+    /// journal it is [`Broker::last_lsn`], or anything above.
     pub fn end_turn(&mut self, now: Now, synced: Lsn, outbox: &mut Outbox) {
         self.now = now;
         self.settle_to(synced, outbox);
@@ -366,19 +375,22 @@ impl Broker {
         self.finish(outbox);
     }
 
-    /// The last number that was given to a change: what the journal must have synced for everything to be settled.
+    /// The last number that was given to a change: what the journal must have synced for everything
+    /// to be settled.
     pub fn last_lsn(&self) -> Lsn {
         self.settle.last()
     }
 
-    /// Whether nothing is to be read from this connection now: it is paused, or its end has been asked for, or it is gone.
+    /// Whether nothing is to be read from this connection now: it is paused, or its end has been
+    /// asked for, or it is gone.
     pub fn is_paused(&self, conn: ConnId) -> bool {
         self.connections.get(conn).is_none_or(|connection| {
             connection.phase == Phase::Closing || connection.pause != Pause::No
         })
     }
 
-    /// A connection that may go on: what is kept in its buffer is to be parsed, then it is to be read again.
+    /// A connection that may go on: what is kept in its buffer is to be parsed, then it is to be
+    /// read again.
     pub fn poll_resumed(&mut self) -> Option<ConnId> {
         while let Some(conn) = self.resumed.pop_front() {
             if let Some(connection) = self.connections.get_mut(conn)
@@ -406,7 +418,8 @@ impl Broker {
         }
     }
 
-    /// Ends every connection, 5.0 clients with 0x8B, and refuses new ones. Sessions stay as they are.
+    /// Ends every connection, 5.0 clients with 0x8B, and refuses new ones. Sessions stay as they
+    /// are.
     pub fn stop(&mut self, now: Now, outbox: &mut Outbox) {
         self.now = now;
         self.is_stopping = true;
@@ -437,7 +450,8 @@ enum Fate {
 }
 
 impl Broker {
-    /// Ends a connection from our side. Its client is told why in 5.0, unless it has not connected yet.
+    /// Ends a connection from our side. Its client is told why in 5.0, unless it has not connected
+    /// yet.
     fn disconnect(&mut self, conn: ConnId, reason: ReasonCode, why: &str, outbox: &mut Outbox) {
         let Some(connection) = self.connections.get_mut(conn) else {
             return;
@@ -560,7 +574,8 @@ impl Broker {
         self.disconnect(conn, reason, what, outbox);
     }
 
-    /// A packet is not whole yet. A large one is reserved in memory, or its connection waits for that.
+    /// A packet is not whole yet. A large one is reserved in memory, or its connection waits for
+    /// that.
     fn await_rest(
         &mut self,
         conn: ConnId,
@@ -692,7 +707,8 @@ impl Broker {
         }
     }
 
-    /// The end of every call: wills that it brought about are published, gauges are set, invariants hold.
+    /// The end of every call: wills that it brought about are published, gauges are set, invariants
+    /// hold.
     fn finish(&mut self, outbox: &mut Outbox) {
         while let Some((origin, will)) = self.wills.pop_front() {
             self.publish_will(origin, *will, outbox);

@@ -13,7 +13,8 @@ use crate::mqtt::{
 };
 
 impl Broker {
-    /// One whole packet. `shared` is the same bytes where they were large enough to be read into a buffer of their own.
+    /// One whole packet. `shared` is the same bytes where they were large enough to be read into a
+    /// buffer of their own.
     pub(super) fn on_frame(
         &mut self,
         conn: ConnId,

@@ -1,8 +1,9 @@
 //! From a publication to its takers.
 //!
-//! The fast way keeps nothing: a message of QoS 0 for a client that is there and has nothing waiting is encoded once for
-//! each layout (version and RETAIN; with subscription identifiers each by itself) and copied into the send queues. Every
-//! other taker gets a reference to a message that is kept once.
+//! The fast way keeps nothing: a message of QoS 0 for a client that is there and has nothing
+//! waiting is encoded once for each layout (version and RETAIN; with subscription identifiers each
+//! by itself) and copied into the send queues. Every other taker gets a reference to a message that
+//! is kept once.
 
 use super::access::Verdict;
 use super::message;
@@ -23,7 +24,8 @@ use crate::mqtt::{
 /// What became of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
-    /// What the journal must have synced before the publication may be acknowledged to whoever sent it; 0 is nothing.
+    /// What the journal must have synced before the publication may be acknowledged to whoever sent
+    /// it; 0 is nothing.
     pub lsn: Lsn,
     /// Takers that it matched.
     pub matched: usize,
@@ -61,8 +63,8 @@ enum Kept {
 }
 
 impl Broker {
-    /// Publishes a message that did not come from a client. Of `message`, DUP, the packet identifier, a topic alias and
-    /// subscription identifiers are not looked at.
+    /// Publishes a message that did not come from a client. Of `message`, DUP, the packet
+    /// identifier, a topic alias and subscription identifiers are not looked at.
     pub fn publish(
         &mut self,
         now: crate::time::Now,
@@ -187,7 +189,8 @@ impl Broker {
         }
         let published = self.route(origin, publish, body, outbox);
         let mut lsn = published.lsn;
-        // 3.1.1 has no way to refuse: there a message that reaches nobody is acknowledged (3.3.5-2 of 3.1.1).
+        // 3.1.1 has no way to refuse: there a message that reaches nobody is acknowledged (3.3.5-2
+        // of 3.1.1).
         let reason = match published.refused {
             Some(reason) if is_v5 => reason,
             Some(_) => ReasonCode::Success,
@@ -544,7 +547,8 @@ impl Broker {
             &mut self.stats.dropped_queue_full
         };
         *counter += 1;
-        // A full queue loses every message: one line for each power of two is enough to see it grow.
+        // A full queue loses every message: one line for each power of two is enough to see it
+        // grow.
         if counter.is_power_of_two() {
             let lost = *counter;
             if let Some(session) = self.sessions.get(id) {
@@ -555,7 +559,8 @@ impl Broker {
         }
     }
 
-    /// Whether this taker's queue would have to let something give way: asked only if the publisher is to be refused then.
+    /// Whether this taker's queue would have to let something give way: asked only if the publisher
+    /// is to be refused then.
     fn would_overflow(&self, found: &[Match], fanout: &Fanout<'_>, outbox: &Outbox) -> bool {
         let Taker::Session(id) = found[0].taker else {
             return false;
@@ -661,8 +666,8 @@ impl Published {
 }
 
 impl Fanout<'_> {
-    /// The payload as something to be shared. A large one carries its charge, for a send queue may hold it when nobody else
-    /// does.
+    /// The payload as something to be shared. A large one carries its charge, for a send queue may
+    /// hold it when nobody else does.
     fn share(&mut self, memory: &crate::buffer::Memory) -> Payload {
         let bytes = self.publish.payload;
         self.body
@@ -731,7 +736,8 @@ impl Layouts {
         }
     }
 
-    /// Appends a QoS 0 packet to a client's queue. `false`, and nothing is appended, if it is larger than the client takes.
+    /// Appends a QoS 0 packet to a client's queue. `false`, and nothing is appended, if it is
+    /// larger than the client takes.
     fn write(
         &mut self,
         version: ProtocolVersion,

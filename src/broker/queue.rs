@@ -1,7 +1,8 @@
-//! What waits for a subscriber: references to kept messages, and replays of retained ones, in the order of their coming.
+//! What waits for a subscriber: references to kept messages, and replays of retained ones, in the
+//! order of their coming.
 //!
-//! A subscription's replay stands in the queue at the place where the subscription was made, so that what was published
-//! after it is delivered after it.
+//! A subscription's replay stands in the queue at the place where the subscription was made, so
+//! that what was published after it is delivered after it.
 
 use std::collections::VecDeque;
 
@@ -128,7 +129,8 @@ impl Queue {
         }
     }
 
-    /// Whether something in here may have expired; from then on not before `then`, which the caller has found.
+    /// Whether something in here may have expired; from then on not before `then`, which the caller
+    /// has found.
     pub(super) fn may_have_expired(&self, now: Instant) -> bool {
         self.expires_first <= now
     }

@@ -1,7 +1,8 @@
 //! A client's session: what outlives its connection.
 //!
-//! Its subscriptions lie in the trie, under [`Taker::Session`](super::Taker::Session). Here are the queue, what is
-//! unacknowledged in both directions, and, while the client is connected, what its connection takes.
+//! Its subscriptions lie in the trie, under [`Taker::Session`](super::Taker::Session). Here are the
+//! queue, what is unacknowledged in both directions, and, while the client is connected, what its
+//! connection takes.
 
 use std::rc::Rc;
 
@@ -34,7 +35,8 @@ pub(super) struct Session {
     _charge: Charge,
 }
 
-/// What the connected client takes. It lies here rather than with the connection because every delivery looks at it.
+/// What the connected client takes. It lies here rather than with the connection because every
+/// delivery looks at it.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) conn: ConnId,
@@ -93,8 +95,8 @@ impl Session {
 
 /// Packet identifiers of QoS 2 messages that came and are not released [MQTT-4.3.3-10].
 ///
-/// A client can have no more of them than our Receive Maximum on each connection, and resends those of the last one, so the
-/// list is short.
+/// A client can have no more of them than our Receive Maximum on each connection, and resends those
+/// of the last one, so the list is short.
 #[derive(Debug, Default)]
 pub(super) struct Received {
     /// Ordered by identifier.

@@ -1,8 +1,10 @@
-//! What may leave only after the journal has synced: one queue of (sequence number, connection, answer).
+//! What may leave only after the journal has synced: one queue of (sequence number, connection,
+//! answer).
 //!
-//! Answers leave in order per connection. An answer that waits for nothing, on a connection where nothing waits, is
-//! written at once; every other becomes bytes in [`Broker::end_turn`], when the synced mark has passed it. Without a journal
-//! the mark is always current, so nothing waits longer than a turn.
+//! Answers leave in order per connection. An answer that waits for nothing, on a connection where
+//! nothing waits, is written at once; every other becomes bytes in [`Broker::end_turn`], when the
+//! synced mark has passed it. Without a journal the mark is always current, so nothing waits longer
+//! than a turn.
 
 use std::collections::VecDeque;
 
@@ -68,8 +70,9 @@ impl Settle {
 }
 
 impl Broker {
-    /// Sends an answer after the sync of `lsn`; [`Lsn`] 0 waits for nothing. What is too large for the client even without
-    /// its diagnostics cannot be sent [MQTT-3.1.2-24]; the client is disconnected then.
+    /// Sends an answer after the sync of `lsn`; [`Lsn`] 0 waits for nothing. What is too large for
+    /// the client even without its diagnostics cannot be sent [MQTT-3.1.2-24]; the client is
+    /// disconnected then.
     pub(super) fn answer(
         &mut self,
         conn: ConnId,
@@ -120,7 +123,8 @@ impl Broker {
         }
     }
 
-    /// Says goodbye in 5.0 and closes in both versions. The caller has taken the session off the connection.
+    /// Says goodbye in 5.0 and closes in both versions. The caller has taken the session off the
+    /// connection.
     pub(super) fn goodbye(
         &mut self,
         conn: ConnId,
@@ -157,7 +161,8 @@ impl Broker {
                 break;
             };
             let Some(connection) = self.connections.get_mut(conn) else {
-                continue; // Its connection is gone, and the session's state says what to do on the next one.
+                // It is gone, and the session's state says what to do on the next one.
+                continue;
             };
             connection.waiting -= 1;
             if matches!(kind, Kind::PublishDone | Kind::PublishTaken) {

@@ -2,7 +2,8 @@
 
 macro_rules! stats {
     ($( $(#[$meta:meta])* $field:ident, )*) => {
-        /// Counters since the start, and gauges of what is there now. `$SYS` and the metrics publish them by name.
+        /// Counters since the start, and gauges of what is there now. `$SYS` and the metrics
+        /// publish them by name.
         #[derive(Debug, Clone, Default, PartialEq, Eq)]
         pub struct Stats {
             $( $(#[$meta])* pub $field: u64, )*
@@ -88,7 +89,8 @@ stats! {
     refused_queue_full,
     /// Messages lost at a full queue, counted for each subscriber.
     dropped_queue_full,
-    /// Messages lost because all queues together, or the memory budget, were full; counted for each subscriber.
+    /// Messages lost because all queues together, or the memory budget, were full; counted for each
+    /// subscriber.
     dropped_over_budget,
     /// Messages that expired before they were delivered, counted for each subscriber.
     dropped_expired,

@@ -13,8 +13,9 @@ use crate::mqtt::{
 };
 
 impl Broker {
-    /// Subscribes a taker that is not a client: deliveries come as [`Output::Delivery`]. What is retained comes at once,
-    /// unless the options say otherwise. A subscription with the same filter is replaced.
+    /// Subscribes a taker that is not a client: deliveries come as [`Output::Delivery`]. What is
+    /// retained comes at once, unless the options say otherwise. A subscription with the same
+    /// filter is replaced.
     pub fn subscribe(
         &mut self,
         taker: Taker,

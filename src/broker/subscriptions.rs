@@ -1,8 +1,9 @@
 //! The subscription trie: topic filters by level, and which takers a topic has.
 //!
-//! Each level of a topic is looked up once in a table of interned levels; after that the walk compares numbers. The walk is
-//! a loop with a stack of its own, and visits each node at most once, so its cost is bounded by the subscriptions there
-//! are, however a topic is made. Answers come in an order that depends on nothing but what was subscribed.
+//! Each level of a topic is looked up once in a table of interned levels; after that the walk
+//! compares numbers. The walk is a loop with a stack of its own, and visits each node at most once,
+//! so its cost is bounded by the subscriptions there are, however a topic is made. Answers come in
+//! an order that depends on nothing but what was subscribed.
 //!
 //! A cache from topic to takers has its place in front of [`Subscriptions::matches`].
 
@@ -113,8 +114,8 @@ impl Subscriptions {
         }
     }
 
-    /// Subscribes; gives back what this taker had under the same filter, which is replaced [MQTT-3.8.4-3].
-    /// The filter has been checked and is not shared.
+    /// Subscribes; gives back what this taker had under the same filter, which is replaced
+    /// [MQTT-3.8.4-3]. The filter has been checked and is not shared.
     pub fn insert(
         &mut self,
         taker: Taker,
@@ -137,7 +138,8 @@ impl Subscriptions {
         }
     }
 
-    /// Unsubscribes; `None` if there was no such subscription. Filters are compared byte by byte [MQTT-3.10.4-1].
+    /// Unsubscribes; `None` if there was no such subscription. Filters are compared byte by byte
+    /// [MQTT-3.10.4-1].
     pub fn remove(&mut self, taker: Taker, filter: &str) -> Option<Subscription> {
         let filters = self.takers.get_mut(&taker)?;
         let place = filters.remove(filter)?;
@@ -157,8 +159,8 @@ impl Subscriptions {
         self.charge.set(self.bytes);
     }
 
-    /// The takers of a topic, appended to `found`. Whether a taker can be among them more than once: then `found` is not in
-    /// order of takers either.
+    /// The takers of a topic, appended to `found`. Whether a taker can be among them more than
+    /// once: then `found` is not in order of takers either.
     pub fn matches(&mut self, topic: &str, found: &mut Vec<Match>) -> bool {
         self.topic.clear();
         for level in topic.split('/') {
@@ -233,7 +235,8 @@ impl Subscriptions {
         self.nodes.len()
     }
 
-    /// The most that one more subscription can cost in memory, so that the budget can be asked before.
+    /// The most that one more subscription can cost in memory, so that the budget can be asked
+    /// before.
     pub fn cost_of(filter: &str) -> usize {
         let levels = filter.split('/').count();
         entry_bytes(filter) + levels * (NODE_BYTES + LEVEL_BYTES) + filter.len()
@@ -330,11 +333,13 @@ impl Subscriptions {
     }
 }
 
-/// What a node costs with its edge, and a level with its two table entries; estimates on the high side.
+/// What a node costs with its edge, and a level with its two table entries; estimates on the high
+/// side.
 const NODE_BYTES: usize = size_of::<Node>() + 32;
 const LEVEL_BYTES: usize = 80;
 
-/// What a subscription costs beside its nodes: an entry in its node, and the filter in the taker's table.
+/// What a subscription costs beside its nodes: an entry in its node, and the filter in the taker's
+/// table.
 fn entry_bytes(filter: &str) -> usize {
     size_of::<(Taker, Subscription)>() + size_of::<(Box<str>, Place)>() + 16 + filter.len()
 }

@@ -1,12 +1,13 @@
 //! Who takes messages and who brings them: the two ends of every publication.
 //!
-//! Nothing enters the broker as a fake client. A bridge, the pipeline and the gateway itself subscribe as a [`Taker`] and
-//! publish with an [`Origin`], which decides access, no-local and loop checks.
+//! Nothing enters the broker as a fake client. A bridge, the pipeline and the gateway itself
+//! subscribe as a [`Taker`] and publish with an [`Origin`], which decides access, no-local and loop
+//! checks.
 
 use crate::id::{BridgeId, PointId, RuleId, SessionId};
 
-/// Who gets what a subscription matches. Sessions are served by the broker; for the others it yields a
-/// [`Output::Delivery`](super::Output::Delivery).
+/// Who gets what a subscription matches. Sessions are served by the broker; for the others it
+/// yields a [`Output::Delivery`](super::Output::Delivery).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Taker {
     /// A client's session, connected or not.

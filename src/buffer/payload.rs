@@ -4,14 +4,10 @@ use core::fmt;
 use core::ops::{Deref, Range};
 use std::rc::Rc;
 
-<<<<<<< HEAD
 use super::Charge;
 
-/// Counted, immutable bytes; a clone costs an increment. Not atomic and not `Send`: one thread owns all of it.
-=======
 /// Counted, immutable bytes; a clone costs an increment. Not atomic and not `Send`: one thread owns
 /// all of it.
->>>>>>> main
 ///
 /// Small bodies are one allocation of their own size. A large one that was read straight into place
 /// keeps the buffer that it was read into, with the packet's head in front of it.
@@ -54,8 +50,8 @@ impl Payload {
         Self::in_place(buffer, range, None)
     }
 
-    /// As [`Payload::from_vec`], with the buffer's charge, which lives as long as the last sharer: for large bodies, which
-    /// send queues share also when no message is kept.
+    /// As [`Payload::from_vec`], with the buffer's charge, which lives as long as the last sharer:
+    /// for large bodies, which send queues share also when no message is kept.
     pub fn from_vec_charged(buffer: Vec<u8>, range: Range<usize>, charge: Charge) -> Self {
         Self::in_place(buffer, range, Some(charge))
     }
@@ -87,7 +83,8 @@ impl Payload {
         }
     }
 
-    /// Bytes of memory that this body keeps alive and that are not charged yet: what a message is charged for it.
+    /// Bytes of memory that this body keeps alive and that are not charged yet: what a message is
+    /// charged for it.
     pub fn footprint(&self) -> usize {
         match &self.0 {
             Repr::Empty => 0,

@@ -1,4 +1,5 @@
-//! The host of these tests: a broker, its buffers, a clock that moves when told, and clients made of bytes.
+//! The host of these tests: a broker, its buffers, a clock that moves when told, and clients made
+//! of bytes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
@@ -21,24 +22,16 @@ use fieldgate::time::{Duration, Instant, Now, WallTime};
 pub use ProtocolVersion::{V3, V4, V5};
 pub use QoS::{AtLeastOnce as Q1, AtMostOnce as Q0, ExactlyOnce as Q2};
 
-/// Defines each case as two tests: with draws answered at once, and with every first draw pending.
+/// Defines each case as a test that runs twice: with draws answered at once, and with every first
+/// draw pending.
 macro_rules! cases {
-    ($($(#[$meta:meta])* fn $name:ident($house:ident: &mut House) $body:block)*) => {$(
-        mod $name {
-            #[allow(unused_imports, reason = "not every case needs all of its file's imports")]
-            use super::*;
-
-            $(#[$meta])*
-            fn case($house: &mut House) $body
-
-            #[test]
-            fn drawn_at_once() {
-                case(&mut House::new(false));
-            }
-
-            #[test]
-            fn drawn_after_a_fetch() {
-                case(&mut House::new(true));
+    ($(fn $name:ident($house:ident: &mut House) $body:block)*) => {$(
+        #[test]
+        fn $name() {
+            for every_draw_is_fetched in [false, true] {
+                println!("every_draw_is_fetched={every_draw_is_fetched}");
+                let $house = &mut House::new(every_draw_is_fetched);
+                $body
             }
         }
     )*};
@@ -146,7 +139,8 @@ impl House {
         self.now.wall = self.now.wall.saturating_add(duration);
     }
 
-    /// Ends the turn, does what the broker says, writes what it has for its clients; again until nothing happens.
+    /// Ends the turn, does what the broker says, writes what it has for its clients; again until
+    /// nothing happens.
     pub fn turn(&mut self) {
         loop {
             let mark = self.mark.unwrap_or_else(|| self.broker.last_lsn());

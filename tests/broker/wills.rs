@@ -132,7 +132,8 @@ cases! {
     }
 
     fn a_will_may_set_off_the_next(b: &mut House) {
-        // Each watches the other's topic with a queue that is full at once, and is disconnected for it.
+        // Each watches the other's topic with a queue that is full at once, and is disconnected for
+        // it.
         b.set(|settings| {
             settings.queue.messages = 0;
             settings.queue.when_full = fieldgate::broker::settings::WhenFull::Disconnect;
