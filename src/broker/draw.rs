@@ -84,7 +84,7 @@ impl Broker {
         let Some(from) = link.resend_from else {
             return Step::Empty;
         };
-        let Some(sent) = session.inflight.from_order(from) else {
+        let Some(sent) = session.inflight.first_since(from) else {
             link.resend_from = None;
             return Step::Empty;
         };

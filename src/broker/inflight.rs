@@ -119,7 +119,7 @@ impl Inflight {
     }
 
     /// The first entry of this order or a later one.
-    pub(super) fn from_order(&self, order: u64) -> Option<&Sent> {
+    pub(super) fn first_since(&self, order: u64) -> Option<&Sent> {
         let at = self.entries.partition_point(|sent| sent.order < order);
         self.entries.get(at)
     }

@@ -711,7 +711,7 @@ impl Broker {
     /// hold.
     fn finish(&mut self, outbox: &mut Outbox) {
         while let Some((origin, will)) = self.wills.pop_front() {
-            self.publish_will(origin, *will, outbox);
+            self.publish_will(origin, &will, outbox);
         }
         self.stats.connections = self.connections.len() as u64;
         self.stats.sessions = self.sessions.len() as u64;
@@ -732,7 +732,7 @@ impl Broker {
 
         self.mutations = self.mutations.wrapping_add(1);
         let is_large = self.messages.len() + self.sessions.len() > 100;
-        if is_large && self.mutations % 64 != 0 {
+        if is_large && !self.mutations.is_multiple_of(64) {
             return;
         }
         let mut references: BTreeMap<MessageId, u32> = BTreeMap::new();

@@ -216,7 +216,7 @@ impl Broker {
     pub(super) fn publish_will(
         &mut self,
         origin: Origin,
-        will: ApplicationMessage,
+        will: &ApplicationMessage,
         outbox: &mut Outbox,
     ) {
         self.stats.wills_published += 1;
