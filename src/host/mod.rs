@@ -1,6 +1,6 @@
 //! The operating system: the only code that knows Linux.
 //!
-//! `run` drives one gateway until it is told to stop. The loop (`EventLoop`) owns all state and never blocks; what Linux offers no
+//! [`run`] drives one gateway until it is told to stop. The loop ([`EventLoop`]) owns all state and never blocks; what Linux offers no
 //! readiness for happens on workers, each of which owns one request and decides nothing.
 //!
 //! | file | knows |
@@ -13,14 +13,10 @@
 //! | `control` | the control socket and who may use it |
 //! | `signal`, `systemd`, `log` | the process's surroundings |
 
-#![allow(
-    dead_code,
-    reason = "the loop that uses the pieces comes with the gateway"
-)]
-
 mod bus;
 mod clock;
 mod control;
+mod event_loop;
 mod gpio;
 pub mod log;
 mod net;
@@ -36,6 +32,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use control::ControlSettings;
+pub use event_loop::{Counters, EventLoop, Flow};
 
 use crate::gateway::boundary::Notice;
 use crate::gateway::settings::Config;
@@ -76,7 +73,7 @@ pub enum HostEvent<'a> {
     Notice(&'a Notice),
 }
 
-/// Why `run` came back without an error.
+/// Why [`run`] came back without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitReason {
     /// It was told to stop, and everything that this asks for is done or its time was up: exit code 0.
@@ -126,4 +123,16 @@ impl std::error::Error for HostError {
             Self::Panicked { .. } => None,
         }
     }
+}
+
+/// Runs a gateway until a signal stops it.
+///
+/// Install the logger first ([`log::init`]). Threads that exist already should have been started with signals blocked, or they may catch
+/// the signals that are meant for the loop.
+///
+/// # Errors
+/// If the poll or the control socket cannot be set up, or the loop panicked. Listeners and devices that cannot be opened are no
+/// errors: the gateway hears of them and publishes them.
+pub fn run(config: Config, settings: HostSettings) -> Result<ExitReason, HostError> {
+    EventLoop::new(config, settings)?.run()
 }
