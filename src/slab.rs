@@ -90,7 +90,8 @@ impl<K: Key, T> GenSlab<K, T> {
         self.entries.contains(slot) && self.generations.get(slot) == Some(&key.generation())
     }
 
-    /// The key of a slot's present tenant: for those who can carry only the slot, as a poll's token does.
+    /// The key of a slot's present tenant: for those who can carry only the slot, as a poll's token
+    /// does.
     pub fn key_at_slot(&self, slot: u32) -> Option<K> {
         let slot = slot as usize;
         self.entries.contains(slot).then(|| self.key_at(slot))

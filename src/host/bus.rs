@@ -1,8 +1,9 @@
 //! Buses: I2C adapters, and the machine's own files, a worker each.
 //!
-//! Linux offers no readiness for these transfers, so a thread carries them out, one at a time. The loop remembers what it is owed: a
-//! transfer whose deadline passes is answered with [`BusError::Timeout`] whatever the worker does, and its late answer is dropped and
-//! counted. A bus that is stuck stays stuck alone.
+//! Linux offers no readiness for these transfers, so a thread carries them out, one at a time. The
+//! loop remembers what it is owed: a transfer whose deadline passes is answered with
+//! [`BusError::Timeout`] whatever the worker does, and its late answer is dropped and counted. A
+//! bus that is stuck stays stuck alone.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,7 +25,8 @@ use crate::time::{Duration, Instant};
 /// Transfers that may wait for one bus; one more is answered with [`BusError::Busy`].
 pub(super) const BUS_QUEUE_MAX: usize = 64;
 
-/// Files of `/proc` and `/sys` that the machine's worker keeps open: reading again is then one system call instead of four.
+/// Files of `/proc` and `/sys` that the machine's worker keeps open: reading again is then one
+/// system call instead of four.
 const OPEN_FILES_MAX: usize = 32;
 
 /// What has gone wrong with buses, for the host's counters.
@@ -95,7 +97,8 @@ impl Buses {
         }
     }
 
-    /// A bus is no longer needed. Its worker ends with its last transfer; what is owed is still answered.
+    /// A bus is no longer needed. Its worker ends with its last transfer; what is owed is still
+    /// answered.
     pub(super) fn close(&mut self, bus: BusId) {
         if let Some(before) = self.table.remove(bus) {
             self.health.stuck -= usize::from(before.is_stuck);
@@ -218,7 +221,8 @@ enum Device {
     I2c {
         number: u8,
         timeout: Duration,
-        /// The adapter and the address that it is set to; opened when needed, and again after it was gone.
+        /// The adapter and the address that it is set to; opened when needed, and again after it
+        /// was gone.
         open: Option<(I2c, Option<u8>)>,
     },
     Machine {
@@ -328,7 +332,8 @@ fn i2c_error(error: &rppal::i2c::Error) -> BusError {
 
 fn bus_error(errno: Errno) -> BusError {
     match errno {
-        // i2c-dev's words for a missing acknowledgement, by adapter driver; and a file that is not there.
+        // i2c-dev's words for a missing acknowledgement, by adapter driver; and a file that is not
+        // there.
         Errno::ENXIO | Errno::EREMOTEIO | Errno::ENOENT => BusError::NoAnswer,
         Errno::ETIMEDOUT | Errno::EAGAIN => BusError::Timeout,
         Errno::ENODEV | Errno::EACCES | Errno::EPERM => BusError::Unavailable(errno as i32),
@@ -348,8 +353,9 @@ fn read_file(open: &mut Vec<(Box<str>, File)>, path: &str, max: u32) -> BusOutco
         None => File::open(path).map_err(|error| file_error(&error))?,
     };
     let outcome = read_from_start(&file, max);
-    // A file that answered is kept, for the kernel makes its text anew for every read from the start. Others are not: an
-    // ordinary file may have been replaced by another of its name, and one that failed may be a device that is gone.
+    // A file that answered is kept, for the kernel makes its text anew for every read from the
+    // start. Others are not: an ordinary file may have been replaced by another of its name, and
+    // one that failed may be a device that is gone.
     let is_virtual = path.starts_with("/proc/") || path.starts_with("/sys/");
     if outcome.is_ok() && is_virtual {
         if open.len() == OPEN_FILES_MAX {
@@ -357,7 +363,8 @@ fn read_file(open: &mut Vec<(Box<str>, File)>, path: &str, max: u32) -> BusOutco
         }
         open.push((path.into(), file));
     } else if place.is_some() {
-        // It was open from before: perhaps only this descriptor has gone stale (a sensor unplugged and back).
+        // It was open from before: perhaps only this descriptor has gone stale (a sensor unplugged
+        // and back).
         drop(file);
         return File::open(path)
             .map_err(|error| file_error(&error))

@@ -1,7 +1,8 @@
 //! The control socket: one JSON object a line, both ways, for those whom the kernel vouches for.
 //!
-//! Allowed in are root, the user that we run as, and members of the socket's group (`SO_PEERCRED`, `SO_PEERGROUPS`). What the lines
-//! mean is the gateway's affair. Clients, their lines and what waits for them are bounded.
+//! Allowed in are root, the user that we run as, and members of the socket's group (`SO_PEERCRED`,
+//! `SO_PEERGROUPS`). What the lines mean is the gateway's affair. Clients, their lines and what
+//! waits for them are bounded.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -39,7 +40,8 @@ const WRITE_QUEUE_MAX: usize = 1024 * 1024;
 /// Bytes read of one client in one turn.
 const READ_PER_TURN: usize = 64 * 1024;
 
-/// A client that has shut down its writing half, as `socat` does at the end of its input, is answered for this long.
+/// A client that has shut down its writing half, as `socat` does at the end of its input, is
+/// answered for this long.
 const HALF_CLOSED: Duration = Duration::from_secs(10);
 
 /// What has gone wrong on the control socket, for the host's counters.
@@ -239,7 +241,8 @@ impl Client {
             match self.stream.read(&mut buffer) {
                 Ok(0) => {
                     self.readable = false;
-                    // Wholly gone, or only done with asking? An event for room to write reads as an end again.
+                    // Wholly gone, or only done with asking? An event for room to write reads as an
+                    // end again.
                     if self.is_gone() {
                         return Err(End::Gone);
                     }
@@ -318,13 +321,14 @@ impl Client {
 fn peer_groups(stream: &UnixStream) -> Vec<u32> {
     /// `SO_PEERGROUPS` of `asm-generic/socket.h`, which holds for all targets of ours.
     const SO_PEERGROUPS: libc::c_int = 59;
-    /// Linux's own limit is 65 536; whoever is in more than these is not let in by one of the others.
+    /// Linux's own limit is 65 536; whoever is in more than these is not let in by one of the
+    /// others.
     const GROUPS_MAX: usize = 1024;
 
     let mut groups = vec![0_u32; GROUPS_MAX];
     let mut bytes = libc::socklen_t::try_from(size_of_val(groups.as_slice())).unwrap_or(0);
-    // SAFETY: the kernel writes at most `bytes` bytes of `gid_t`, which is `u32`, to a buffer of that size, and then says in
-    // `bytes` how many it wrote.
+    // SAFETY: the kernel writes at most `bytes` bytes of `gid_t`, which is `u32`, to a buffer of
+    // that size, and then says in `bytes` how many it wrote.
     let result = unsafe {
         libc::getsockopt(
             stream.as_raw_fd(),

@@ -1,8 +1,9 @@
 //! The loop: one thread that owns everything and never blocks.
 //!
-//! A turn has an order, and the durability of acknowledgements rests on it: take in (workers' answers, then sources within their
-//! budgets), advance time, let the gateway settle, do what it says, write. A source that has spent its budget stays on the ready list,
-//! and while anything is on it the poll does not wait.
+//! A turn has an order, and the durability of acknowledgements rests on it: take in (workers'
+//! answers, then sources within their budgets), advance time, let the gateway settle, do what it
+//! says, write. A source that has spent its budget stays on the ready list, and while anything is
+//! on it the poll does not wait.
 //!
 //! ```text
 //! poll ─ now ─ answers ─ sources ─ time ─ end_turn ─ outputs ─ write ─ watchdog
@@ -115,7 +116,8 @@ pub struct EventLoop {
     mailbox: Mailbox,
     answers: Vec<Answer>,
     errands: Arc<Errands>,
-    /// What the host itself has to tell the gateway, in the next turn's beginning. Bounded by the outputs of one turn.
+    /// What the host itself has to tell the gateway, in the next turn's beginning. Bounded by the
+    /// outputs of one turn.
     inputs: VecDeque<Input>,
     /// Sources that may have more to read. Each once; its own flag says so.
     ready: VecDeque<Source>,
@@ -135,7 +137,8 @@ pub struct EventLoop {
     loader: Option<Arc<Loader>>,
     /// Who waits for the configuration; the first one's is being read. At most [`LOADS_MAX`].
     loads: VecDeque<Option<RequestId>>,
-    /// Of the reading that is under way: the answer of one that was given up is not taken for the next.
+    /// Of the reading that is under way: the answer of one that was given up is not taken for the
+    /// next.
     load_count: u64,
     on_event: Option<Box<Observer>>,
     stop: Stop,
@@ -222,13 +225,15 @@ impl EventLoop {
         })
     }
 
-    /// Turns until it is over. A panic in a turn makes outputs safe as far as the gateway still can.
+    /// Turns until it is over. A panic in a turn makes outputs safe as far as the gateway still
+    /// can.
     ///
     /// # Errors
     /// If the poll fails, or the loop panicked.
     pub fn run(mut self) -> Result<ExitReason, HostError> {
         loop {
-            // The state may be broken after a panic: it is asked once more to stop, and never trusted again.
+            // The state may be broken after a panic: it is asked once more to stop, and never
+            // trusted again.
             match catch_unwind(AssertUnwindSafe(|| self.turn(None))) {
                 Ok(Ok(Flow::Continue)) => {}
                 Ok(Ok(Flow::Exit(reason))) => return Ok(reason),
@@ -341,7 +346,8 @@ impl EventLoop {
 
     /// What the host and its workers have to tell.
     fn take_in(&mut self, now: Now) {
-        // A connection that was closed in the last turn is reported before its slot can be given to another.
+        // A connection that was closed in the last turn is reported before its slot can be given to
+        // another.
         while let Some(input) = self.inputs.pop_front() {
             self.gateway.handle_input(now, input);
         }
@@ -639,11 +645,14 @@ impl EventLoop {
                 ReadOutcome::More(count) | ReadOutcome::Drained(count) => count,
                 ReadOutcome::Ended | ReadOutcome::Failed(_) => 0,
             };
-            buffer.commit(count);
             if count > 0 {
                 left -= count;
+                // The gateway commits what is new.
                 self.gateway
                     .handle_input(now, Input::Received { conn, count });
+            } else {
+                // Room that stayed empty goes back to the pool.
+                buffer.commit(0);
             }
             match outcome {
                 ReadOutcome::More(_) => {}
@@ -669,7 +678,8 @@ impl EventLoop {
             self.close(now, conn, CloseCause::Failed(errno));
             return;
         }
-        // What its last bytes are answered with is written first: the gateway hears of the end in the next turn.
+        // What its last bytes are answered with is written first: the gateway hears of the end in
+        // the next turn.
         connection.closing = Closing::PeerDone;
         connection.is_ready_to_read = true;
         self.ready.push_back(Source::Connection(conn.slot()));
@@ -700,7 +710,8 @@ impl EventLoop {
         }
     }
 
-    /// The end of a connection: out of the tables, and one `Closed` for the gateway, before its slot is anybody else's.
+    /// The end of a connection: out of the tables, and one `Closed` for the gateway, before its
+    /// slot is anybody else's.
     fn close(&mut self, now: Now, conn: ConnId, cause: CloseCause) {
         if self.connections.remove(conn).is_some() {
             self.timers.disarm(TimerKey::Flush(conn));
@@ -709,7 +720,8 @@ impl EventLoop {
         }
     }
 
-    /// As [`EventLoop::close`], for when outputs are being done: the gateway hears of it at the start of the next turn.
+    /// As [`EventLoop::close`], for when outputs are being done: the gateway hears of it at the
+    /// start of the next turn.
     fn close_later(&mut self, conn: ConnId, cause: CloseCause) -> Option<Connection> {
         let connection = self.connections.remove(conn)?;
         self.timers.disarm(TimerKey::Flush(conn));
@@ -738,7 +750,6 @@ impl EventLoop {
                 .read(registry, &mut self.timers, port, &mut spare[..room]);
             match progress {
                 Progress::Some(count) => {
-                    buffer.commit(count);
                     left -= count;
                     let event = PortEvent::Received { count };
                     self.gateway.handle_input(now, Input::Port { port, event });
@@ -890,18 +901,10 @@ impl EventLoop {
         let token = Source::Listener(id.slot()).token();
         let outcome = match Listener::open(bind, self.poll.registry(), token) {
             Ok((listener, bound)) => {
-                log::info!("listening address={bound}");
                 self.listeners.insert(id, listener);
                 Ok(bound)
             }
-            Err(error) => {
-                let address = match bind {
-                    Bind::Tcp(address) => address.to_string(),
-                    Bind::Unix { path, .. } => path.to_string(),
-                };
-                log::error!("cannot listen address={address} error={error}");
-                Err(format!("{address}: {error}").into_boxed_str())
-            }
+            Err(error) => Err(error.to_string().into_boxed_str()),
         };
         self.tell(HostEvent::Listening {
             listener: id,
@@ -1087,7 +1090,8 @@ impl EventLoop {
                 self.close_later(conn, CloseCause::Ours);
             }
             WriteOutcome::Failed(errno) => {
-                // Its last words may lie unread: a DISCONNECT among them means that no will is to be sent.
+                // Its last words may lie unread: a DISCONNECT among them means that no will is to
+                // be sent.
                 connection.fail(errno);
                 if !std::mem::replace(&mut connection.is_ready_to_read, true) {
                     self.ready.push_back(Source::Connection(conn.slot()));
@@ -1096,7 +1100,8 @@ impl EventLoop {
         }
     }
 
-    /// Everything is written: the gateway is done with the connection, the socket waits for its peer.
+    /// Everything is written: the gateway is done with the connection, the socket waits for its
+    /// peer.
     fn linger(&mut self, now: Now, conn: ConnId) {
         let transport = self
             .close_later(conn, CloseCause::Ours)
@@ -1152,7 +1157,8 @@ impl EventLoop {
         }
     }
 
-    /// After a panic: one more attempt at a clean stop, which is what sets outputs to their safe state.
+    /// After a panic: one more attempt at a clean stop, which is what sets outputs to their safe
+    /// state.
     fn make_safe(&mut self) {
         let until = clock::monotonic() + LAST_BYTES;
         if self.stop == Stop::No {

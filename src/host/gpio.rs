@@ -1,8 +1,9 @@
 //! GPIO lines through the kernel's character device.
 //!
-//! A worker for each chip requests, sets, reads and releases, because a chip behind I2C or USB may sleep in any of these; edges
-//! are read on the loop from the request's descriptor, which is non-blocking and in the poll. Stamps and debounce are the kernel's.
-//! What becomes of a released line is up to its chip: the header's lines stay as they are.
+//! A worker for each chip requests, sets, reads and releases, because a chip behind I2C or USB may
+//! sleep in any of these; edges are read on the loop from the request's descriptor, which is
+//! non-blocking and in the poll. Stamps and debounce are the kernel's. What becomes of a released
+//! line is up to its chip: the header's lines stay as they are.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,7 +34,8 @@ const CHIP_QUEUE_MAX: usize = 256;
 /// After this long the loop answers for a chip that does not.
 const LINE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Edges of one line that are handed over in one turn; the others wait in the kernel's buffer for the next.
+/// Edges of one line that are handed over in one turn; the others wait in the kernel's buffer for
+/// the next.
 pub(super) const EDGES_PER_TURN: usize = 64;
 
 /// Labels of the chip behind the 40-pin header: Pi 0 to 3, Pi 4, Pi 5.
@@ -107,8 +109,8 @@ enum OwedWhat {
     Read,
 }
 
-/// What a chip's worker is asked. The last one to let go of a request gives the line back, which may sleep, so that is a
-/// worker's affair too.
+/// What a chip's worker is asked. The last one to let go of a request gives the line back, which
+/// may sleep, so that is a worker's affair too.
 #[derive(Debug)]
 struct Op {
     number: u64,
@@ -489,7 +491,8 @@ fn read_edges(
     handle: &mut Handle,
     mut event: impl FnMut(LineEvent),
 ) -> Result<bool, gpiocdev::Error> {
-    /// `struct gpio_v2_line_event` has 48 bytes; 16 of them are the kernel's default buffer for a line.
+    /// `struct gpio_v2_line_event` has 48 bytes; 16 of them are the kernel's default buffer for a
+    /// line.
     const WORDS: usize = 16 * 6;
 
     let size = handle.request.edge_event_u64_size();

@@ -1,8 +1,9 @@
 //! Log lines on their way to stderr, without ever making the loop wait.
 //!
-//! `env_logger` formats a line into a bounded ring; a thread of its own writes it out. When journald or a terminal stalls, lines are
-//! dropped and counted, and the count is the next line that gets through. Under systemd every line starts with its priority (`<6>`),
-//! elsewhere with the time.
+//! `env_logger` formats a line into a bounded ring; a thread of its own writes it out. When
+//! journald or a terminal stalls, lines are dropped and counted, and the count is the next line
+//! that gets through. Under systemd every line starts with its priority (`<6>`), elsewhere with the
+//! time.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,7 +26,8 @@ pub struct LogGuard {
     ring: Arc<Ring>,
 }
 
-/// Sends the log to stderr. `directives` as in `RUST_LOG` (`info,fieldgate::broker=debug`); `RUST_LOG` itself wins if it is set.
+/// Sends the log to stderr. `directives` as in `RUST_LOG` (`info,fieldgate::broker=debug`);
+/// `RUST_LOG` itself wins if it is set.
 ///
 /// # Errors
 /// If there is no thread for it, or a logger is installed already.
@@ -50,7 +52,8 @@ fn init_with(directives: &str, style: Style, sink: Box<dyn Write + Send>) -> io:
     Ok(guard)
 }
 
-/// Whether stderr goes to the journal, which then reads priorities (systemd.exec(5), `JOURNAL_STREAM`).
+/// Whether stderr goes to the journal, which then reads priorities (systemd.exec(5),
+/// `JOURNAL_STREAM`).
 fn is_journal() -> bool {
     let Some(stream) = std::env::var_os("JOURNAL_STREAM") else {
         return false;

@@ -1,7 +1,8 @@
 //! The operating system: the only code that knows Linux.
 //!
-//! [`run`] drives one gateway until it is told to stop. The loop ([`EventLoop`]) owns all state and never blocks; what Linux offers no
-//! readiness for happens on workers, each of which owns one request and decides nothing.
+//! [`run`] drives one gateway until it is told to stop. The loop ([`EventLoop`]) owns all state and
+//! never blocks; what Linux offers no readiness for happens on workers, each of which owns one
+//! request and decides nothing.
 //!
 //! | file | knows |
 //! |---|---|
@@ -49,7 +50,8 @@ pub type Observer = dyn FnMut(HostEvent<'_>);
 pub struct HostSettings {
     /// The control socket; `None`: there is none.
     pub control: Option<ControlSettings>,
-    /// How SIGHUP and `reload` read the configuration again; `None`: they are told that there is none.
+    /// How SIGHUP and `reload` read the configuration again; `None`: they are told that there is
+    /// none.
     pub loader: Option<Arc<Loader>>,
     /// Hears of what the gateway's surroundings may want to know.
     pub on_event: Option<Box<Observer>>,
@@ -76,7 +78,8 @@ pub enum HostEvent<'a> {
 /// Why [`run`] came back without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitReason {
-    /// It was told to stop, and everything that this asks for is done or its time was up: exit code 0.
+    /// It was told to stop, and everything that this asks for is done or its time was up: exit code
+    /// 0.
     Stopped,
     /// It was told a second time, before the first stop was done.
     Interrupted,
@@ -127,12 +130,12 @@ impl std::error::Error for HostError {
 
 /// Runs a gateway until a signal stops it.
 ///
-/// Install the logger first ([`log::init`]). Threads that exist already should have been started with signals blocked, or they may catch
-/// the signals that are meant for the loop.
+/// Install the logger first ([`log::init`]). Threads that exist already should have been started
+/// with signals blocked, or they may catch the signals that are meant for the loop.
 ///
 /// # Errors
-/// If the poll or the control socket cannot be set up, or the loop panicked. Listeners and devices that cannot be opened are no
-/// errors: the gateway hears of them and publishes them.
+/// If the poll or the control socket cannot be set up, or the loop panicked. Listeners and devices
+/// that cannot be opened are no errors: the gateway hears of them and publishes them.
 pub fn run(config: Config, settings: HostSettings) -> Result<ExitReason, HostError> {
     EventLoop::new(config, settings)?.run()
 }

@@ -1,8 +1,9 @@
 //! Serial ports: opened and closed by errands, read and written by the loop.
 //!
-//! Opening and configuring a tty may block, and closing one may wait 30 s for a line that nobody drains, so both happen on a thread,
-//! with `TCIOFLUSH` before the close. In between the descriptor is non-blocking and in the poll. Bytes are read straight into
-//! the gateway's buffer for the port; what waits to be written is bounded.
+//! Opening and configuring a tty may block, and closing one may wait 30 s for a line that nobody
+//! drains, so both happen on a thread, with `TCIOFLUSH` before the close. In between the descriptor
+//! is non-blocking and in the poll. Bytes are read straight into the gateway's buffer for the port;
+//! what waits to be written is bounded.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,13 +26,15 @@ use crate::point::{Fault, FaultKind};
 use crate::slab::{IdTable, Key};
 use crate::time::{Duration, Instant};
 
-/// Bytes that may wait to be written to one port: 70 s of a line at 9600 baud. A port that takes nothing for so long is closed.
+/// Bytes that may wait to be written to one port: 70 s of a line at 9600 baud. A port that takes
+/// nothing for so long is closed.
 pub(super) const WRITE_QUEUE_MAX: usize = 64 * 1024;
 
 /// Bytes read of one port in one turn; the others wait in the kernel's buffer for the next.
 pub(super) const READ_PER_TURN: usize = 16 * 1024;
 
-/// After this long a port that does not open is given up. The errand may come back later; then it only closes again.
+/// After this long a port that does not open is given up. The errand may come back later; then it
+/// only closes again.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// All ports that the field asked for.
@@ -380,14 +383,16 @@ fn close(errands: &Errands, tty: TTYPort) {
         drop(tty);
     };
     if let Err(errand) = errands.run("tty-close", errand) {
-        // So many devices hang that there is no thread left: this one may as well be the loop's, for it was flushed.
+        // So many devices hang that there is no thread left: this one may as well be the loop's,
+        // for it was flushed.
         log::warn!("a serial port is closed on the loop");
         errand();
     }
 }
 
 fn fd(tty: &TTYPort) -> BorrowedFd<'_> {
-    // SAFETY: the descriptor belongs to `tty`, which closes it when dropped and not before, and the borrow ends first.
+    // SAFETY: the descriptor belongs to `tty`, which closes it when dropped and not before, and the
+    // borrow ends first.
     unsafe { BorrowedFd::borrow_raw(tty.as_raw_fd()) }
 }
 

@@ -19,7 +19,8 @@ pub(super) enum Asked {
     Reload,
 }
 
-/// The three signals, blocked for this thread and read from a descriptor. Dropping it restores the thread's mask.
+/// The three signals, blocked for this thread and read from a descriptor. Dropping it restores the
+/// thread's mask.
 #[derive(Debug)]
 pub(super) struct Signals {
     fd: SignalFd,
@@ -27,7 +28,8 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over. Threads that exist already must have them blocked, which [`super::worker::spawn`] sees to.
+    /// Takes the signals over. Threads that exist already must have them blocked, which
+    /// [`super::worker::spawn`] sees to.
     pub(super) fn take_over(registry: &Registry) -> io::Result<Self> {
         let mut mask = SigSet::empty();
         for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
@@ -57,7 +59,8 @@ impl Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        // A mask that was valid before is valid now; there is nothing to do about a kernel that disagrees.
+        // A mask that was valid before is valid now; there is nothing to do about a kernel that
+        // disagrees.
         let _ = self.before.thread_set_mask();
     }
 }

@@ -1,7 +1,8 @@
 //! What the service manager hears: ready, reloading, stopping, alive.
 //!
-//! Outside of systemd every message goes nowhere. The watchdog is fed only by a turn that has finished, so it vouches for the loop and
-//! for nothing else: a stuck worker is a health fault, not a restart.
+//! Outside of systemd every message goes nowhere. The watchdog is fed only by a turn that has
+//! finished, so it vouches for the loop and for nothing else: a stuck worker is a health fault, not
+//! a restart.
 
 use sd_notify::NotifyState;
 

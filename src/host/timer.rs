@@ -1,7 +1,8 @@
 //! The host's own deadlines, and how the poll waits for the next one.
 //!
-//! The gateway keeps its timers itself. These few belong to what only the host sees: a flush that takes too long, a socket
-//! that lingers, a worker that owes an answer. They are disarmed exactly, because a stale one would wake an idle gateway.
+//! The gateway keeps its timers itself. These few belong to what only the host sees: a flush that
+//! takes too long, a socket that lingers, a worker that owes an answer. They are disarmed exactly,
+//! because a stale one would wake an idle gateway.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -82,8 +83,9 @@ impl Timers {
     }
 }
 
-/// A wait shorter than this is timed by a timerfd. The poll's own timeout is rounded up to whole milliseconds, which is too late for a
-/// sensor's conversion or a gap on a serial line, and good enough for everything longer.
+/// A wait shorter than this is timed by a timerfd. The poll's own timeout is rounded up to whole
+/// milliseconds, which is too late for a sensor's conversion or a gap on a serial line, and good
+/// enough for everything longer.
 const FINE: Duration = Duration::from_millis(20);
 
 /// Turns the next deadline into a timeout of the poll.
@@ -108,7 +110,8 @@ impl Alarm {
         Ok(Self { timer, set: None })
     }
 
-    /// How long the poll may wait for `at`: `None` for ever, which also means until the timerfd says so.
+    /// How long the poll may wait for `at`: `None` for ever, which also means until the timerfd
+    /// says so.
     pub(super) fn timeout(&mut self, at: Option<Instant>, now: Instant) -> Option<Duration> {
         let at = at?;
         let wait = at.since(now);

@@ -1,7 +1,8 @@
 //! What an event of the poll is about: a sort of source and its slot, packed into mio's token.
 //!
-//! Four bits of sort and 28 of slot, because a token has 32 bits on a Pi Zero. There is no generation in it: an event is only a hint
-//! that something may be ready, and one that reaches the next tenant of a slot costs it a read that says `EAGAIN`.
+//! Four bits of sort and 28 of slot, because a token has 32 bits on a Pi Zero. There is no
+//! generation in it: an event is only a hint that something may be ready, and one that reaches the
+//! next tenant of a slot costs it a read that says `EAGAIN`.
 
 use mio::Token;
 
@@ -74,14 +75,16 @@ impl Source {
     }
 }
 
-/// What an event said, detached from mio's buffer so that the loop may change anything while it walks them.
+/// What an event said, detached from mio's buffer so that the loop may change anything while it
+/// walks them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Readiness {
     /// There may be something to read.
     pub readable: bool,
     /// There may be room to write.
     pub writable: bool,
-    /// The peer has shut down its writing half, or all of it, or failed: there will be no further event, so read to the end.
+    /// The peer has shut down its writing half, or all of it, or failed: there will be no further
+    /// event, so read to the end.
     pub read_closed: bool,
     /// Nobody will ever read what we write.
     pub write_closed: bool,

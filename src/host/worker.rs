@@ -1,8 +1,10 @@
-//! Plumbing for calls that block: threads that own one request at a time, and the mailbox that wakes the loop.
+//! Plumbing for calls that block: threads that own one request at a time, and the mailbox that
+//! wakes the loop.
 //!
-//! A worker decides nothing and keeps no state of the gateway's. Two sorts: a [`Worker`] serves a bounded queue of requests in order
-//! (a bus, a GPIO chip), an [`Errands`] thread does one thing and ends (opening a tty, reading the configuration). Requests are
-//! bounded, and each has at most one answer, so the mailbox is bounded too.
+//! A worker decides nothing and keeps no state of the gateway's. Two sorts: a [`Worker`] serves a
+//! bounded queue of requests in order (a bus, a GPIO chip), an [`Errands`] thread does one thing
+//! and ends (opening a tty, reading the configuration). Requests are bounded, and each has at most
+//! one answer, so the mailbox is bounded too.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -93,7 +95,8 @@ impl Mailbox {
     }
 }
 
-/// A thread with a bounded queue. It ends when this is dropped and its queue is served; nobody waits for that, for it may be stuck.
+/// A thread with a bounded queue. It ends when this is dropped and its queue is served; nobody
+/// waits for that, for it may be stuck.
 #[derive(Debug)]
 pub(super) struct Worker<R> {
     requests: SyncSender<R>,
@@ -135,7 +138,8 @@ pub(super) enum Refused<R> {
     Gone(R),
 }
 
-/// Errands at once. Each is a thread; more than this means that devices hang, and another thread would hang too.
+/// Errands at once. Each is a thread; more than this means that devices hang, and another thread
+/// would hang too.
 pub(super) const ERRANDS_MAX: usize = 32;
 
 /// Threads that do one thing and end.
@@ -188,7 +192,8 @@ impl Errands {
     }
 }
 
-/// Starts a thread with every signal blocked, so that signals stay the loop's, without a moment in which they are not.
+/// Starts a thread with every signal blocked, so that signals stay the loop's, without a moment in
+/// which they are not.
 pub(super) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
     let spawned = thread::Builder::new().name(name.to_owned()).spawn(body);

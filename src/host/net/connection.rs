@@ -34,9 +34,11 @@ pub(in crate::host) struct Connection {
 pub(in crate::host) enum Closing {
     /// Not at all.
     No,
-    /// The peer has sent its last byte. The gateway hears of it in the next turn, when what it has to answer has been written.
+    /// The peer has sent its last byte. The gateway hears of it in the next turn, when what it has
+    /// to answer has been written.
     PeerDone,
-    /// What is queued is written, then the writing half is shut down; the peer's bytes are nobody's any more.
+    /// What is queued is written, then the writing half is shut down; the peer's bytes are nobody's
+    /// any more.
     Flush,
 }
 
@@ -91,7 +93,8 @@ impl Connection {
         self.readable
     }
 
-    /// A write has failed with this error number: nothing more is written, and what is left is read to its end.
+    /// A write has failed with this error number: nothing more is written, and what is left is read
+    /// to its end.
     pub(in crate::host) fn fail(&mut self, errno: i32) {
         self.write_failed = Some(errno);
         self.writable = false;
@@ -118,7 +121,8 @@ impl Connection {
                     self.readable = false;
                     return ReadOutcome::Ended;
                 }
-                // Data and FIN that arrive together make one event: then only an end or an error is one.
+                // Data and FIN that arrive together make one event: then only an end or an error is
+                // one.
                 Ok(count) if count < buffer.len() && !self.read_to_end => {
                     self.readable = false;
                     return ReadOutcome::Drained(count);
@@ -166,7 +170,8 @@ impl Connection {
         }
     }
 
-    /// Hands the socket to whoever lets it linger, its writing half shut down; `None` if there is nobody at the other end.
+    /// Hands the socket to whoever lets it linger, its writing half shut down; `None` if there is
+    /// nobody at the other end.
     pub(in crate::host) fn into_lingering(mut self) -> Option<Transport> {
         self.transport.shutdown_write().ok()?;
         Some(self.transport)

@@ -1,7 +1,8 @@
 //! Sockets that have said everything and wait for their peer to have read it.
 //!
-//! A close with unread input makes the kernel send a reset, which may overtake the reason code that was just written. So the writing half
-//! is shut down and input is discarded until the peer hangs up, but not for long and not for many.
+//! A close with unread input makes the kernel send a reset, which may overtake the reason code that
+//! was just written. So the writing half is shut down and input is discarded until the peer hangs
+//! up, but not for long and not for many.
 
 use std::collections::VecDeque;
 use std::io;

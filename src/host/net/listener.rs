@@ -1,7 +1,8 @@
 //! Sockets that accept: TCP and unix.
 //!
-//! A unix socket that a dead process left behind is replaced; one that somebody listens at is not, nor is any other file. Its mode
-//! and group are set before it accepts anybody, and it is unlinked when it closes, if it is still ours.
+//! A unix socket that a dead process left behind is replaced; one that somebody listens at is not,
+//! nor is any other file. Its mode and group are set before it accepts anybody, and it is unlinked
+//! when it closes, if it is still ours.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -47,7 +48,8 @@ enum Socket {
     Unix(UnixListener),
 }
 
-/// A socket's name in the file system. Dropping it unlinks the name, if the file is still the one that we made.
+/// A socket's name in the file system. Dropping it unlinks the name, if the file is still the one
+/// that we made.
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,

@@ -1,7 +1,7 @@
 //! Sockets of MQTT clients: listeners, connections, and those that only linger.
 //!
-//! Everything is read and written through a [`Transport`], which is plain bytes for now. Nothing in here knows MQTT or the gateway: the
-//! loop lends the gateway's buffers.
+//! Everything is read and written through a [`Transport`], which is plain bytes for now. Nothing in
+//! here knows MQTT or the gateway: the loop lends the gateway's buffers.
 
 mod connection;
 mod linger;
