@@ -9,7 +9,7 @@ use super::Gateway;
 use super::settings::{Config, DeviceConfig};
 use crate::broker::Taker;
 use crate::id::{DeviceId, PointId};
-use crate::mqtt::{QoS, TopicFilter};
+use crate::mqtt::{QoS, SubscriptionOptions, TopicFilter};
 use crate::pipeline::settings::PointSettings;
 use crate::slab::GenSlab;
 use crate::time::Now;
@@ -226,7 +226,6 @@ impl Gateway {
             };
             let point = self.registry.points.insert(entry);
             self.pipeline.add_point(now, point, settings.clone());
-            self.pipeline.assign_point(now, point, device);
             self.subscribe_commands(point, &settings.topic);
             return point;
         };
@@ -252,7 +251,10 @@ impl Gateway {
 
     fn subscribe(&mut self, taker: Taker, filter: &str) {
         match TopicFilter::new(filter) {
-            Ok(filter) => self.broker.subscribe(taker, filter),
+            Ok(filter) => {
+                let options = SubscriptionOptions::new(QoS::ExactlyOnce);
+                self.broker.subscribe(taker, filter, options);
+            }
             Err(error) => log::error!("cannot subscribe filter={filter}: {error}"),
         }
     }

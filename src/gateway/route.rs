@@ -15,7 +15,7 @@ use crate::field;
 use crate::field::line::LineCommand;
 use crate::field::port::PortCommand;
 use crate::id::PointId;
-use crate::mqtt::{ApplicationMessage, PublishProperties, QoS, TopicName};
+use crate::mqtt::{ApplicationMessage, ProtocolVersion, PublishProperties, QoS, TopicName};
 use crate::pipeline::{self, Command, Verb};
 use crate::time::Now;
 
@@ -50,6 +50,10 @@ impl Gateway {
         match output {
             field::Output::Reading(reading) => self.pipeline.handle_reading(now, reading),
             field::Output::Written(written) => self.pipeline.handle_written(now, written),
+            field::Output::Recovered { point } => self.pipeline.handle_recovered(now, point),
+            field::Output::Availability { device, online } => {
+                self.pipeline.handle_availability(now, device, online);
+            }
             field::Output::OpenBus { bus, settings } => {
                 self.outputs.push_back(Output::OpenBus { bus, settings });
             }
@@ -111,17 +115,23 @@ impl Gateway {
                     recv.clear();
                 }
                 let how = match how {
-                    broker::CloseHow::AfterFlush => {
-                        CloseHow::AfterFlush { deadline: now.monotonic + FLUSH_TIMEOUT }
-                    }
+                    broker::CloseHow::AfterFlush => CloseHow::AfterFlush {
+                        deadline: now.monotonic + FLUSH_TIMEOUT,
+                    },
                     broker::CloseHow::Now => CloseHow::Now,
                 };
                 self.outputs.push_back(Output::Close { conn, how });
             }
             broker::Output::Fetch { message } => {
-                self.outputs.push_back(Output::Journal(JournalCommand::Fetch { message }));
+                self.outputs
+                    .push_back(Output::Journal(JournalCommand::Fetch { message }));
             }
-            broker::Output::Delivery { taker, message, is_replay, .. } => match taker {
+            broker::Output::Delivery {
+                taker,
+                message,
+                is_replay,
+                ..
+            } => match taker {
                 Taker::Commands(point) => self.route_command(now, point, &message, is_replay),
                 Taker::Requests => self.handle_request_message(now, &message, is_replay),
                 // Sessions are served inside the broker; bridges have no machine behind them yet,
@@ -141,7 +151,11 @@ impl Gateway {
         is_replay: bool,
     ) {
         let properties = message.properties();
-        let verb = if message.topic().ends_with("/get") { Verb::Get } else { Verb::Set };
+        let verb = if message.topic().ends_with("/get") {
+            Verb::Get
+        } else {
+            Verb::Set
+        };
         let command = Command {
             retained: message.retain(),
             stored: is_replay,
@@ -154,7 +168,8 @@ impl Gateway {
 
     /// Publishes something of our own.
     pub(super) fn publish(&mut self, now: Now, origin: Origin, message: &ApplicationMessage) {
-        let published = self.broker.publish(now, origin, message, &mut self.outbox);
+        let view = message.as_publish(ProtocolVersion::V5, now.monotonic);
+        let published = self.broker.publish(now, origin, &view, &mut self.outbox);
         if let Some(reason) = published.refused {
             log::warn!(
                 "own message refused topic={} reason={reason}",

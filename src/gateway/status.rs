@@ -1,5 +1,7 @@
 //! What there is and what is counted, as JSON: for `read`, `devices` and `status`.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value as Json, json};
 
 use super::Gateway;
@@ -59,6 +61,20 @@ impl Gateway {
         Json::Object(devices)
     }
 
+    fn field_json(&self) -> Json {
+        let stats = self.field.stats();
+        let devices = stats
+            .devices
+            .iter()
+            .map(|(_, name, counters)| (name, counters));
+        json!({
+            "buses": stats.buses.iter().map(|(name, stats)| (name, stats)).collect::<BTreeMap<_, _>>(),
+            "ports": stats.ports.iter().map(|(name, stats)| (name, stats)).collect::<BTreeMap<_, _>>(),
+            "devices": devices.collect::<BTreeMap<_, _>>(),
+            "strays": stats.strays,
+        })
+    }
+
     /// Counters and gauges of every machine.
     pub(super) fn status_json(&self, now: Now) -> Json {
         let counters = self.counters;
@@ -79,21 +95,11 @@ impl Gateway {
                 "reloads_refused": counters.reloads_refused,
                 "requests_refused": counters.requests_refused,
             },
-            "broker": counters_json(self.broker.stats().entries()),
-            "field": counters_json(self.field.stats().entries()),
-            "pipeline": counters_json(self.pipeline.stats().entries()),
+            "broker": self.broker.stats().iter().collect::<BTreeMap<_, _>>(),
+            "field": self.field_json(),
+            "pipeline": self.pipeline.stats(),
         })
     }
-}
-
-/// Named numbers; each machine keeps its own names, in one place.
-fn counters_json<N: AsRef<str>>(entries: impl IntoIterator<Item = (N, u64)>) -> Json {
-    let entries = entries.into_iter();
-    Json::Object(
-        entries
-            .map(|(name, count)| (name.as_ref().to_owned(), json!(count)))
-            .collect(),
-    )
 }
 
 /// A value as JSON; integers that a double cannot hold are text.

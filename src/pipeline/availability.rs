@@ -64,6 +64,11 @@ impl Pipeline {
         }
     }
 
+    /// What is known of a device; `None` while nothing is.
+    pub fn availability(&self, device: DeviceId) -> Option<bool> {
+        self.devices.get(device)?.is_online
+    }
+
     /// Publishes a device's availability, if that is a change.
     pub(super) fn publish_availability(&mut self, device: DeviceId, is_online: bool) {
         let Some(state) = self.devices.get_mut(device) else {
