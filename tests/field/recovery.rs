@@ -23,7 +23,7 @@ const ANSWER: &str = "weight 3 kg\r\n";
 const EVERY: Duration = Duration::from_secs(5);
 
 /// One thing that goes wrong, or right again.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Act {
     Bus(Option<u8>, Option<Trouble>),
     PowerCut,

@@ -2,8 +2,8 @@
 //!
 //! An output has a *base*, the level that it has when nothing is passing: what was last commanded,
 //! or its safe state. A pulse leaves the base for a while and returns to it; a lease moves the base
-//! to the safe state when nobody renews the command. A set that has failed leaves the line in doubt:
-//! after a back-off it is set to its base again, until it obeys. So a pulse ends and a lease
+//! to the safe state when nobody renews the command. A set that has failed leaves the line in
+//! doubt: after a back-off it is set to its base again, until it obeys. So a pulse ends and a lease
 //! expires even if the chip is slow to obey, and the fault is over as soon as the line works. A
 //! *command* that has failed is answered so, and never obeyed late.
 
