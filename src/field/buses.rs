@@ -168,6 +168,13 @@ impl Buses {
         Some(request)
     }
 
+    /// Nothing further is begun.
+    pub(super) fn stop(&mut self) {
+        for (_, bus) in self.slab.iter_mut() {
+            bus.waiting.clear();
+        }
+    }
+
     /// The counters, by name.
     pub(super) fn stats(&self) -> Vec<(Box<str>, BusStats)> {
         self.slab

@@ -296,7 +296,11 @@ impl Field {
                 }
             }
             PortEvent::Received { .. } => {
-                self.receive(port, recv.bytes());
+                if state.is_open() {
+                    self.receive(port, recv.bytes());
+                } else {
+                    self.strays.port_events += 1;
+                }
                 recv.clear();
             }
             PortEvent::Closed(fault) => {
@@ -400,6 +404,8 @@ impl Field {
         self.cx.now = now.monotonic;
         self.cx.is_stopping = true;
         let cx = &mut self.cx;
+        self.buses.stop();
+        self.ports.stop(cx);
         for (_, Device { reporter, body }) in self.devices.iter_mut() {
             match body {
                 Body::Sampled(sampled) => sampled.stop(reporter, cx),

@@ -124,6 +124,13 @@ impl Ports {
         self.slab.get_mut(port)
     }
 
+    /// Nothing is opened any more.
+    pub(super) fn stop(&self, cx: &mut Context) {
+        for (id, _) in self.slab.iter() {
+            cx.timers.clear(Timer::Port(id));
+        }
+    }
+
     /// It is to be opened again.
     pub(super) fn handle_retry(&mut self, cx: &mut Context, id: PortId) {
         let Some(port) = self.slab.get_mut(id) else {

@@ -80,7 +80,10 @@ impl Sampled {
         cx: &mut Context,
         buses: &mut Buses,
     ) {
-        reporter.stats.ticks_missed += self.schedule.advance(cx.now);
+        let skipped = self.schedule.advance(cx.now);
+        if self.backoff.attempts() == 0 {
+            reporter.stats.ticks_missed += skipped;
+        }
         cx.wake_at(Timer::Sample(reporter.device()), self.schedule.next());
         if self.state == State::Idle {
             self.step(reporter, cx, buses, &Completion::Begin);
@@ -97,11 +100,10 @@ impl Sampled {
         buses: &mut Buses,
         index: usize,
     ) {
+        reporter.want(index);
         if self.state == State::Idle {
-            reporter.want(index);
             self.step(reporter, cx, buses, &Completion::Begin);
         } else {
-            reporter.want(index);
             self.again = true;
         }
     }

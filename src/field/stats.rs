@@ -158,7 +158,7 @@ pub struct Strays {
     pub answers: u64,
     /// Events of lines that are not ours, or that make no sense for them.
     pub line_events: u64,
-    /// Events of ports that are not ours.
+    /// Events of ports that are not ours, and bytes of ports that are not open.
     pub port_events: u64,
     /// Commands and questions for points that do not exist.
     pub points: u64,

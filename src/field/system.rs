@@ -5,7 +5,7 @@
 //! has a fault on that point and readings on the others. Formats: `proc(5)`,
 //! `Documentation/driver-api/thermal/sysfs-api.rst` and `Documentation/hwmon/sysfs-interface.rst`.
 
-use super::bus::{BusError, BusOp, BusOutcome, BusReply};
+use super::bus::{BusError, BusOp, BusOutcome, BusReply, error_text};
 use super::driver::{Completion, Sample, Step};
 use super::settings::SystemSettings;
 use crate::point::{Fault, FaultKind, Outcome, PointKind, PointSpec, Value};
@@ -126,7 +126,7 @@ impl System {
             ),
             BusError::Unavailable(number) | BusError::Failed(number) => Fault::new(
                 FaultKind::BusError,
-                format!("{path} could not be read (error {number})"),
+                format!("{path} could not be read ({})", error_text(number)),
             ),
         })?;
         let measured = match (reply, figure) {

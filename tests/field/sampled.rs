@@ -136,7 +136,7 @@ fn one_missed_answer_is_a_fault_but_not_offline() {
     bench.run_secs(10);
     assert_eq!(
         bench.last_text("greenhouse/humidity"),
-        "bus_error: i2c.1 failed for 0x76 (error 5)"
+        "bus_error: i2c.1 failed for 0x76 (input/output error, error 5)"
     );
     bench.trouble.clear();
     bench.run_secs(20);
@@ -162,7 +162,7 @@ fn a_fault_that_changes_is_told_again() {
         texts,
         [
             "no_answer: nothing answered at 0x76 on i2c.1",
-            "bus_error: i2c.1 cannot be used (error 13)"
+            "bus_error: i2c.1 cannot be used (no permission, error 13)"
         ]
     );
 }
@@ -225,6 +225,32 @@ fn a_tmp105_is_set_to_twelve_bits_and_a_sleeping_tmp102_is_woken() {
         panic!("no chip");
     };
     assert_eq!(cold.configuration, [0x60, 0xA0]);
+    // A moment without power between two readings leaves a TMP105 at its nine bits.
+    let again = Chip::Thermometer(Thermometer::tmp105(0x1990));
+    bench.chips.insert((1, 0x48), again);
+    bench.run_secs(20);
+    assert_eq!(bench.last_text("fine/temperature"), "25.5625");
+}
+
+#[test]
+fn a_stop_begins_no_further_transfer() {
+    let mut bench = Bench::new();
+    for address in 0x48..0x4C {
+        let chip = Thermometer::lm75(0x1900);
+        bench.chips.insert((1, address), Chip::Thermometer(chip));
+        let name = format!("t{address:x}");
+        bench.add_i2c(&name, I2cChip::Lm75, address, EVERY);
+    }
+    bench.run_secs(5);
+    for address in 0x48..0x4C {
+        bench.get(&format!("t{address:x}/temperature"));
+    }
+    bench.stop();
+    bench.forget();
+    bench.run_secs(100);
+    assert!(bench.transfers.is_empty());
+    assert!(bench.said.is_empty());
+    assert_eq!(bench.wakes, 0);
 }
 
 #[test]
@@ -417,7 +443,7 @@ fn a_disk_that_hangs_is_a_fault_on_that_point_alone() {
     bench.run_secs(5);
     assert_eq!(
         bench.last_text("machine/disk_used"),
-        "bus_error: / could not be read (error 5)"
+        "bus_error: / could not be read (input/output error, error 5)"
     );
     assert_eq!(bench.last_text("machine/load"), "0.52");
 }

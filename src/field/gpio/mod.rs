@@ -229,6 +229,7 @@ impl Gpio {
         }
         match &mut line.role {
             Role::Event { .. } => {}
+            Role::Counter { .. } if line.state != State::Ready => reporter.want(index),
             Role::Counter { total, .. } => {
                 let outcome = Outcome::Good(Value::Uint(*total));
                 reporter.report(cx, index, now, outcome);

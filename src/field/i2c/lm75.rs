@@ -7,8 +7,10 @@
 //!
 //! Values are two's complement, left-aligned in 16 bits (National/TI LM75B datasheet, "Temperature
 //! Data Format"; TI TMP102, tables 8-2 and 8-3; TI TMP105, table 3). None of them has an identity
-//! to check. A chip that somebody has put to sleep would say the same for ever, so its shutdown
-//! bit is looked at and cleared; the TMP105 is set to 12 bits. Whatever is written is read back.
+//! to check. A chip that somebody has put to sleep would say the same for ever, and one that has
+//! lost its power for a moment is back at its power-on settings: so every cycle looks at the
+//! configuration first, clears the shutdown bit and sets the TMP105 to 12 bits. Whatever is
+//! written is read back.
 
 use super::{Site, sampled};
 use crate::field::bus::BusOutcome;
@@ -45,8 +47,8 @@ pub(in crate::field) struct Lm75 {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Nothing is known of the chip.
-    Unknown,
+    /// Between cycles.
+    Idle,
     /// Its configuration is being read.
     Looking,
     /// This configuration is being written.
@@ -55,8 +57,6 @@ enum State {
     Checking([u8; 2]),
     /// The first value of the new configuration is being measured.
     Settling,
-    /// It is as it should be.
-    Ready,
     /// Its temperature is being read.
     Reading,
 }
@@ -66,12 +66,12 @@ impl Lm75 {
         Self {
             site,
             chip,
-            state: State::Unknown,
+            state: State::Idle,
         }
     }
 
     pub(in crate::field) fn reset(&mut self) {
-        self.state = State::Unknown;
+        self.state = State::Idle;
     }
 
     pub(in crate::field) fn step(&mut self, now: Instant, completion: &Completion) -> Step {
@@ -80,7 +80,7 @@ impl Lm75 {
 
     fn try_step(&mut self, now: Instant, completion: &Completion) -> Result<Step, Fault> {
         match (self.state, completion) {
-            (State::Unknown, Completion::Begin) => {
+            (State::Idle, Completion::Begin) => {
                 self.state = State::Looking;
                 Ok(self.read_configuration())
             }
@@ -113,12 +113,10 @@ impl Lm75 {
                 self.state = State::Settling;
                 Ok(Step::WaitUntil(now + CONVERSION_MAX))
             }
-            (State::Settling, Completion::Woken) | (State::Ready, Completion::Begin) => {
-                Ok(self.read_temperature())
-            }
+            (State::Settling, Completion::Woken) => Ok(self.read_temperature()),
             (State::Reading, Completion::Bus(outcome)) => {
                 let raw = self.site.bytes(outcome)?;
-                self.state = State::Ready;
+                self.state = State::Idle;
                 let celsius = celsius(self.chip, raw);
                 let outcome = self.site.in_range("temperature", celsius, range(self.chip));
                 Ok(Step::Reading(vec![(0, outcome)]))

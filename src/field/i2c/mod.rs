@@ -3,7 +3,7 @@
 mod bme280;
 mod lm75;
 
-use super::bus::{BusError, BusOp, BusOutcome, BusReply, Bytes};
+use super::bus::{BusError, BusOp, BusOutcome, BusReply, Bytes, error_text};
 use super::settings::I2cChip;
 use crate::point::{Fault, FaultKind, Outcome, PointKind, PointSpec, Value};
 
@@ -71,11 +71,14 @@ impl Site {
             ),
             BusError::Unavailable(number) => (
                 FaultKind::BusError,
-                format!("i2c.{bus} cannot be used (error {number})"),
+                format!("i2c.{bus} cannot be used ({})", error_text(number)),
             ),
             BusError::Failed(number) => (
                 FaultKind::BusError,
-                format!("i2c.{bus} failed for {address:#04x} (error {number})"),
+                format!(
+                    "i2c.{bus} failed for {address:#04x} ({})",
+                    error_text(number)
+                ),
             ),
             BusError::Busy => (FaultKind::Busy, format!("i2c.{bus} has too much to do")),
         };

@@ -41,6 +41,9 @@ pub const UNCLAIMED_LINES_MAX: u32 = 8;
 /// While a poll is unanswered, a wish for a fresh reading does not send another one for so long.
 pub const POLL_GAP: Duration = Duration::from_secs(1);
 
+/// Characters of a device's own words in a reason.
+const EXCERPT_MAX: usize = 32;
+
 /// What stands for the value in a command.
 const PLACEHOLDER: &str = "{value}";
 
@@ -438,7 +441,7 @@ fn value_of(settings: &LinesPoint, text: &str) -> Result<Value, String> {
         TextKind::Text => Ok(Value::Text(text.into())),
         TextKind::Number => number_of(text)
             .map(Value::Float)
-            .ok_or_else(|| format!("{text:?} is no number")),
+            .ok_or_else(|| format!("{:?} is no number", excerpt(text))),
         TextKind::Bool => {
             let (inactive, active) = &settings.booleans;
             let word = text.trim();
@@ -447,9 +450,18 @@ fn value_of(settings: &LinesPoint, text: &str) -> Result<Value, String> {
             } else if word.eq_ignore_ascii_case(inactive) {
                 Ok(Value::Bool(false))
             } else {
+                let text = excerpt(text);
                 Err(format!("{text:?} is neither {inactive:?} nor {active:?}"))
             }
         }
+    }
+}
+
+/// The beginning of what a device has sent, for a message.
+fn excerpt(text: &str) -> &str {
+    match text.char_indices().nth(EXCERPT_MAX) {
+        Some((end, _)) => &text[..end],
+        None => text,
     }
 }
 
