@@ -403,6 +403,38 @@ impl House {
         self.send(conn, &Packet::Publish(publish(qos, topic, payload)));
     }
 
+    /// After a PUBLISH was pushed: ends the turn, and takes the publisher's answers out of what it
+    /// has been sent, with a PUBREL between them for QoS 2.
+    pub fn turn_and_release(&mut self, conn: ConnId, qos: QoS) {
+        self.turn();
+        match qos {
+            Q0 => {}
+            Q1 => self.take_out(conn, 0x40),
+            Q2 => {
+                self.take_out(conn, 0x50);
+                self.pubrel(conn, 1);
+                self.take_out(conn, 0x70);
+            }
+        }
+    }
+
+    /// Takes one packet out of the middle of what a client has been sent.
+    fn take_out(&mut self, conn: ConnId, first_byte: u8) {
+        let sent = &mut self.peers.get_mut(&conn).unwrap().sent;
+        let mut at = 0;
+        while at < sent.len() {
+            let Ok(Frame::Complete { total_len, .. }) = frame::peek(&sent[at..], u32::MAX) else {
+                break;
+            };
+            if sent[at] == first_byte {
+                sent.drain(at..at + total_len);
+                return;
+            }
+            at += total_len;
+        }
+        panic!("no packet of type {first_byte:#x} was sent");
+    }
+
     pub fn retain(&mut self, conn: ConnId, topic: &str, payload: &str) {
         let message = Publish {
             retain: true,
@@ -483,7 +515,7 @@ impl House {
     }
 
     pub fn stat(&self, name: &str) -> u64 {
-        let stat = self.broker.stats().iter().find(|stat| stat.0 == name);
+        let stat = self.broker.stats().entries().find(|stat| stat.0 == name);
         stat.expect("there is such a counter").1
     }
 }
