@@ -9,8 +9,8 @@ use super::taker::Origin;
 /// What may be published by whom.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Access {
-    /// Invariant: Topic Names without a trailing slash.
-    bases: Vec<Box<str>>,
+    /// What the gateway owns. Invariant: without a trailing slash; empty is nothing.
+    base: Box<str>,
 }
 
 /// The answer.
@@ -26,12 +26,9 @@ pub(super) enum Verdict {
 }
 
 impl Access {
-    /// Makes `BASE/…` the gateway's own.
+    /// Makes `BASE/…` the gateway's own, and what was that before anybody's.
     pub(super) fn protect(&mut self, base_topic: &str) {
-        let base = base_topic.trim_end_matches('/');
-        if !base.is_empty() && !self.bases.iter().any(|known| &**known == base) {
-            self.bases.push(base.into());
-        }
+        self.base = base_topic.trim_end_matches('/').into();
     }
 
     /// Whether `origin` may publish to `topic`.
@@ -45,22 +42,24 @@ impl Access {
                 Verdict::Refused
             };
         }
-        for base in &self.bases {
-            let Some(rest) = topic.strip_prefix(&**base) else {
-                continue;
-            };
-            let below = match rest.strip_prefix('/') {
-                Some(below) => below,
-                None if rest.is_empty() => "",
-                None => continue,
-            };
-            return match (is_command(below), is_own) {
-                (true, _) => Verdict::AllowedNeverRetained,
-                (false, true) => Verdict::Allowed,
-                (false, false) => Verdict::Refused,
-            };
+        match self.below_base(topic) {
+            None => Verdict::Allowed,
+            Some(below) if is_command(below) => Verdict::AllowedNeverRetained,
+            Some(_) if is_own => Verdict::Allowed,
+            Some(_) => Verdict::Refused,
         }
-        Verdict::Allowed
+    }
+
+    /// What follows `BASE/`; empty for `BASE` itself, and `None` for topics elsewhere.
+    fn below_base<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        if self.base.is_empty() {
+            return None;
+        }
+        let rest = topic.strip_prefix(&*self.base)?;
+        if rest.is_empty() {
+            return Some(rest);
+        }
+        rest.strip_prefix('/')
     }
 }
 
@@ -113,5 +112,8 @@ mod tests {
             assert_eq!(access.may_publish(Origin::Field, topic), ours, "{topic}");
             assert_eq!(access.may_publish(Origin::System, topic), ours, "{topic}");
         }
+        access.protect("barn");
+        assert_eq!(access.may_publish(client, "plants/shed"), Allowed);
+        assert_eq!(access.may_publish(client, "barn"), Refused);
     }
 }

@@ -256,6 +256,7 @@ impl Broker {
         connection.heard_at = self.now.monotonic;
         connection.patience = Duration::from_secs(keep_alive.into()) * 3 / 2; // [MQTT-3.1.2-22]
         connection.receive_maximum = self.settings.receive_maximum.max(1);
+        connection.takes = Some(self.settings.max_packet_size);
         connection.ends_session = expiry_seconds == 0;
         connection.will = connect
             .will

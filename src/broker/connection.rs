@@ -39,6 +39,8 @@ pub(super) struct Connection {
     pub(super) unacknowledged: u16,
     /// What we said in CONNACK.
     pub(super) receive_maximum: u16,
+    /// The Maximum Packet Size that we said there; `None` before it.
+    pub(super) takes: Option<u32>,
     /// Answers that wait in the settle queue.
     pub(super) waiting: u32,
     /// Of those: PUBACK and PUBREC.
@@ -107,6 +109,7 @@ impl Connection {
             max_packet_size: u32::MAX,
             unacknowledged: 0,
             receive_maximum: 0,
+            takes: None,
             waiting: 0,
             unsettled: 0,
             aliases: Vec::new(),

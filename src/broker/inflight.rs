@@ -14,6 +14,7 @@
 use std::collections::VecDeque;
 
 use super::queue::Reference;
+use crate::buffer::{Charge, Memory};
 use crate::mqtt::{PacketId, QoS};
 
 /// Most publications that a subscriber may have unacknowledged, whatever Receive Maximum it names:
@@ -27,6 +28,8 @@ pub(super) struct Inflight {
     entries: VecDeque<Sent>,
     next_id: PacketId,
     next_order: u64,
+    /// For the entries; what they refer to is charged where it is kept.
+    charge: Charge,
 }
 
 /// One of them.
@@ -59,11 +62,12 @@ pub(super) enum Acked {
 }
 
 impl Inflight {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(memory: &Memory) -> Self {
         Self {
             entries: VecDeque::new(),
             next_id: PacketId::FIRST,
             next_order: 0,
+            charge: memory.charge(0),
         }
     }
 
@@ -78,6 +82,7 @@ impl Inflight {
         });
         self.next_order += 1;
         self.next_id = packet_id.next();
+        self.charge_entries();
         packet_id
     }
 
@@ -130,7 +135,9 @@ impl Inflight {
         if self.entries.get(at)?.order != order {
             return None;
         }
-        self.entries.remove(at)
+        let removed = self.entries.remove(at);
+        self.charge_entries();
+        removed
     }
 
     /// Everything, oldest first.
@@ -146,6 +153,7 @@ impl Inflight {
         match self.position(id) {
             Some(at) if fits(&self.entries[at].stage) => {
                 let sent = self.entries.remove(at).expect("it was found there");
+                self.charge_entries();
                 Acked::Done(match sent.stage {
                     Stage::Published(reference) => Some(reference),
                     Stage::Released => None,
@@ -153,6 +161,10 @@ impl Inflight {
             }
             _ => Acked::Unknown,
         }
+    }
+
+    fn charge_entries(&mut self) {
+        self.charge.set(self.entries.len() * size_of::<Sent>());
     }
 
     fn position(&self, id: PacketId) -> Option<usize> {
@@ -193,7 +205,7 @@ mod tests {
 
     #[test]
     fn an_identifier_in_use_is_passed_over_when_the_numbers_come_round() {
-        let mut inflight = Inflight::new();
+        let mut inflight = Inflight::new(&Memory::new(0));
         let stuck = inflight.send(reference(QoS::AtLeastOnce));
         assert_eq!(stuck.value(), 1);
         for expected in (2..=u16::MAX).chain([2, 3]) {
@@ -207,7 +219,7 @@ mod tests {
 
     #[test]
     fn acknowledgements_of_the_wrong_kind_change_nothing() {
-        let mut inflight = Inflight::new();
+        let mut inflight = Inflight::new(&Memory::new(0));
         let one = inflight.send(reference(QoS::AtLeastOnce));
         let two = inflight.send(reference(QoS::ExactlyOnce));
         assert!(matches!(inflight.puback(two), Acked::Unknown));

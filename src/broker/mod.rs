@@ -31,7 +31,8 @@
 //! | `max_packet_size` | DISCONNECT 0x95 |
 //! | memory budget, for a large packet | its connection waits, after 30 s DISCONNECT 0x97 |
 //! | `receive_maximum` | DISCONNECT 0x93 in 5.0; not read further in 3.1.1 until acknowledged |
-//! | `queue`, `queues_bytes`, memory budget | `when_full` |
+//! | `queue`, `queues_bytes` | `when_full` |
+//! | memory budget, for a message to be kept | the message is dropped (`refuse`: refused) |
 //! | `retained_*`, memory budget | not stored, an older one removed, delivered all the same |
 //! | [`DELIVERIES_PER_CALL_MAX`] | the rest of what a connection has sent is parsed next turn |
 //!
@@ -218,7 +219,7 @@ impl Broker {
     }
 
     /// Makes `base_topic/…` the gateway's own: clients may publish there only commands and
-    /// requests.
+    /// requests. What was protected before is not any more.
     pub fn protect(&mut self, base_topic: &str) {
         self.access.protect(base_topic);
     }
@@ -299,7 +300,8 @@ impl Broker {
                 self.resumed.push_back(conn);
                 break;
             }
-            let frame = frame::peek(recv.bytes(), self.settings.max_packet_size);
+            let limit = connection.takes.unwrap_or(self.settings.max_packet_size);
+            let frame = frame::peek(recv.bytes(), limit);
             match frame {
                 Err(error) => self.refuse_bytes(conn, recv.bytes(), &error, outbox),
                 Ok(Frame::Incomplete { needed }) => {
@@ -399,6 +401,7 @@ impl Broker {
                 connection.pause = Pause::No;
                 // It was we who did not listen.
                 connection.heard_at = self.now.monotonic;
+                self.arm_connection(conn);
                 return Some(conn);
             }
         }
@@ -713,6 +716,12 @@ impl Broker {
         while let Some((origin, will)) = self.wills.pop_front() {
             self.publish_will(origin, &will, outbox);
         }
+        self.update_gauges();
+        #[cfg(debug_assertions)]
+        self.check_invariants();
+    }
+
+    fn update_gauges(&mut self) {
         self.stats.connections = self.connections.len() as u64;
         self.stats.sessions = self.sessions.len() as u64;
         self.stats.subscriptions = self.subscriptions.len() as u64;
@@ -721,8 +730,6 @@ impl Broker {
         self.stats.messages = self.messages.len() as u64;
         self.stats.queued = self.queued as u64;
         self.stats.queued_bytes = self.queued_bytes as u64;
-        #[cfg(debug_assertions)]
-        self.check_invariants();
     }
 
     /// What must hold between calls. Every call while there is little to look at, later one in 64.

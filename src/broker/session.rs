@@ -62,7 +62,7 @@ impl Session {
             expires_at: Instant::FAR_FUTURE,
             armed: Instant::FAR_FUTURE,
             queue: Queue::new(memory),
-            inflight: Inflight::new(),
+            inflight: Inflight::new(memory),
             received: Received::default(),
             _charge: charge,
         }

@@ -84,6 +84,9 @@ impl Broker {
         let Some(connection) = self.connections.get_mut(conn) else {
             return;
         };
+        if connection.phase == Phase::Closing && kind != Kind::Last {
+            return; // Nothing follows a goodbye [MQTT-3.14.4-1].
+        }
         let (version, limit) = (connection.version, connection.max_packet_size);
         let Some(packet) = packet.fit(version, limit) else {
             if kind == Kind::Last {

@@ -11,7 +11,7 @@ macro_rules! stats {
 
         impl Stats {
             /// Every number with its name, in the order in which they are declared.
-            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+            pub fn entries(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$( (stringify!($field), self.$field), )*].into_iter()
             }
         }

@@ -30,6 +30,7 @@ impl Broker {
         let before = self
             .subscriptions
             .insert(taker, filter.as_str(), subscription);
+        self.update_gauges();
         if !is_replayed(options.retain_handling, before.is_some()) {
             return;
         }
@@ -49,12 +50,15 @@ impl Broker {
 
     /// Ends a subscription made by [`Broker::subscribe`]; whether there was one.
     pub fn unsubscribe(&mut self, taker: Taker, filter: TopicFilter<'_>) -> bool {
-        self.subscriptions.remove(taker, filter.as_str()).is_some()
+        let removed = self.subscriptions.remove(taker, filter.as_str());
+        self.update_gauges();
+        removed.is_some()
     }
 
     /// Ends all subscriptions of a taker that is not a client.
     pub fn unsubscribe_all(&mut self, taker: Taker) {
         self.subscriptions.remove_all(taker);
+        self.update_gauges();
     }
 
     pub(super) fn on_subscribe(
@@ -66,9 +70,16 @@ impl Broker {
     ) {
         let mut reasons = core::mem::take(&mut self.scratch.reasons);
         let identifier = subscribe.properties.subscription_identifier;
+        let limit = self.settings.max_subscriptions as usize;
         for request in &subscribe.requests {
-            // As a sequence of single requests [MQTT-3.8.4-5].
-            reasons.push(self.on_subscription(session, &request, identifier));
+            // As a sequence of single requests [MQTT-3.8.4-5]; so many of them that not all can be
+            // granted are not looked at one by one, for that takes its time.
+            reasons.push(if reasons.len() < limit {
+                self.on_subscription(session, &request, identifier)
+            } else {
+                self.stats.refused_subscriptions += 1;
+                ReasonCode::QuotaExceeded
+            });
         }
         // The subscriptions are the session's, and may have to outlive a power cut.
         let lsn = self.settle.log();
@@ -106,11 +117,14 @@ impl Broker {
             || !self.memory.has_room(Subscriptions::cost_of(filter));
         if is_new && is_full {
             self.stats.refused_subscriptions += 1;
-            log::warn!(
-                "subscription refused client={} filter={}: too many, or no memory",
-                self.session_mut(id).client_id.escape_debug(),
-                filter.escape_debug()
-            );
+            let refused = self.stats.refused_subscriptions;
+            if refused.is_power_of_two() {
+                log::warn!(
+                    "subscription refused client={} filter={} refused={refused}: too many, or no memory",
+                    self.session_mut(id).client_id.escape_debug(),
+                    filter.escape_debug(),
+                );
+            }
             return ReasonCode::QuotaExceeded;
         }
         let options = request.options;
@@ -142,14 +156,15 @@ impl Broker {
         for filter in &unsubscribe.filters {
             let taker = Taker::Session(session);
             let removed = self.subscriptions.remove(taker, filter.as_str());
+            if removed.is_none() {
+                reasons.push(ReasonCode::NoSubscriptionExisted);
+                continue;
+            }
             // What was published before stays in the queue, and is delivered [MQTT-3.10.4-3].
             self.session_mut(session)
                 .queue
                 .cancel_replay(filter.as_str());
-            reasons.push(match removed {
-                Some(_) => ReasonCode::Success,
-                None => ReasonCode::NoSubscriptionExisted,
-            });
+            reasons.push(ReasonCode::Success);
         }
         let lsn = self.settle.log();
         let unsuback = Packet::Unsuback(Unsuback {

@@ -199,7 +199,7 @@ cases! {
     fn silence_for_one_and_a_half_keep_alives_ends_the_connection(b: &mut House) {
         for (version, answer) in [(V5, "DISCONNECT 0x8d"), (V4, "")] {
             let conn = b.join(&Connect { keep_alive: 10, ..connect(version, "a") });
-            b.wait(Duration::from_millis(14_000));
+            b.wait(Duration::from_secs(14));
             b.send(conn, &Packet::Pingreq);
             assert_eq!(b.read(conn), "PINGRESP");
             b.wait(Duration::from_millis(14_999));

@@ -11,9 +11,9 @@ use fieldgate::id::{ConnId, Lsn};
 use fieldgate::mqtt::frame::{self, Frame};
 use fieldgate::mqtt::{
     Ack, ApplicationMessage, Connect, ConnectProperties, Packet, PacketId, ProtocolVersion,
-    Publish, PublishProperties, QoS, ReasonCode, RetainHandling, Subscribe, SubscribeProperties,
-    SubscriptionIdentifier, SubscriptionOptions, SubscriptionRequest, SubscriptionRequests,
-    TopicFilter, TopicFilters, Unsubscribe, UnsubscribeProperties,
+    Publish, PublishProperties, QoS, ReasonCode, ReasonCodes, RetainHandling, Subscribe,
+    SubscribeProperties, SubscriptionIdentifier, SubscriptionOptions, SubscriptionRequest,
+    SubscriptionRequests, TopicFilter, TopicFilters, Unsubscribe, UnsubscribeProperties,
 };
 use fieldgate::rng::Rng;
 use fieldgate::slab::Key;
@@ -403,6 +403,38 @@ impl House {
         self.send(conn, &Packet::Publish(publish(qos, topic, payload)));
     }
 
+    /// After a PUBLISH was pushed: ends the turn, and takes the publisher's answers out of what it
+    /// has been sent, with a PUBREL between them for QoS 2.
+    pub fn turn_and_release(&mut self, conn: ConnId, qos: QoS) {
+        self.turn();
+        match qos {
+            Q0 => {}
+            Q1 => self.take_out(conn, 0x40),
+            Q2 => {
+                self.take_out(conn, 0x50);
+                self.pubrel(conn, 1);
+                self.take_out(conn, 0x70);
+            }
+        }
+    }
+
+    /// Takes one packet out of the middle of what a client has been sent.
+    fn take_out(&mut self, conn: ConnId, first_byte: u8) {
+        let sent = &mut self.peers.get_mut(&conn).unwrap().sent;
+        let mut at = 0;
+        while at < sent.len() {
+            let Ok(Frame::Complete { total_len, .. }) = frame::peek(&sent[at..], u32::MAX) else {
+                break;
+            };
+            if sent[at] == first_byte {
+                sent.drain(at..at + total_len);
+                return;
+            }
+            at += total_len;
+        }
+        panic!("no packet of type {first_byte:#x} was sent");
+    }
+
     pub fn retain(&mut self, conn: ConnId, topic: &str, payload: &str) {
         let message = Publish {
             retain: true,
@@ -483,7 +515,7 @@ impl House {
     }
 
     pub fn stat(&self, name: &str) -> u64 {
-        let stat = self.broker.stats().iter().find(|stat| stat.0 == name);
+        let stat = self.broker.stats().entries().find(|stat| stat.0 == name);
         stat.expect("there is such a counter").1
     }
 }
@@ -546,72 +578,65 @@ pub fn options(qos: QoS, retain_handling: RetainHandling) -> SubscriptionOptions
 
 /// A packet in words, short enough to be compared in tests.
 pub fn describe(packet: &Packet<'_>) -> String {
-    let acked = |name: &str, ack: &Ack<'_>| {
-        let mut text = format!("{name} {}", ack.packet_id);
-        if ack.reason != ReasonCode::Success {
-            text += &format!(" {:#04x}", ack.reason.code());
-        }
-        text
-    };
-    let codes = |reasons: &fieldgate::mqtt::ReasonCodes<'_>| {
-        let codes: Vec<_> = reasons
-            .iter()
-            .map(|reason| format!("{:#04x}", reason.code()))
-            .collect();
-        codes.join(" ")
-    };
     match packet {
         Packet::Connack(connack) => {
-            let present = if connack.session_present {
-                " present"
-            } else {
-                ""
-            };
+            let present = flag(connack.session_present, " present");
             format!("CONNACK {}{present}", connack.reason.name())
         }
         Packet::Publish(publish) => {
-            let mut text = format!("PUBLISH {}", publish.topic);
-            text += &format!(" q{}", publish.qos);
-            if let Some(id) = publish.packet_id {
-                text += &format!(" #{id}");
-            }
-            for (flag, word) in [(publish.dup, " dup"), (publish.retain, " retain")] {
-                text += if flag { word } else { "" };
-            }
-            if let Some(left) = publish.properties.message_expiry_interval {
-                text += &format!(" expiry={left}");
-            }
-            let mut identifiers: Vec<_> = publish
-                .properties
+            let properties = &publish.properties;
+            let id = publish.packet_id.map(|id| format!(" #{id}"));
+            let expiry = properties.message_expiry_interval;
+            let mut identifiers: Vec<_> = properties
                 .subscription_identifiers
                 .iter()
                 .map(SubscriptionIdentifier::value)
                 .collect();
             identifiers.sort_unstable();
-            if !identifiers.is_empty() {
-                text += &format!(" by={identifiers:?}");
-            }
-            match core::str::from_utf8(publish.payload) {
-                Ok(payload) if payload.len() <= 40 => text + &format!(" {payload:?}"),
-                _ => text + &format!(" {} bytes", publish.payload.len()),
-            }
+            [
+                format!("PUBLISH {} q{}", publish.topic, publish.qos),
+                id.unwrap_or_default(),
+                flag(publish.dup, " dup").into(),
+                flag(publish.retain, " retain").into(),
+                expiry.map_or(String::new(), |left| format!(" expiry={left}")),
+                flag(!identifiers.is_empty(), &format!(" by={identifiers:?}")).into(),
+                match core::str::from_utf8(publish.payload) {
+                    Ok(payload) if payload.len() <= 40 => format!(" {payload:?}"),
+                    _ => format!(" {} bytes", publish.payload.len()),
+                },
+            ]
+            .concat()
         }
         Packet::Puback(ack) => acked("PUBACK", ack),
         Packet::Pubrec(ack) => acked("PUBREC", ack),
         Packet::Pubrel(ack) => acked("PUBREL", ack),
         Packet::Pubcomp(ack) => acked("PUBCOMP", ack),
-        Packet::Suback(suback) => {
-            format!("SUBACK {} [{}]", suback.packet_id, codes(&suback.reasons))
+        Packet::Suback(packet) => {
+            format!("SUBACK {} [{}]", packet.packet_id, codes(&packet.reasons))
         }
-        Packet::Unsuback(unsuback) => {
-            format!(
-                "UNSUBACK {} [{}]",
-                unsuback.packet_id,
-                codes(&unsuback.reasons)
-            )
+        Packet::Unsuback(packet) => {
+            format!("UNSUBACK {} [{}]", packet.packet_id, codes(&packet.reasons))
         }
         Packet::Pingresp => "PINGRESP".into(),
         Packet::Disconnect(disconnect) => format!("DISCONNECT {:#04x}", disconnect.reason.code()),
         other => format!("{other:?}"),
     }
+}
+
+fn flag(is_set: bool, word: &str) -> &str {
+    if is_set { word } else { "" }
+}
+
+fn acked(name: &str, ack: &Ack<'_>) -> String {
+    let number = ack.packet_id;
+    if ack.reason == ReasonCode::Success {
+        format!("{name} {number}")
+    } else {
+        format!("{name} {number} {:#04x}", ack.reason.code())
+    }
+}
+
+fn codes(reasons: &ReasonCodes<'_>) -> String {
+    let code = |reason: ReasonCode| format!("{:#04x}", reason.code());
+    reasons.iter().map(code).collect::<Vec<_>>().join(" ")
 }

@@ -9,6 +9,7 @@ mod access;
 mod connect;
 mod garbage;
 mod limits;
+mod model;
 mod publish;
 mod queues;
 mod retained;

@@ -2,7 +2,7 @@
 
 use fieldgate::broker::settings::WhenFull;
 use fieldgate::id::ConnId;
-use fieldgate::mqtt::{Packet, Publish, PublishProperties};
+use fieldgate::mqtt::{Packet, Publish, PublishProperties, RetainHandling};
 
 use crate::house::*;
 
@@ -227,7 +227,7 @@ cases! {
         assert_eq!(b.stat("queued") + b.stat("dropped_over_budget"), 10);
         let conn = b.dial(&connect(V5, &"x".repeat(10_000)));
         assert_eq!(b.read(conn), "CONNACK Quota exceeded");
-        b.subscribe_with(publisher, &"y".repeat(10_000), options(Q0, Default::default()), None);
+        b.subscribe_with(publisher, &"y".repeat(10_000), options(Q0, RetainHandling::Send), None);
         assert_eq!(b.read(publisher), "SUBACK 1 [0x97]");
         b.set(|_| {});
         b.publish(publisher, Q1, "t", "fits again");

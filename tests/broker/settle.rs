@@ -1,7 +1,7 @@
 //! What waits for the journal's mark, and in which order it leaves.
 
 use fieldgate::id::Lsn;
-use fieldgate::mqtt::{Connect, Packet};
+use fieldgate::mqtt::{Connect, Packet, RetainHandling};
 
 use crate::house::*;
 
@@ -39,7 +39,7 @@ cases! {
     fn answers_leave_in_order(b: &mut House) {
         let conn = b.client(V5, "a");
         b.mark = Some(b.broker.last_lsn());
-        b.subscribe_with(conn, "t", options(Q1, Default::default()), None);
+        b.subscribe_with(conn, "t", options(Q1, RetainHandling::Send), None);
         b.send(conn, &Packet::Pingreq);
         b.publish(conn, Q1, "nobody", "x");
         assert_eq!(b.read(conn), "", "everything stands behind the SUBACK");

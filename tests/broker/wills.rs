@@ -14,10 +14,10 @@ fn will(qos: QoS, retain: bool) -> Will<'static> {
     }
 }
 
-fn with_will(connect: Connect<'_>) -> Connect<'_> {
+fn with_will<'a>(connect: &Connect<'a>) -> Connect<'a> {
     Connect {
         will: Some(will(Q1, false)),
-        ..connect
+        ..*connect
     }
 }
 
@@ -33,10 +33,10 @@ cases! {
     fn a_broken_connection_publishes_the_will(b: &mut House) {
         let watcher = watcher(b);
         for version in [V4, V5] {
-            let conn = b.join(&with_will(connect(version, "a")));
+            let conn = b.join(&with_will(&connect(version, "a")));
             b.drop_conn(conn);
             assert_eq!(b.read_all(watcher), [WILL]);
-            let conn = b.join(&with_will(lasting(version, "a")));
+            let conn = b.join(&with_will(&lasting(version, "a")));
             b.drop_conn(conn);
             assert_eq!(b.read_all(watcher), [WILL]);
             let conn = b.join(&lasting(version, "a"));
@@ -51,7 +51,7 @@ cases! {
     fn a_normal_disconnect_forgets_the_will(b: &mut House) {
         let watcher = watcher(b);
         for version in [V4, V5] {
-            let conn = b.join(&with_will(connect(version, "a")));
+            let conn = b.join(&with_will(&connect(version, "a")));
             b.disconnect(conn);
             assert!(!b.is_open(conn));
             assert_eq!(b.read(watcher), "");
@@ -61,7 +61,7 @@ cases! {
     fn a_disconnect_with_any_other_reason_publishes_it(b: &mut House) {
         let watcher = watcher(b);
         for reason in [ReasonCode::DisconnectWithWillMessage, ReasonCode::UnspecifiedError] {
-            let conn = b.join(&with_will(connect(V5, "a")));
+            let conn = b.join(&with_will(&connect(V5, "a")));
             b.disconnect_with(conn, reason);
             assert_eq!(b.read(watcher), WILL);
         }
@@ -70,7 +70,7 @@ cases! {
     fn a_protocol_error_publishes_it(b: &mut House) {
         let watcher = watcher(b);
         for version in [V4, V5] {
-            let conn = b.join(&with_will(connect(version, "a")));
+            let conn = b.join(&with_will(&connect(version, "a")));
             b.send_bytes(conn, &[0xF1, 0]);
             assert!(!b.is_open(conn));
             assert_eq!(b.read_all(watcher), [WILL]);
@@ -79,7 +79,7 @@ cases! {
 
     fn a_keep_alive_timeout_publishes_it(b: &mut House) {
         let watcher = watcher(b);
-        let conn = b.join(&Connect { keep_alive: 2, ..with_will(connect(V5, "a")) });
+        let conn = b.join(&Connect { keep_alive: 2, ..with_will(&connect(V5, "a")) });
         b.seconds(3);
         assert!(!b.is_open(conn));
         assert_eq!(b.read(watcher), WILL);
@@ -87,14 +87,14 @@ cases! {
 
     fn a_takeover_publishes_it(b: &mut House) {
         let watcher = watcher(b);
-        b.join(&with_will(lasting(V5, "a")));
-        b.join(&with_will(lasting(V5, "a")));
+        b.join(&with_will(&lasting(V5, "a")));
+        b.join(&with_will(&lasting(V5, "a")));
         assert_eq!(b.read_all(watcher), [WILL]);
     }
 
     fn a_will_that_is_to_wait_is_taken_back_by_a_takeover(b: &mut House) {
         let watcher = watcher(b);
-        let mut patient = with_will(lasting(V5, "a"));
+        let mut patient = with_will(&lasting(V5, "a"));
         patient.will.as_mut().unwrap().properties.will_delay_interval = Some(60);
         b.join(&patient);
         b.join(&patient);
@@ -115,7 +115,7 @@ cases! {
     fn the_wills_properties_travel_and_its_expiry_begins_when_it_is_published(b: &mut House) {
         let watcher = b.client(V5, "watcher");
         b.subscribe(watcher, "will", Q1);
-        let mut described = with_will(connect(V5, "a"));
+        let mut described = with_will(&connect(V5, "a"));
         described.will.as_mut().unwrap().properties = WillProperties {
             message_expiry_interval: Some(100),
             content_type: Some("text/plain"),
