@@ -268,6 +268,37 @@ impl Client {
     }
 }
 
+/// A publisher that always has more in the kernel's buffers than the loop has taken out.
+pub struct Flood {
+    client: Client,
+    torrent: Vec<u8>,
+    sent: usize,
+}
+
+impl Flood {
+    pub fn start(bench: &mut Bench) -> Self {
+        Self {
+            client: bench.connected("flood"),
+            torrent: publish("nobody/listens", &[b'x'; 200]).repeat(1000),
+            sent: 0,
+        }
+    }
+
+    /// Fills the kernel's buffers up again.
+    pub fn go_on(&mut self) {
+        let before = self.sent;
+        loop {
+            let next = self.sent % self.torrent.len();
+            match self.client.try_send(&self.torrent[next..]) {
+                0 => return,
+                count => self.sent += count,
+            }
+            let taken = self.sent - before;
+            assert!(taken < 64 << 20, "the kernel's buffers have no end");
+        }
+    }
+}
+
 /// The answer to [`connect`].
 pub const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
 pub const PINGREQ: [u8; 2] = [0xC0, 0];

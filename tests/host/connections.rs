@@ -6,7 +6,8 @@ use fieldgate::gateway::settings::Bind;
 use fieldgate::host::ExitReason;
 
 use crate::bench::{
-    CONNACK, Client, Folder, PINGREQ, PINGRESP, Plan, connect, publish, publish_qos1, subscribe,
+    CONNACK, Client, Flood, Folder, PINGREQ, PINGRESP, Plan, connect, publish, publish_qos1,
+    subscribe,
 };
 
 #[test]
@@ -58,32 +59,19 @@ fn a_unix_socket_carries_mqtt_with_its_mode_and_is_unlinked_at_the_end() {
 #[test]
 fn a_publisher_that_never_stops_holds_nobody_up() {
     let mut bench = Plan::tcp().start();
-    let mut flood = bench.connected("flood");
+    let mut flood = Flood::start(&mut bench);
     let mut other = bench.connected("other");
-    let torrent = publish("nobody/listens", &[b'x'; 200]).repeat(2000);
-    let mut sent = 0;
-    let mut flooding = |flood: &mut Client| {
-        while sent < 64 * 1024 * 1024 {
-            let count = flood.try_send(&torrent[sent % torrent.len()..]);
-            if count == 0 {
-                return;
-            }
-            sent += count;
-        }
-        panic!("the kernel's buffers have no end");
-    };
     for _ in 0..20 {
-        flooding(&mut flood);
+        flood.go_on();
         other.send(&PINGREQ);
         // Loopback delivers at once: the request lies there before the next turn begins.
         for _ in 0..2 {
-            flooding(&mut flood);
+            flood.go_on();
             bench.turn();
         }
         other.receive();
         assert_eq!(other.input, PINGRESP, "it took more than two turns");
         other.input.clear();
-        sent %= torrent.len();
     }
 }
 

@@ -7,7 +7,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::openpty;
 use nix::unistd::{ttyname, write};
 
-use crate::bench::{Client, PATIENCE, PINGREQ, PINGRESP, Plan, publish, subscribe};
+use crate::bench::{Bench, Client, Flood, PATIENCE, PINGREQ, PINGRESP, Plan, publish, subscribe};
 
 /// A pty whose master is the device. The slave is kept, to see what has reached it.
 struct Scale {
@@ -61,12 +61,7 @@ fn plan(devices: &str) -> Plan {
 fn a_line_on_a_serial_port_becomes_a_message() {
     let scale = Scale::new();
     let mut bench = plan(&scale.config()).start();
-    let mut client = bench.connected("reader");
-    let (ask, granted) = subscribe("test/scale/weight", 0);
-    client.send(&ask);
-    bench.expect(&mut client, &granted);
-    scale_is_online(&mut bench, &scale);
-    client.input.clear();
+    let mut client = listen_to(&scale, &mut bench);
     scale.say("weight=12.5\r\n");
     bench.expect(&mut client, &publish("test/scale/weight", b"12.5"));
     // The adapter is pulled.
@@ -89,33 +84,15 @@ fn a_line_on_a_serial_port_becomes_a_message() {
 fn a_flood_of_messages_delays_neither_a_ping_nor_a_line() {
     let scale = Scale::new();
     let mut bench = plan(&scale.config()).start();
-    let mut client = bench.connected("reader");
-    let (ask, granted) = subscribe("test/scale/weight", 0);
-    client.send(&ask);
-    bench.expect(&mut client, &granted);
-    scale_is_online(&mut bench, &scale);
-    bench.turn();
-    client.receive();
-    client.input.clear();
+    let mut client = listen_to(&scale, &mut bench);
 
-    let mut flood = bench.connected("flood");
-    let torrent = publish("nobody/listens", &[b'x'; 200]).repeat(1000);
-    let mut sent = 0;
-    let mut flooding = |flood: &mut Client| {
-        loop {
-            let count = flood.try_send(&torrent[sent % torrent.len()..]);
-            if count == 0 {
-                return;
-            }
-            sent += count;
-        }
-    };
+    let mut flood = Flood::start(&mut bench);
     for round in 10..30 {
-        flooding(&mut flood);
+        flood.go_on();
         client.send(&PINGREQ);
         scale.say(&format!("weight={round}\n"));
         for _ in 0..2 {
-            flooding(&mut flood);
+            flood.go_on();
             bench.turn();
         }
         client.receive();
@@ -143,25 +120,24 @@ fn the_machine_reads_itself() {
     });
 }
 
-/// Turns until the port is open: then what the device says is heard.
-fn scale_is_online(bench: &mut crate::bench::Bench, scale: &Scale) {
-    let mut client = bench.connected("watcher");
+/// A client that hears the scale, whose port is open and has been read empty.
+fn listen_to(scale: &Scale, bench: &mut Bench) -> Client {
+    let mut client = bench.connected("reader");
     let (ask, granted) = subscribe("test/scale/weight", 0);
     client.send(&ask);
     bench.expect(&mut client, &granted);
-    bench.until("the port listens", |bench| {
-        // Said until somebody hears it; what was said before the port opened is discarded.
+    bench.until("the port listens", |_| {
+        // Said until somebody hears it; what is said before the port opens is discarded.
         let _ = write(&scale.master, b"weight=1\n");
-        bench.turn();
         client.receive();
         (!client.input.is_empty()).then_some(())
     });
-    // What was said too often is heard too, and is no change.
-    bench.until("it is quiet", |bench| {
-        let before = bench.counters().turns;
-        bench.turn();
+    bench.until("the port is empty", |_| {
         let mut fds = [PollFd::new(scale.slave.as_fd(), PollFlags::POLLIN)];
-        let quiet = poll(&mut fds, PollTimeout::ZERO) == Ok(0);
-        (quiet && bench.counters().turns > before).then_some(())
+        (poll(&mut fds, PollTimeout::ZERO) == Ok(0)).then_some(())
     });
+    bench.turn();
+    client.receive();
+    client.input.clear();
+    client
 }
