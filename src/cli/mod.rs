@@ -5,7 +5,11 @@
 //! output; what it says about itself goes to standard error. Devices and sockets that need a poll
 //! are the host's: a verb drives them through `crate::host`.
 
+mod bench;
+mod check;
 mod client;
+mod configuration;
+mod control;
 mod failure;
 mod format;
 mod help;
@@ -23,7 +27,7 @@ use std::process::ExitCode;
 use lexopt::Parser;
 use lexopt::prelude::*;
 
-pub(crate) use failure::{Failure, code, output_failed};
+pub(crate) use failure::{Failure, code};
 
 /// Where the configuration is if nothing says otherwise.
 pub const CONFIG_DEFAULT: &str = "/etc/fieldgate/fieldgate.toml";
@@ -80,10 +84,23 @@ struct Verb {
     name: &'static str,
     /// Its long help.
     help: &'static str,
-    run: fn(Parser, Globals) -> Result<u8, Failure>,
+    run: Run,
 }
 
-const VERBS: &[Verb] = &[];
+const VERBS: &[Verb] = &[
+    verb("check", help::CHECK, check::run),
+    verb("scan", help::SCAN, scan::run),
+    verb("pub", help::PUB, publish::run),
+    verb("sub", help::SUB, subscribe::run),
+    verb("bench", help::BENCH, bench::run),
+];
+
+/// Takes the arguments behind the verb's name, and the global options before it.
+type Run = fn(Parser, Globals) -> Result<u8, Failure>;
+
+const fn verb(name: &'static str, help: &'static str, run: Run) -> Verb {
+    Verb { name, help, run }
+}
 
 /// Verbs of the interface that a later version brings: refused by name, so that nobody takes them
 /// for a typing error.
