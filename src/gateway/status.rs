@@ -95,7 +95,7 @@ impl Gateway {
                 "reloads_refused": counters.reloads_refused,
                 "requests_refused": counters.requests_refused,
             },
-            "broker": self.broker.stats().iter().collect::<BTreeMap<_, _>>(),
+            "broker": self.broker.stats().entries().collect::<BTreeMap<_, _>>(),
             "field": self.field_json(),
             "pipeline": self.pipeline.stats(),
         })
