@@ -1,3 +1,810 @@
-//! The MQTT server: connections, sessions, subscriptions, retained messages.
+//! The MQTT server, without I/O: connections, sessions, subscriptions, retained messages.
+//!
+//! It speaks 3.1, 3.1.1 and 5.0. Buffers belong to the gateway and are passed in; time comes in as
+//! [`Now`], chance as a seeded [`Rng`]. After each call the caller drains [`Broker::poll_output`].
+//!
+//! # A message's way
+//!
+//! 1. [`Broker::handle_received`] parses a PUBLISH where it lies; [`Broker::publish`] takes one
+//!    from the gateway's other machines. Access decides whether it reaches anybody.
+//! 2. The trie names the takers, overlapping subscriptions of one taker merged to one copy.
+//! 3. A session at QoS 0 that is connected, has nothing waiting and less than
+//!    [`HIGH_WATER`](crate::buffer::HIGH_WATER) unsent gets the bytes at once: encoded once for
+//!    each layout, copied for each taker, payloads above [`COPY_MAX`](crate::buffer::COPY_MAX)
+//!    shared. No message is kept and nothing is allocated.
+//! 4. For every other session the message is kept once, and a reference is queued. [`Broker::fill`]
+//!    draws from that queue when the socket can take it, as far as the client's Receive Maximum
+//!    goes.
+//! 5. Other takers get an [`Output::Delivery`].
+//! 6. Its sender's acknowledgement goes through the settle queue and leaves in
+//!    [`Broker::end_turn`].
+//!
+//! # Limits
+//!
+//! Each is a field of [`Settings`] or a constant here; each has a counter in [`Stats`].
+//!
+//! | limit | there |
+//! |---|---|
+//! | `max_connections` | CONNACK 0x97; beyond [`REFUSALS_MAX`] more at once, closed without a word |
+//! | `max_sessions`, memory budget | CONNACK 0x97 |
+//! | `max_subscriptions`, memory budget | SUBACK 0x97 for that filter |
+//! | `max_packet_size` | DISCONNECT 0x95 |
+//! | memory budget, for a large packet | its connection waits, after 30 s DISCONNECT 0x97 |
+//! | `receive_maximum` | DISCONNECT 0x93 in 5.0; not read further in 3.1.1 until acknowledged |
+//! | `queue`, `queues_bytes` | `when_full` |
+//! | memory budget, for a message to be kept | the message is dropped (`refuse`: refused) |
+//! | `retained_*`, memory budget | not stored, an older one removed, delivered all the same |
+//! | [`DELIVERIES_PER_CALL_MAX`] | the rest of what a connection has sent is parsed next turn |
+//!
+//! A will with a Will Delay Interval is published at once when its client is lost; only a client
+//! that comes back to its session by taking over takes the will back.
 
+mod access;
+mod connect;
+mod connection;
+mod draw;
+mod inflight;
+mod message;
+mod packets;
+mod publish;
+mod queue;
+mod retained;
+mod session;
 pub mod settings;
+mod settle;
+mod stats;
+mod subscribe;
+pub mod subscriptions;
+mod taker;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+pub use connection::Admission;
+pub use publish::Published;
+pub use stats::Stats;
+pub use taker::{Origin, Taker};
+
+use self::access::Access;
+use self::connection::{Connection, Pause, Phase, Tag};
+use self::message::Messages;
+use self::publish::Scratch;
+use self::queue::{Entry, Reference};
+use self::retained::Retained;
+use self::session::Session;
+use self::settings::Settings;
+use self::settle::Settle;
+use self::subscriptions::Subscriptions;
+use crate::buffer::{Memory, Outbox, OverBudget, Payload, RecvBuffer};
+use crate::deadlines::Deadlines;
+use crate::id::{ConnId, Lsn, MessageId, SessionId};
+use crate::mqtt::frame::{self, Frame};
+use crate::mqtt::{ApplicationMessage, DecodeError, Fault, PacketType, QoS, ReasonCode};
+use crate::rng::{HashMap, Rng};
+use crate::slab::{GenSlab, IdTable};
+use crate::time::{Instant, Now};
+
+/// Deliveries after which [`Broker::handle_received`] leaves the rest for the next turn: one
+/// publisher with many subscribers must not hold up everybody else.
+pub const DELIVERIES_PER_CALL_MAX: u64 = 20_000;
+
+/// Connections beyond `max_connections` that may wait for a CONNACK with 0x97; the next one is
+/// closed at once.
+pub const REFUSALS_MAX: usize = 16;
+
+/// The broker. See the module's documentation.
+#[derive(Debug)]
+pub struct Broker {
+    settings: Settings,
+    memory: Memory,
+    rng: Rng,
+    /// Of the last call.
+    now: Now,
+    connections: IdTable<ConnId, Connection>,
+    sessions: GenSlab<SessionId, Session>,
+    clients: HashMap<Rc<str>, SessionId>,
+    subscriptions: Subscriptions,
+    retained: Retained,
+    messages: Messages,
+    access: Access,
+    settle: Settle,
+    deadlines: Deadlines<Timer>,
+    outputs: VecDeque<Output>,
+    resumed: VecDeque<ConnId>,
+    /// Connections whose large packet waits for memory.
+    starved: Vec<ConnId>,
+    /// Wills to be published before the present call returns; publishing one may bring about the
+    /// next.
+    wills: VecDeque<(Origin, Box<ApplicationMessage>)>,
+    /// Messages waiting in all queues, and what they cost. Invariant: the sum over all sessions.
+    queued: usize,
+    queued_bytes: usize,
+    /// Deliveries since the start, for [`DELIVERIES_PER_CALL_MAX`].
+    deliveries: u64,
+    scratch: Scratch,
+    is_stopping: bool,
+    stats: Stats,
+    #[cfg(debug_assertions)]
+    mutations: u32,
+}
+
+/// Do this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Close a connection; answered by [`Broker::handle_closed`].
+    Close {
+        /// Whose.
+        conn: ConnId,
+        /// How.
+        how: CloseHow,
+    },
+    /// A message for a taker that is not a session.
+    Delivery {
+        /// Who subscribed.
+        taker: Taker,
+        /// Who published.
+        origin: Origin,
+        /// The message, with QoS and RETAIN as published, whatever the subscription says.
+        message: ApplicationMessage,
+        /// It comes from the retained store, because of a subscription, and was published before.
+        is_replay: bool,
+    },
+    /// Bring a message's bytes; answered by [`Broker::handle_fetched`].
+    Fetch {
+        /// Which.
+        message: MessageId,
+    },
+}
+
+/// How to close a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseHow {
+    /// Write what is queued first, so that a reason code arrives.
+    AfterFlush,
+    /// At once.
+    Now,
+}
+
+/// Whose deadline it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// CONNECT, keep-alive, or memory.
+    Connection(ConnId),
+    /// The session's end.
+    Session(SessionId),
+}
+
+impl Broker {
+    /// A broker that nobody has connected to. Its memory limit becomes the account's.
+    pub fn new(settings: Settings, memory: &Memory, rng: &mut Rng) -> Self {
+        memory.set_limit(settings.memory);
+        let mut rng = rng.fork();
+        Self {
+            settings,
+            memory: memory.clone(),
+            now: Now {
+                monotonic: Instant::default(),
+                wall: crate::time::WallTime::default(),
+            },
+            connections: IdTable::new(),
+            sessions: GenSlab::new(),
+            clients: HashMap::with_hasher(rng.hash_state()),
+            subscriptions: Subscriptions::new(memory, &mut rng),
+            retained: Retained::default(),
+            messages: Messages::new(memory),
+            access: Access::default(),
+            settle: Settle::default(),
+            deadlines: Deadlines::new(),
+            outputs: VecDeque::new(),
+            resumed: VecDeque::new(),
+            starved: Vec::new(),
+            wills: VecDeque::new(),
+            queued: 0,
+            queued_bytes: 0,
+            deliveries: 0,
+            scratch: Scratch::default(),
+            is_stopping: false,
+            stats: Stats::default(),
+            rng,
+            #[cfg(debug_assertions)]
+            mutations: 0,
+        }
+    }
+
+    /// Applies other settings to what comes from now on; connected clients keep what CONNACK told
+    /// them.
+    pub fn reconfigure(&mut self, settings: Settings) {
+        self.memory.set_limit(settings.memory);
+        self.settings = settings;
+    }
+
+    /// Makes `base_topic/…` the gateway's own: clients may publish there only commands and
+    /// requests. What was protected before is not any more.
+    pub fn protect(&mut self, base_topic: &str) {
+        self.access.protect(base_topic);
+    }
+
+    /// Every first draw of a message is answered `Pending` and yields [`Output::Fetch`]. This is
+    /// the journal's place; until there is one, tests use it to show that nothing depends on a draw
+    /// being answered at once.
+    pub fn set_fetch_every_draw(&mut self, fetch: bool) {
+        self.messages.fetch_every_draw = fetch;
+    }
+
+    /// A client has connected. Its send queue is open, and its receive buffer is empty.
+    pub fn handle_accepted(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        admission: Admission,
+        outbox: &mut Outbox,
+    ) {
+        debug_assert!(
+            outbox.queue(conn).is_some(),
+            "a connection has a send queue before anybody hears of it"
+        );
+        self.now = now;
+        self.stats.accepted += 1;
+        let room = self.settings.max_connections as usize;
+        let is_over_limit = self.connections.len() >= room;
+        self.stats.refused_connections += u64::from(is_over_limit);
+        let charge = self.memory.charge(size_of::<Connection>());
+        let mut connection = Connection::new(admission, now.monotonic, is_over_limit, charge);
+        if self.is_stopping || self.connections.len() >= room.saturating_add(REFUSALS_MAX) {
+            connection.phase = Phase::Closing;
+            self.outputs.push_back(Output::Close {
+                conn,
+                how: CloseHow::Now,
+            });
+        }
+        let before = self.connections.insert(conn, connection);
+        debug_assert!(before.is_none(), "a slot is free before it is used again");
+        self.arm_connection(conn);
+        self.finish(outbox);
+    }
+
+    /// Bytes lie in the connection's receive buffer. Parses every complete packet, unless the
+    /// connection is paused; then the rest is parsed when this is called again after
+    /// [`Broker::poll_resumed`] has named the connection.
+    pub fn handle_received(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        recv: &mut RecvBuffer,
+        outbox: &mut Outbox,
+    ) {
+        self.now = now;
+        let first = self.deliveries;
+        loop {
+            let Some(connection) = self.connections.get_mut(conn) else {
+                recv.clear();
+                break;
+            };
+            if connection.phase == Phase::Closing {
+                recv.clear();
+                break;
+            }
+            if connection.pause != Pause::No {
+                break;
+            }
+            let is_full = !connection.version.is_v5()
+                && matches!(connection.phase, Phase::Live(_))
+                && connection.unsettled >= connection.receive_maximum;
+            if is_full && !recv.bytes().is_empty() {
+                connection.pause = Pause::Unsettled;
+                self.stats.pauses += 1;
+                break;
+            }
+            if self.deliveries - first >= DELIVERIES_PER_CALL_MAX && !recv.bytes().is_empty() {
+                connection.pause = Pause::Over;
+                self.resumed.push_back(conn);
+                break;
+            }
+            let limit = connection.takes.unwrap_or(self.settings.max_packet_size);
+            let frame = frame::peek(recv.bytes(), limit);
+            match frame {
+                Err(error) => self.refuse_bytes(conn, recv.bytes(), &error, outbox),
+                Ok(Frame::Incomplete { needed }) => {
+                    self.await_rest(conn, needed, recv, outbox);
+                    break;
+                }
+                Ok(Frame::Complete { total_len, .. }) => {
+                    if let Some(frame) = recv.take_frame() {
+                        let charge = self.memory.charge(frame.capacity());
+                        let len = frame.len();
+                        let frame = Payload::from_vec_charged(frame, 0..len, charge);
+                        self.on_frame(conn, &frame, Some(&frame), outbox);
+                    } else {
+                        self.on_frame(conn, &recv.bytes()[..total_len], None, outbox);
+                        recv.consume(total_len);
+                    }
+                }
+            }
+        }
+        self.finish(outbox);
+    }
+
+    /// The network connection is gone, whoever closed it.
+    pub fn handle_closed(&mut self, now: Now, conn: ConnId, outbox: &mut Outbox) {
+        self.now = now;
+        if let Some(connection) = self.connections.get(conn)
+            && let Phase::Live(_) = connection.phase
+        {
+            self.stats.lost_connections += 1;
+            let client = Tag(conn, &connection.client_id);
+            log::info!("connection lost {client}");
+            self.detach(conn, Fate::Publish);
+        }
+        self.connections.remove(conn);
+        self.finish(outbox);
+    }
+
+    /// Something is due; see [`Broker::poll_timeout`].
+    pub fn handle_timeout(&mut self, now: Now, outbox: &mut Outbox) {
+        self.now = now;
+        while let Some(timer) = self.deadlines.pop_due(now.monotonic) {
+            match timer {
+                Timer::Connection(conn) => self.on_connection_timer(conn, outbox),
+                Timer::Session(session) => self.on_session_timer(session),
+            }
+        }
+        while let Some(message) = self.retained.pop_expired(now.monotonic) {
+            self.messages.release(message);
+            self.stats.retained_expired += 1;
+        }
+        self.finish(outbox);
+    }
+
+    /// A message's bytes are here: whoever waits for them is offered to the host again.
+    pub fn handle_fetched(&mut self, now: Now, message: MessageId, outbox: &mut Outbox) {
+        self.now = now;
+        for session in self.messages.fetched(message) {
+            if let Some(session) = self.sessions.get(session)
+                && let Some(link) = &session.link
+            {
+                outbox.wake(link.conn);
+            }
+        }
+        self.finish(outbox);
+    }
+
+    /// The end of a turn: what the journal has synced may leave. `synced` never falls; without a
+    /// journal it is [`Broker::last_lsn`], or anything above.
+    pub fn end_turn(&mut self, now: Now, synced: Lsn, outbox: &mut Outbox) {
+        self.now = now;
+        self.settle_to(synced, outbox);
+        self.feed_starved();
+        self.finish(outbox);
+    }
+
+    /// The last number that was given to a change: what the journal must have synced for everything
+    /// to be settled.
+    pub fn last_lsn(&self) -> Lsn {
+        self.settle.last()
+    }
+
+    /// Whether nothing is to be read from this connection now: it is paused, or its end has been
+    /// asked for, or it is gone.
+    pub fn is_paused(&self, conn: ConnId) -> bool {
+        self.connections.get(conn).is_none_or(|connection| {
+            connection.phase == Phase::Closing || connection.pause != Pause::No
+        })
+    }
+
+    /// A connection that may go on: what is kept in its buffer is to be parsed, then it is to be
+    /// read again.
+    pub fn poll_resumed(&mut self) -> Option<ConnId> {
+        while let Some(conn) = self.resumed.pop_front() {
+            if let Some(connection) = self.connections.get_mut(conn)
+                && connection.pause == Pause::Over
+            {
+                connection.pause = Pause::No;
+                // It was we who did not listen.
+                connection.heard_at = self.now.monotonic;
+                self.arm_connection(conn);
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    /// What to do next; to be asked until it says nothing.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Broker::handle_timeout`] is to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match (self.deadlines.next(), self.retained.next_expiry()) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Ends every connection, 5.0 clients with 0x8B, and refuses new ones. Sessions stay as they
+    /// are.
+    pub fn stop(&mut self, now: Now, outbox: &mut Outbox) {
+        self.now = now;
+        self.is_stopping = true;
+        for conn in self.connections.keys() {
+            self.disconnect(conn, ReasonCode::ServerShuttingDown, "", outbox);
+        }
+        self.finish(outbox);
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Connections that are open, those that only wait for a refusal or for their end included.
+    pub fn connection_count(&self) -> usize {
+        self.connections.len()
+    }
+}
+
+/// What becomes of the will when a session loses its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is published [MQTT-3.1.2-8].
+    Publish,
+    /// It is forgotten [MQTT-3.14.4-3].
+    Discard,
+}
+
+impl Broker {
+    /// Ends a connection from our side. Its client is told why in 5.0, unless it has not connected
+    /// yet.
+    fn disconnect(&mut self, conn: ConnId, reason: ReasonCode, why: &str, outbox: &mut Outbox) {
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return;
+        };
+        match connection.phase {
+            Phase::Closing => {}
+            Phase::Fresh => {
+                connection.phase = Phase::Closing;
+                self.outputs.push_back(Output::Close {
+                    conn,
+                    how: CloseHow::Now,
+                });
+            }
+            Phase::Live(_) => {
+                self.detach(conn, Fate::Publish);
+                self.goodbye(conn, reason, why, outbox);
+            }
+        }
+    }
+
+    /// Takes the session off a live connection, which is `Closing` from here on.
+    fn detach(&mut self, conn: ConnId, fate: Fate) {
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return;
+        };
+        let Phase::Live(id) = connection.phase else {
+            return;
+        };
+        connection.phase = Phase::Closing;
+        let will = connection.will.take();
+        connection.aliases = Vec::new();
+        connection.charge.set(connection.cost());
+        if let Some(will) = will
+            && fate == Fate::Publish
+        {
+            self.wills.push_back((Origin::Client(id), will));
+        }
+        let session = self
+            .sessions
+            .get_mut(id)
+            .expect("a live connection has a session");
+        session.link = None;
+        if session.expiry_seconds == 0 {
+            return self.remove_session(id); // [MQTT-4.1.0-2]
+        }
+        // QoS 0 was for a client that is there; only the rest is session state (4.1).
+        let messages = &mut self.messages;
+        let stats = &mut self.stats;
+        let (count, bytes) = (session.queue.messages(), session.queue.bytes());
+        session.queue.purge(
+            |reference| reference.qos == QoS::AtMostOnce,
+            |reference| {
+                messages.release(reference.message);
+                stats.dropped_offline += 1;
+            },
+        );
+        self.queued -= count - session.queue.messages();
+        self.queued_bytes -= bytes - session.queue.bytes();
+        session.expires_at = session.end_after(self.now.monotonic);
+        if session.expires_at < session.armed {
+            session.armed = session.expires_at;
+            self.deadlines.arm(session.expires_at, Timer::Session(id));
+        }
+    }
+
+    /// Forgets a session and everything in it. Its client is not connected.
+    fn remove_session(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.remove(id) else {
+            return;
+        };
+        debug_assert!(
+            session.link.is_none(),
+            "a connected session stays [MQTT-4.1.0-1]"
+        );
+        self.clients.remove(&session.client_id);
+        self.subscriptions.remove_all(Taker::Session(id));
+        self.queued -= session.queue.messages();
+        self.queued_bytes -= session.queue.bytes();
+        for entry in session.queue.iter() {
+            if let Entry::Message(Reference { message, .. }) = entry {
+                self.messages.release(*message);
+            }
+        }
+        for sent in session.inflight.iter() {
+            if let inflight::Stage::Published(reference) = &sent.stage {
+                self.messages.release(reference.message);
+            }
+        }
+    }
+
+    /// Bytes are not a packet.
+    fn refuse_bytes(
+        &mut self,
+        conn: ConnId,
+        bytes: &[u8],
+        error: &DecodeError,
+        outbox: &mut Outbox,
+    ) {
+        if matches!(error.fault, Fault::PacketTooLarge { .. }) {
+            self.stats.oversized_packets += 1;
+        }
+        let Some(connection) = self.connections.get(conn) else {
+            return;
+        };
+        if connection.phase == Phase::Fresh {
+            self.refuse_connect_bytes(conn, bytes, error, outbox);
+        } else {
+            self.violate(conn, error.reason(), &error.to_string(), outbox);
+        }
+    }
+
+    /// A client broke the rules: it is counted, logged, and disconnected [MQTT-4.13.1-1].
+    #[cold]
+    fn violate(&mut self, conn: ConnId, reason: ReasonCode, what: &str, outbox: &mut Outbox) {
+        self.stats.protocol_errors += 1;
+        if let Some(connection) = self.connections.get(conn) {
+            let client = Tag(conn, &connection.client_id);
+            log::debug!("protocol error {client} reason={reason}: {what}");
+        }
+        self.disconnect(conn, reason, what, outbox);
+    }
+
+    /// A packet is not whole yet. A large one is reserved in memory, or its connection waits for
+    /// that.
+    fn await_rest(
+        &mut self,
+        conn: ConnId,
+        needed: Option<usize>,
+        recv: &mut RecvBuffer,
+        outbox: &mut Outbox,
+    ) {
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return;
+        };
+        let first = recv.bytes().first().copied();
+        let first_type = first.and_then(PacketType::from_first_byte);
+        if connection.phase == Phase::Fresh
+            && first_type.is_some_and(|first_type| first_type != PacketType::Connect)
+        {
+            // Nothing but a CONNECT is waited for [MQTT-3.1.0-1].
+            let why = "the first packet is not CONNECT";
+            return self.violate(conn, ReasonCode::ProtocolError, why, outbox);
+        }
+        let Some(total) = needed else {
+            return;
+        };
+        if recv.expect_frame(total) == Err(OverBudget) {
+            connection.pause = Pause::Memory(total);
+            // From here its patience is with the memory.
+            connection.heard_at = self.now.monotonic;
+            self.stats.over_budget_packets += 1;
+            self.stats.pauses += 1;
+            self.starved.push(conn);
+            self.arm_connection(conn);
+        }
+    }
+
+    /// Lets connections go on whose packets the memory budget has room for again.
+    fn feed_starved(&mut self) {
+        let connections = &mut self.connections;
+        let (memory, resumed) = (&self.memory, &mut self.resumed);
+        self.starved.retain(|conn| {
+            let Some(connection) = connections.get_mut(*conn) else {
+                return false;
+            };
+            match connection.pause {
+                Pause::Memory(needed) if !memory.has_room(needed) => true,
+                Pause::Memory(_) => {
+                    connection.pause = Pause::Over;
+                    resumed.push_back(*conn);
+                    false
+                }
+                _ => false,
+            }
+        });
+    }
+
+    fn on_connection_timer(&mut self, conn: ConnId, outbox: &mut Outbox) {
+        let now = self.now.monotonic;
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return;
+        };
+        if connection.armed > now {
+            return; // A later entry is the one that counts.
+        }
+        connection.armed = Instant::FAR_FUTURE;
+        let is_starved = matches!(connection.pause, Pause::Memory(_));
+        if !is_starved && connection.pause != Pause::No {
+            // While we do not read a client its keep-alive does not run.
+            connection.heard_at = now;
+        }
+        if connection
+            .deadline(self.settings.connect_timeout)
+            .is_none_or(|deadline| deadline > now)
+        {
+            return self.arm_connection(conn);
+        }
+        match connection.phase {
+            Phase::Closing => {}
+            Phase::Fresh => {
+                self.stats.connect_timeouts += 1;
+                log::debug!("no CONNECT came conn={conn}");
+                self.disconnect(conn, ReasonCode::MaximumConnectTime, "", outbox);
+            }
+            Phase::Live(_) if is_starved => {
+                let why = "no memory for this packet";
+                self.disconnect(conn, ReasonCode::QuotaExceeded, why, outbox);
+            }
+            Phase::Live(_) => {
+                self.stats.keep_alive_timeouts += 1;
+                let client = Tag(conn, &connection.client_id);
+                log::info!("keep-alive expired {client}");
+                // [MQTT-3.1.2-22]
+                self.disconnect(conn, ReasonCode::KeepAliveTimeout, "", outbox);
+            }
+        }
+    }
+
+    fn on_session_timer(&mut self, id: SessionId) {
+        let now = self.now.monotonic;
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        if session.armed > now {
+            return;
+        }
+        session.armed = Instant::FAR_FUTURE;
+        if session.link.is_some() {
+            return; // It is armed again when its client goes.
+        }
+        if session.expires_at > now {
+            session.armed = session.expires_at;
+            self.deadlines.arm(session.expires_at, Timer::Session(id));
+            return;
+        }
+        log::info!(
+            "session expired client={}",
+            session.client_id.escape_debug()
+        );
+        self.stats.expired_sessions += 1;
+        self.settle.log();
+        self.remove_session(id); // [MQTT-4.1.0-2]
+    }
+
+    /// Sees to it that a timer stands at or before the connection's deadline.
+    fn arm_connection(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connections.get_mut(conn)
+            && let Some(deadline) = connection.deadline(self.settings.connect_timeout)
+            && deadline < connection.armed
+        {
+            connection.armed = deadline;
+            self.deadlines.arm(deadline, Timer::Connection(conn));
+        }
+    }
+
+    /// The end of every call: wills that it brought about are published, gauges are set, invariants
+    /// hold.
+    fn finish(&mut self, outbox: &mut Outbox) {
+        while let Some((origin, will)) = self.wills.pop_front() {
+            self.publish_will(origin, &will, outbox);
+        }
+        self.update_gauges();
+        #[cfg(debug_assertions)]
+        self.check_invariants();
+    }
+
+    fn update_gauges(&mut self) {
+        self.stats.connections = self.connections.len() as u64;
+        self.stats.sessions = self.sessions.len() as u64;
+        self.stats.subscriptions = self.subscriptions.len() as u64;
+        self.stats.retained = self.retained.len() as u64;
+        self.stats.retained_bytes = self.retained.bytes() as u64;
+        self.stats.messages = self.messages.len() as u64;
+        self.stats.queued = self.queued as u64;
+        self.stats.queued_bytes = self.queued_bytes as u64;
+    }
+
+    /// What must hold between calls. Every call while there is little to look at, later one in 64.
+    #[cfg(debug_assertions)]
+    fn check_invariants(&mut self) {
+        use std::collections::BTreeMap;
+
+        self.mutations = self.mutations.wrapping_add(1);
+        let is_large = self.messages.len() + self.sessions.len() > 100;
+        if is_large && !self.mutations.is_multiple_of(64) {
+            return;
+        }
+        let mut references: BTreeMap<MessageId, u32> = BTreeMap::new();
+        let (mut queued, mut queued_bytes) = (0, 0);
+        for (id, session) in self.sessions.iter() {
+            assert_eq!(self.clients.get(&session.client_id), Some(&id));
+            queued += session.queue.messages();
+            queued_bytes += session.queue.bytes();
+            let (mut messages, mut bytes) = (0, 0);
+            for entry in session.queue.iter() {
+                if let Entry::Message(reference) = entry {
+                    *references.entry(reference.message).or_default() += 1;
+                    messages += 1;
+                    bytes += reference.cost;
+                }
+            }
+            assert_eq!(messages, session.queue.messages());
+            assert_eq!(bytes, session.queue.bytes());
+            for sent in session.inflight.iter() {
+                if let inflight::Stage::Published(reference) = &sent.stage {
+                    *references.entry(reference.message).or_default() += 1;
+                }
+            }
+            match &session.link {
+                Some(link) => {
+                    let connection = self
+                        .connections
+                        .get(link.conn)
+                        .expect("a link leads somewhere");
+                    assert_eq!(connection.phase, Phase::Live(id));
+                    assert!(link.unacknowledged <= link.window);
+                }
+                None => assert!(
+                    session.expires_at == Instant::FAR_FUTURE
+                        || session.armed <= session.expires_at
+                ),
+            }
+        }
+        assert_eq!((queued, queued_bytes), (self.queued, self.queued_bytes));
+        assert_eq!(self.clients.len(), self.sessions.len());
+        for (_, message) in self.retained.iter() {
+            *references.entry(message).or_default() += 1;
+        }
+        let kept: BTreeMap<_, _> = self.messages.references().collect();
+        assert_eq!(
+            references, kept,
+            "every reference is counted, and no message is left over"
+        );
+        let live = |phase| matches!(phase, Phase::Live(_));
+        for (conn, connection) in self.connections.iter() {
+            if let Phase::Live(id) = connection.phase {
+                let session = self
+                    .sessions
+                    .get(id)
+                    .expect("a live connection has a session");
+                assert_eq!(session.link.as_ref().map(|link| link.conn), Some(conn));
+            }
+            assert!(live(connection.phase) || connection.will.is_none());
+        }
+        let waiting: u32 = self
+            .connections
+            .iter()
+            .map(|(_, connection)| connection.waiting)
+            .sum();
+        assert!(waiting as usize <= self.settle.len());
+        assert!(self.wills.is_empty());
+    }
+}

@@ -4,6 +4,8 @@ use core::fmt;
 use core::ops::{Deref, Range};
 use std::rc::Rc;
 
+use super::Charge;
+
 /// Counted, immutable bytes; a clone costs an increment. Not atomic and not `Send`: one thread owns
 /// all of it.
 ///
@@ -17,8 +19,14 @@ enum Repr {
     #[default]
     Empty,
     Copied(Rc<[u8]>),
-    /// Invariant: the range lies within the vector.
-    InPlace(Rc<Vec<u8>>, Range<usize>),
+    /// Invariant: the range lies within the buffer.
+    InPlace(Rc<Buffer>, Range<usize>),
+}
+
+struct Buffer {
+    bytes: Vec<u8>,
+    /// Given back when the last sharer is gone.
+    charge: Option<Charge>,
 }
 
 impl Payload {
@@ -39,21 +47,50 @@ impl Payload {
     /// # Panics
     /// If the range does not lie within the buffer.
     pub fn from_vec(buffer: Vec<u8>, range: Range<usize>) -> Self {
+        Self::in_place(buffer, range, None)
+    }
+
+    /// As [`Payload::from_vec`], with the buffer's charge, which lives as long as the last sharer:
+    /// for large bodies, which send queues share also when no message is kept.
+    pub fn from_vec_charged(buffer: Vec<u8>, range: Range<usize>, charge: Charge) -> Self {
+        Self::in_place(buffer, range, Some(charge))
+    }
+
+    fn in_place(bytes: Vec<u8>, range: Range<usize>, charge: Option<Charge>) -> Self {
         assert!(range.start <= range.end, "a range runs forwards");
-        assert!(range.end <= buffer.len(), "a body lies within its buffer");
+        assert!(range.end <= bytes.len(), "a body lies within its buffer");
         if range.is_empty() {
             Self::EMPTY
         } else {
-            Self(Repr::InPlace(Rc::new(buffer), range))
+            Self(Repr::InPlace(Rc::new(Buffer { bytes, charge }), range))
         }
     }
 
-    /// Bytes of memory that this body keeps alive: what a message is charged for it.
+    /// A part of this body: shared if it was taken over with its buffer, otherwise copied.
+    ///
+    /// # Panics
+    /// If the range does not lie within the body.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end, "a range runs forwards");
+        assert!(range.end <= self.len(), "a part lies within its body");
+        match &self.0 {
+            Repr::InPlace(buffer, whole) if !range.is_empty() => {
+                let start = whole.start + range.start;
+                Self(Repr::InPlace(buffer.clone(), start..start + range.len()))
+            }
+            _ => Self::copy_from(&self[range]),
+        }
+    }
+
+    /// Bytes of memory that this body keeps alive and that are not charged yet: what a message is
+    /// charged for it.
     pub fn footprint(&self) -> usize {
         match &self.0 {
             Repr::Empty => 0,
             Repr::Copied(bytes) => bytes.len(),
-            Repr::InPlace(buffer, _) => buffer.capacity(),
+            Repr::InPlace(buffer, _) if buffer.charge.is_some() => 0,
+            Repr::InPlace(buffer, _) => buffer.bytes.capacity(),
         }
     }
 }
@@ -65,7 +102,7 @@ impl Deref for Payload {
         match &self.0 {
             Repr::Empty => &[],
             Repr::Copied(bytes) => bytes,
-            Repr::InPlace(buffer, range) => &buffer[range.clone()],
+            Repr::InPlace(buffer, range) => &buffer.bytes[range.clone()],
         }
     }
 }
@@ -111,6 +148,22 @@ mod tests {
         assert!(in_place.footprint() >= 10);
         assert_eq!(Payload::from(Vec::new()), Payload::EMPTY);
         assert_eq!(format!("{copied:?}"), "Payload(4 bytes)");
+    }
+
+    #[test]
+    fn a_part_shares_the_buffer_and_its_charge() {
+        let memory = crate::buffer::Memory::new(100);
+        let charge = memory.charge(8);
+        let whole = Payload::from_vec_charged(b"headbody".to_vec(), 0..8, charge);
+        let part = whole.slice(4..8);
+        assert_eq!(part.as_ptr(), whole[4..].as_ptr());
+        assert_eq!(part.footprint(), 0);
+        drop(whole);
+        assert_eq!((&*part, memory.used()), (&b"body"[..], 8));
+        assert_eq!(part.slice(1..1), Payload::EMPTY);
+        drop(part);
+        assert_eq!(memory.used(), 0);
+        assert_eq!(&*Payload::copy_from(b"copied").slice(0..4), b"copi");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the field counts.
 
+use serde::{Serialize, Serializer};
+
 use crate::id::DeviceId;
 use crate::point::FaultKind;
 
@@ -68,8 +70,16 @@ impl FaultCounts {
     }
 }
 
+/// Kinds that occurred, by their word.
+impl Serialize for FaultCounts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let occurred = FaultKind::ALL.into_iter().filter(|kind| self.of(*kind) > 0);
+        serializer.collect_map(occurred.map(|kind| (kind.as_str(), self.of(kind))))
+    }
+}
+
 /// Of one device. What its driver has no use for stays 0.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct DeviceStats {
     /// Values measured, doubtful ones included.
     pub readings: u64,
@@ -100,7 +110,7 @@ pub struct DeviceStats {
 }
 
 /// Of one bus.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct BusStats {
     /// Transfers handed to the host.
     pub transfers: u64,
@@ -119,7 +129,7 @@ pub struct BusStats {
 }
 
 /// Of one port.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct PortStats {
     /// Times that it was opened.
     pub opened: u64,
@@ -142,7 +152,7 @@ pub struct PortStats {
 }
 
 /// What came for something that is not there, any more or at all.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Strays {
     /// Answers to transfers that nobody waits for: late, twice, or never asked.
     pub answers: u64,

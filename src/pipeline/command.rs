@@ -20,7 +20,7 @@ use super::{
 };
 use crate::id::{PointId, RequestId};
 use crate::mqtt::TopicName;
-use crate::point::{Fault, FaultKind, Outcome, PointKind, PointWrite, Quality, Value, Written};
+use crate::point::{Fault, FaultKind, PointKind, PointWrite, Quality, Value, Written};
 use crate::time::{Duration, Now};
 
 /// A name that whoever hands in a command knows its result by. It means nothing here.
@@ -146,8 +146,8 @@ impl Pipeline {
         self.check_invariants();
     }
 
-    /// A write has been carried out, or not. What it says that the point now is counts as a reading
-    /// of it.
+    /// A write has been carried out, or not. Its value is published only if nothing better will
+    /// come, for a point that its device never speaks of: what a device was told is not what it is.
     pub fn handle_written(&mut self, now: Now, written: Written) {
         self.now = now;
         let Written {
@@ -159,28 +159,28 @@ impl Pipeline {
             self.stats.unknown_point += 1;
             return;
         };
-        let waiting = state.pending.take_written(request);
-        if waiting.is_none() {
+        let Some(waiting) = state.pending.take_written(request) else {
             self.stats.late_answers += 1;
-        }
-        let ended = match outcome {
-            Ok(raw) => {
-                let value = state.transform.convert(raw.clone());
-                if !state.is_event() {
-                    let outcome = Outcome::Good(raw);
-                    state.handle_outcome(now, now.monotonic, outcome, &mut self.stats);
-                }
-                value
-            }
-            Err(fault) => Err(fault),
+            return;
         };
-        if let Some(waiting) = waiting {
-            match &ended {
-                Ok(_) => self.stats.commands_ok += 1,
-                Err(fault) => self.stats.count_refusal(fault.kind),
+        let ended = outcome.and_then(|raw| {
+            let value = state.transform.convert(raw.clone())?;
+            if matches!(
+                waiting.answer,
+                Awaited::Written {
+                    is_pulse: false,
+                    ..
+                }
+            ) {
+                state.handle_told(now, raw, value.clone(), &mut self.stats);
             }
-            self.end(point, &waiting, ended.as_ref());
+            Ok(value)
+        });
+        match &ended {
+            Ok(_) => self.stats.commands_ok += 1,
+            Err(fault) => self.stats.count_refusal(fault.kind),
         }
+        self.end(point, &waiting, ended.as_ref());
         self.settle(point);
         self.check_invariants();
     }
@@ -227,7 +227,11 @@ impl Pipeline {
             value: raw,
             hold,
         };
-        let awaited = Awaited::Written(request, value);
+        let awaited = Awaited::Written {
+            request,
+            value,
+            is_pulse: hold.is_some(),
+        };
         Ok((awaited, Some(Output::Write(write)), transaction))
     }
 

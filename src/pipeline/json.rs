@@ -1,5 +1,5 @@
 //! JSON as we write it: one object, fields in a fixed order, numbers by the rules of
-//! [`super::number`].
+//! `super::number`.
 //!
 //! Written by hand because `serde_json` prints floats with exponents and large integers as numbers
 //! that JavaScript would round.

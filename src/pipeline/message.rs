@@ -299,7 +299,7 @@ impl Writer {
             now,
             &Envelope {
                 qos: settings.qos,
-                retain: point.is_retained(),
+                retain: settings.retain,
                 content_type: Some(content_type),
                 expiry: settings.expiry,
                 correlation_data: None,

@@ -37,6 +37,8 @@ mod transform;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use smallvec::SmallVec;
+
 use self::availability::Device;
 use self::command::answers;
 use self::message::Writer;
@@ -177,10 +179,7 @@ impl Pipeline {
             self.queue.extend(outputs);
         }
         self.disown(&settings.topic);
-        self.clear_all(settings, removed.is_retained());
-        if let Some(device) = removed.device {
-            self.leave_device(point, device);
-        }
+        self.clear_all(settings);
         self.check_invariants();
     }
 
@@ -195,17 +194,16 @@ impl Pipeline {
         if state.settings == settings {
             return;
         }
-        let was_retained = state.is_retained();
         let before = state.settings.clone();
         let has_moved = before.topic != settings.topic;
+        let is_value_orphaned = before.retain && !settings.retain;
         let topic = settings.topic.clone();
         state.handle_settings(now, settings, has_moved, &mut self.stats);
-        let is_retained = state.is_retained();
         if has_moved {
             *self.topics.entry(topic).or_default() += 1;
             self.disown(&before.topic);
-            self.clear_all(&before, was_retained);
-        } else if was_retained && !is_retained {
+            self.clear_all(&before);
+        } else if is_value_orphaned {
             self.clear(&before, "");
         }
         self.settle(point);
@@ -230,14 +228,32 @@ impl Pipeline {
         self.check_invariants();
     }
 
+    /// What was wrong with a point is over, although there is no value to show for it: an event's
+    /// line works again, or the port of a device that is only told things.
+    pub fn handle_recovered(&mut self, now: Now, point: PointId) {
+        self.now = now;
+        let Some(state) = self.points.get_mut(point) else {
+            self.stats.unknown_point += 1;
+            return;
+        };
+        state.handle_recovered(now, &mut self.stats);
+        self.settle(point);
+        self.check_invariants();
+    }
+
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = now;
+        // Each point once, whatever it arms next: time moves on by the caller's hand alone.
+        let mut due = SmallVec::<[PointId; 16]>::new();
         while let Some((at, point)) = self.timers.first().copied() {
             if at > now.monotonic {
                 break;
             }
             self.timers.pop_first();
+            due.push(point);
+        }
+        for point in due {
             let state = self
                 .points
                 .get_mut(point)
@@ -247,7 +263,7 @@ impl Pipeline {
             for waiting in state.pending.take_due(now.monotonic) {
                 self.stats.commands_timed_out += 1;
                 let story = match waiting.answer {
-                    Awaited::Written(..) => "the device has not answered within ",
+                    Awaited::Written { .. } => "the device has not answered within ",
                     Awaited::Reading => "no reading came within ",
                 };
                 let waited = duration_text(waiting.deadline().since(waiting.since));
@@ -276,7 +292,7 @@ impl Pipeline {
             self.settle(point);
         }
         for device in self.devices.keys() {
-            self.refresh_device(device);
+            self.publish_availability(device, false);
         }
         self.check_invariants();
     }
@@ -327,11 +343,11 @@ impl Pipeline {
 
     /// Clears what is retained under a point's topics, unless another point has taken them over
     /// meanwhile.
-    fn clear_all(&mut self, settings: &PointSettings, is_value_retained: bool) {
+    fn clear_all(&mut self, settings: &PointSettings) {
         if self.topics.contains_key(&settings.topic) {
             return;
         }
-        if is_value_retained {
+        if settings.retain {
             self.clear(settings, "");
         }
         self.clear(settings, "/quality");
@@ -373,13 +389,6 @@ impl Pipeline {
                 self.timers.insert((next, point));
             }
             state.armed = next;
-        }
-        let reach = state.reach();
-        if reach != state.known_reach {
-            state.known_reach = reach;
-            if let Some(device) = state.device {
-                self.refresh_device(device);
-            }
         }
     }
 

@@ -1,10 +1,12 @@
 //! What the pipeline has counted since it was made: every limit, refusal and loss has a number
 //! here.
 
+use serde::{Serialize, Serializer};
+
 use crate::point::FaultKind;
 
 /// Counters, which only grow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Stats {
     /// Readings of points that exist.
     pub readings: u64,
@@ -30,6 +32,7 @@ pub struct Stats {
     pub stale: u64,
     /// Readings that were faults, by kind in the order of [`FaultKind::ALL`]; those that the
     /// pipeline found are among them.
+    #[serde(serialize_with = "by_kind")]
     pub faults: [u64; FaultKind::ALL.len()],
     /// Commands that came in for points that exist.
     pub commands: u64,
@@ -79,6 +82,16 @@ impl Stats {
             _ => self.commands_failed += 1,
         }
     }
+}
+
+/// Kinds that occurred, by their word.
+fn by_kind<S: Serializer>(
+    counts: &[u64; FaultKind::ALL.len()],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let rows = FaultKind::ALL.into_iter().zip(counts);
+    let occurred = rows.filter(|(_, count)| **count > 0);
+    serializer.collect_map(occurred.map(|(kind, count)| (kind.as_str(), count)))
 }
 
 fn index(kind: FaultKind) -> usize {

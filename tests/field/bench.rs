@@ -419,10 +419,20 @@ impl Bench {
             }
             LineCommand::Release { line } => {
                 self.line_of(line).owner = None;
-                self.due
-                    .retain(|_, due| !matches!(due, Due::Line(owner, _) if *owner == line));
+                self.forget_line(line);
             }
         }
+    }
+
+    /// Of what is gone an honest host says nothing more.
+    fn forget_line(&mut self, line: LineId) {
+        self.due
+            .retain(|_, due| !matches!(due, Due::Line(owner, _) if *owner == line));
+    }
+
+    fn forget_port(&mut self, port: PortId) {
+        self.due
+            .retain(|_, due| !matches!(due, Due::Port(owner, ..) if *owner == port));
     }
 
     fn line_of(&mut self, line: LineId) -> &mut Line {
@@ -462,8 +472,7 @@ impl Bench {
             }
             PortCommand::Close { port } => {
                 self.port_of(port).open = None;
-                self.due
-                    .retain(|_, due| !matches!(due, Due::Port(owner, ..) if *owner == port));
+                self.forget_port(port);
             }
         }
     }
@@ -496,6 +505,7 @@ impl Bench {
         let place = self.lines.entry(offset).or_default();
         place.refused = Some(fault.clone());
         if let Some(line) = place.owner.take() {
+            self.forget_line(line);
             self.later(Duration::ZERO, Due::Line(line, LineEvent::Lost(fault)));
         }
     }
@@ -508,6 +518,7 @@ impl Bench {
         let place = self.ports.entry(path.to_owned()).or_default();
         place.is_plugged = false;
         if let Some(port) = place.open.take() {
+            self.forget_port(port);
             let fault = Fault::new(FaultKind::Unplugged, format!("{path} was unplugged"));
             let event = PortEvent::Closed(fault);
             self.later(Duration::ZERO, Due::Port(port, event, Vec::new()));

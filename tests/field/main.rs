@@ -10,5 +10,6 @@ mod chips;
 mod gpio;
 mod hostile;
 mod lines;
+mod recovery;
 mod reference;
 mod sampled;

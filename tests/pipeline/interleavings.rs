@@ -18,6 +18,7 @@ enum Step {
     /// The n-th write that is open, answered well or badly.
     Written(usize, bool),
     Pass(u64),
+    Recovered(u32),
     Update(u32, usize),
     Remove(u32),
     Add(u32, usize),
@@ -64,6 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
             }),
         4 => (any::<usize>(), any::<bool>()).prop_map(|(index, well)| Step::Written(index, well)),
         3 => (0..8000_u64).prop_map(Step::Pass),
+        1 => slot.clone().prop_map(Step::Recovered),
         1 => (slot.clone(), any::<usize>()).prop_map(|(slot, which)| Step::Update(slot, which)),
         1 => slot.clone().prop_map(Step::Remove),
         1 => (slot, any::<usize>()).prop_map(|(slot, which)| Step::Add(slot, which)),
@@ -170,6 +172,9 @@ proptest! {
                     }
                 }
                 Step::Pass(millis) => bench.advance(ms(millis)),
+                Step::Recovered(slot) => {
+                    bench.pipeline.handle_recovered(bench.now, point(slot));
+                }
                 Step::Update(slot, which) if bench.pipeline.snapshot(point(slot)).is_some() => {
                     bench.pipeline.update_point(bench.now, point(slot), settings(slot, which));
                 }

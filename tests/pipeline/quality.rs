@@ -5,7 +5,7 @@ use fieldgate::pipeline::settings::{PayloadFormat, PointSettings};
 use fieldgate::point::{Fault, FaultKind, Outcome, Quality, Value};
 use fieldgate::time::Instant;
 
-use crate::support::{Bench, device, ms, pairs, point, pump, temperature};
+use crate::support::{Bench, button, device, ms, pairs, point, temperature};
 
 #[test]
 fn quality_and_reason_are_said_on_change() {
@@ -305,34 +305,61 @@ fn a_snapshot_shows_the_last_value_and_what_has_become_of_it() {
 }
 
 #[test]
-fn a_device_is_online_while_one_of_its_points_answers() {
+fn a_devices_availability_is_told_on_change_and_cleared_with_it() {
     const TOPIC: &str = "shed/greenhouse/availability";
-    let mut bench = Bench::with(temperature());
-    bench.pipeline.add_point(bench.now, point(1), pump());
-    bench
-        .pipeline
-        .add_device(bench.now, device(0), TOPIC, QoS::AtLeastOnce);
-    for slot in 0..2 {
-        bench
-            .pipeline
-            .assign_point(bench.now, point(slot), device(0));
-    }
+    let mut bench = Bench::new();
+    let (pipeline, now) = (&mut bench.pipeline, bench.now);
+    pipeline.add_device(now, device(0), TOPIC, QoS::AtLeastOnce);
     bench.drain();
     assert_eq!(bench.retained.get(TOPIC), None, "nothing is known yet");
-    let gone = || Outcome::Fault(Fault::new(FaultKind::NoAnswer, "gone"));
-    bench.outcome(0, gone());
+    let available = |bench: &mut Bench, is_online| {
+        bench
+            .pipeline
+            .handle_availability(bench.now, device(0), is_online);
+        bench.drain();
+    };
+    available(&mut bench, true);
+    available(&mut bench, true);
+    assert_eq!(bench.take(), ["availability online"]);
+    available(&mut bench, false);
     assert_eq!(bench.retained[TOPIC], "offline");
-    bench.outcome(1, Outcome::Good(Value::Bool(true)));
-    assert_eq!(bench.retained[TOPIC], "online");
-    bench.outcome(1, gone());
-    assert_eq!(bench.retained[TOPIC], "offline");
-    // A wrong answer is an answer.
-    bench.outcome(0, Outcome::Fault(Fault::new(FaultKind::BadChecksum, "crc")));
-    assert_eq!(bench.retained[TOPIC], "online");
-    bench.pipeline.handle_stop(bench.now);
+    available(&mut bench, true);
+    // A reload that moves it takes along what is known.
+    let (pipeline, now) = (&mut bench.pipeline, bench.now);
+    pipeline.add_device(now, device(0), "shed/house/availability", QoS::AtLeastOnce);
     bench.drain();
-    assert_eq!(bench.retained[TOPIC], "offline");
+    let topics: Vec<_> = bench.retained.iter().collect();
+    assert_eq!(topics.len(), 1);
+    assert_eq!(bench.retained["shed/house/availability"], "online");
+    bench.pipeline.handle_stop(bench.now);
+    available(&mut bench, true);
+    assert_eq!(bench.retained["shed/house/availability"], "offline");
     bench.pipeline.remove_device(bench.now, device(0));
     bench.drain();
-    assert_eq!(bench.retained.get(TOPIC), None);
+    assert!(bench.retained.is_empty());
+}
+
+#[test]
+fn a_recovery_without_a_value_ends_the_fault() {
+    let mut bench = Bench::with(button());
+    bench.fault(FaultKind::Unplugged, "gone");
+    bench.take();
+    bench.pipeline.handle_recovered(bench.now, point(0));
+    bench.drain();
+    assert_eq!(bench.take(), ["pressed/reason ", "pressed/quality good"]);
+    // What was never wrong does not recover.
+    bench.pipeline.handle_recovered(bench.now, point(0));
+    bench.drain();
+    assert_eq!(bench.take(), [""; 0]);
+    // A value that was known before holds again, with its doubts.
+    let mut bench = Bench::with(temperature());
+    let doubt = Fault::new(FaultKind::BadAnswer, "short");
+    bench.outcome(0, Outcome::Uncertain(Value::Float(3.0), doubt));
+    bench.fault(FaultKind::Unplugged, "gone");
+    bench.pipeline.handle_recovered(bench.now, point(0));
+    bench.drain();
+    assert_eq!(
+        bench.retained["shed/greenhouse/temperature/quality"],
+        "uncertain"
+    );
 }

@@ -119,6 +119,7 @@ pub fn button() -> PointSettings {
             ..base.spec
         },
         topic: "shed/panel/pressed".into(),
+        retain: false,
         ..base
     }
 }

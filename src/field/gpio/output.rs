@@ -2,9 +2,10 @@
 //!
 //! An output has a *base*, the level that it has when nothing is passing: what was last commanded,
 //! or its safe state. A pulse leaves the base for a while and returns to it; a lease moves the base
-//! to the safe state when nobody renews the command. Whenever a set has failed and the line is not
-//! at its base, it is set again after a back-off: a pulse must end and a lease must expire even if
-//! the chip is slow to obey. A *command* that has failed is answered so, and never obeyed late.
+//! to the safe state when nobody renews the command. A set that has failed leaves the line in
+//! doubt: after a back-off it is set to its base again, until it obeys. So a pulse ends and a lease
+//! expires even if the chip is slow to obey, and the fault is over as soon as the line works. A
+//! *command* that has failed is answered so, and never obeyed late.
 
 use std::collections::VecDeque;
 
@@ -274,10 +275,9 @@ impl OutputLine {
         }
     }
 
-    /// Whether the line is not what it should be, and nothing under way will change that.
+    /// Whether nobody knows that the line is at its base, and nothing under way will tell.
     fn is_owed(&self) -> bool {
-        let is_free = !self.is_pulsing && self.pending.is_empty();
-        self.has_failed && is_free && self.level != Some(self.base)
+        self.has_failed && !self.is_pulsing && self.pending.is_empty()
     }
 
     /// A command has failed: as if it had never come.

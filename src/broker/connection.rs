@@ -1,0 +1,158 @@
+//! A client's network connection: what ends with it.
+
+use std::rc::Rc;
+
+use crate::buffer::Charge;
+use crate::id::{ConnId, SessionId};
+use crate::mqtt::{ApplicationMessage, ProtocolVersion};
+use crate::time::{Duration, Instant};
+
+/// What a listener lets in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    /// Whether clients without credentials may connect.
+    pub allow_anonymous: bool,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) admission: Admission,
+    pub(super) phase: Phase,
+    /// Of CONNECT.
+    pub(super) version: ProtocolVersion,
+    /// For the log; empty before CONNECT.
+    pub(super) client_id: Rc<str>,
+    /// One more than `max_connections`: its CONNECT is refused.
+    pub(super) is_over_limit: bool,
+    pub(super) opened_at: Instant,
+    /// When the last packet came.
+    pub(super) heard_at: Instant,
+    /// One and a half keep-alives; zero is never.
+    pub(super) patience: Duration,
+    /// The earliest timer of this connection in the heap.
+    pub(super) armed: Instant,
+    pub(super) pause: Pause,
+    /// The client's Maximum Packet Size.
+    pub(super) max_packet_size: u32,
+    /// PUBLISH packets of QoS 1 and 2 that we have not finished acknowledging (4.9).
+    pub(super) unacknowledged: u16,
+    /// What we said in CONNACK.
+    pub(super) receive_maximum: u16,
+    /// The Maximum Packet Size that we said there; `None` before it.
+    pub(super) takes: Option<u32>,
+    /// Answers that wait in the settle queue.
+    pub(super) waiting: u32,
+    /// Of those: PUBACK and PUBREC.
+    pub(super) unsettled: u16,
+    /// Topics by alias, of the length that we said in CONNACK; they end with the connection
+    /// [MQTT-3.3.2-7].
+    pub(super) aliases: Vec<Option<Box<str>>>,
+    /// Of what the aliases and the will hold.
+    pub(super) charge: Charge,
+    pub(super) will: Option<Box<ApplicationMessage>>,
+    /// The will has a Will Delay Interval above 0.
+    pub(super) will_waits: bool,
+    /// The session ends with the connection, and DISCONNECT may not say otherwise (3.14.2.2.2).
+    pub(super) ends_session: bool,
+}
+
+/// Where a connection is.
+///
+/// | phase | on | goes to |
+/// |---|---|---|
+/// | `Fresh` | CONNECT, accepted | `Live` |
+/// | `Fresh` | CONNECT, refused; anything else; silence | `Closing` |
+/// | `Live` | DISCONNECT, error, silence, takeover, stop | `Closing` |
+/// | any | the network connection is gone | forgotten |
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing but a CONNECT may come.
+    Fresh,
+    /// It serves this session.
+    Live(SessionId),
+    /// We have asked for its end, or will once our last word is settled. What comes is discarded.
+    Closing,
+}
+
+/// Whether we read from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// Yes.
+    No,
+    /// Not until its publications are settled.
+    Unsettled,
+    /// Not until the memory budget has room for this many bytes.
+    Memory(usize),
+    /// It may go on, and waits to be told so by `poll_resumed`.
+    Over,
+}
+
+impl Connection {
+    pub(super) fn new(
+        admission: Admission,
+        now: Instant,
+        is_over_limit: bool,
+        charge: Charge,
+    ) -> Self {
+        Self {
+            admission,
+            phase: Phase::Fresh,
+            version: ProtocolVersion::V4,
+            client_id: "".into(),
+            is_over_limit,
+            opened_at: now,
+            heard_at: now,
+            patience: Duration::ZERO,
+            armed: Instant::FAR_FUTURE,
+            pause: Pause::No,
+            max_packet_size: u32::MAX,
+            unacknowledged: 0,
+            receive_maximum: 0,
+            takes: None,
+            waiting: 0,
+            unsettled: 0,
+            aliases: Vec::new(),
+            charge,
+            will: None,
+            will_waits: false,
+            ends_session: true,
+        }
+    }
+
+    /// What it is charged.
+    pub(super) fn cost(&self) -> usize {
+        let aliases = self.aliases.iter().flatten().map(|topic| topic.len());
+        size_of::<Self>()
+            + self.aliases.len() * size_of::<Option<Box<str>>>()
+            + aliases.sum::<usize>()
+            + self.will.as_ref().map_or(0, |will| will.footprint())
+    }
+
+    /// When the client's silence becomes too long; `None` if it may be silent for ever, or while it
+    /// is we who do not listen.
+    pub(super) fn deadline(&self, connect_timeout: Duration) -> Option<Instant> {
+        match self.phase {
+            Phase::Fresh => Some(self.opened_at + connect_timeout),
+            Phase::Live(_) if matches!(self.pause, Pause::Memory(_)) => {
+                Some(self.heard_at + MEMORY_TIMEOUT)
+            }
+            Phase::Live(_) if self.patience > Duration::ZERO => Some(self.heard_at + self.patience),
+            Phase::Live(_) | Phase::Closing => None,
+        }
+    }
+}
+
+/// How long a client waits for the memory budget to have room for its packet; then it is
+/// disconnected.
+pub(super) const MEMORY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The one prefix of every log line about a connection. Client ids come from strangers and are
+/// escaped.
+pub(super) struct Tag<'a>(pub(super) ConnId, pub(super) &'a str);
+
+impl core::fmt::Display for Tag<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "conn={} client={}", self.0, self.1.escape_debug())
+    }
+}

@@ -1,0 +1,236 @@
+//! What a session has sent and not heard back about: QoS 1 and 2 towards a subscriber, in the order
+//! of sending.
+//!
+//! | what was sent | acknowledged by | then |
+//! |---|---|---|
+//! | PUBLISH QoS 1 | PUBACK | forgotten |
+//! | PUBLISH QoS 2 | PUBREC | the message is forgotten, PUBREL is sent |
+//! | PUBLISH QoS 2 | PUBREC with an error | forgotten |
+//! | PUBREL | PUBCOMP | forgotten |
+//!
+//! The order survives the connection: after a resumption everything here is sent again in it
+//! [MQTT-4.6.0-1].
+
+use std::collections::VecDeque;
+
+use super::queue::Reference;
+use crate::buffer::{Charge, Memory};
+use crate::mqtt::{PacketId, QoS};
+
+/// Most publications that a subscriber may have unacknowledged, whatever Receive Maximum it names:
+/// an acknowledgement looks for its packet identifier from the oldest on.
+pub(super) const WINDOW_MAX: u16 = 1024;
+
+/// The unacknowledged publications of a session.
+#[derive(Debug)]
+pub(super) struct Inflight {
+    /// In order of sending, so also of `order`.
+    entries: VecDeque<Sent>,
+    next_id: PacketId,
+    next_order: u64,
+    /// For the entries; what they refer to is charged where it is kept.
+    charge: Charge,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// Counts up; a resumption remembers how far it has come by it.
+    pub(super) order: u64,
+    pub(super) packet_id: PacketId,
+    pub(super) stage: Stage,
+}
+
+/// How far it is.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// PUBLISH was sent.
+    Published(Reference),
+    /// PUBREL was sent.
+    Released,
+}
+
+/// What an acknowledgement meant.
+#[derive(Debug)]
+pub(super) enum Acked {
+    /// The PUBLISH is over, and this is let go.
+    Done(Option<Reference>),
+    /// PUBREL is to be sent; the message is let go, unless this PUBREC came a second time.
+    Release(Option<Reference>),
+    /// No such identifier is in this stage.
+    Unknown,
+}
+
+impl Inflight {
+    pub(super) fn new(memory: &Memory) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            next_id: PacketId::FIRST,
+            next_order: 0,
+            charge: memory.charge(0),
+        }
+    }
+
+    /// Takes a message that is sent now, and names its packet identifier, which is unused
+    /// [MQTT-2.2.1-4].
+    pub(super) fn send(&mut self, reference: Reference) -> PacketId {
+        let packet_id = self.unused_id();
+        self.entries.push_back(Sent {
+            order: self.next_order,
+            packet_id,
+            stage: Stage::Published(reference),
+        });
+        self.next_order += 1;
+        self.next_id = packet_id.next();
+        self.charge_entries();
+        packet_id
+    }
+
+    /// PUBACK.
+    pub(super) fn puback(&mut self, id: PacketId) -> Acked {
+        self.finish(id, |stage| {
+            matches!(stage, Stage::Published(reference) if reference.qos == QoS::AtLeastOnce)
+        })
+    }
+
+    /// PUBREC with a reason below 0x80.
+    pub(super) fn pubrec(&mut self, id: PacketId) -> Acked {
+        let Some(at) = self.position(id) else {
+            return Acked::Unknown;
+        };
+        let stage = &mut self.entries[at].stage;
+        match stage {
+            Stage::Released => Acked::Release(None),
+            Stage::Published(reference) if reference.qos == QoS::ExactlyOnce => {
+                match core::mem::replace(stage, Stage::Released) {
+                    Stage::Published(reference) => Acked::Release(Some(reference)),
+                    Stage::Released => Acked::Release(None),
+                }
+            }
+            Stage::Published(_) => Acked::Unknown,
+        }
+    }
+
+    /// PUBREC with a reason of 0x80 or above: the PUBLISH counts as acknowledged [MQTT-4.4.0-2].
+    pub(super) fn pubrec_failed(&mut self, id: PacketId) -> Acked {
+        self.finish(id, |stage| {
+            matches!(stage, Stage::Published(reference) if reference.qos == QoS::ExactlyOnce)
+        })
+    }
+
+    /// PUBCOMP.
+    pub(super) fn pubcomp(&mut self, id: PacketId) -> Acked {
+        self.finish(id, |stage| matches!(stage, Stage::Released))
+    }
+
+    /// The first entry of this order or a later one.
+    pub(super) fn first_since(&self, order: u64) -> Option<&Sent> {
+        let at = self.entries.partition_point(|sent| sent.order < order);
+        self.entries.get(at)
+    }
+
+    /// Takes out one entry by its order, whatever its stage.
+    pub(super) fn remove(&mut self, order: u64) -> Option<Sent> {
+        let at = self.entries.partition_point(|sent| sent.order < order);
+        if self.entries.get(at)?.order != order {
+            return None;
+        }
+        let removed = self.entries.remove(at);
+        self.charge_entries();
+        removed
+    }
+
+    /// Everything, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Sent> {
+        self.entries.iter()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn finish(&mut self, id: PacketId, fits: impl Fn(&Stage) -> bool) -> Acked {
+        match self.position(id) {
+            Some(at) if fits(&self.entries[at].stage) => {
+                let sent = self.entries.remove(at).expect("it was found there");
+                self.charge_entries();
+                Acked::Done(match sent.stage {
+                    Stage::Published(reference) => Some(reference),
+                    Stage::Released => None,
+                })
+            }
+            _ => Acked::Unknown,
+        }
+    }
+
+    fn charge_entries(&mut self) {
+        self.charge.set(self.entries.len() * size_of::<Sent>());
+    }
+
+    fn position(&self, id: PacketId) -> Option<usize> {
+        self.entries.iter().position(|sent| sent.packet_id == id)
+    }
+
+    fn unused_id(&self) -> PacketId {
+        let mut id = self.next_id;
+        // Identifiers go round in 65 535 sends; only what is older than that can be met again.
+        let oldest = self
+            .entries
+            .front()
+            .map_or(self.next_order, |sent| sent.order);
+        if self.next_order - oldest >= u64::from(u16::MAX) {
+            while self.position(id).is_some() {
+                id = id.next();
+            }
+        }
+        id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::MessageId;
+    use crate::slab::Key;
+
+    fn reference(qos: QoS) -> Reference {
+        Reference {
+            message: MessageId::from_parts(0, 0),
+            qos,
+            retain: false,
+            identifiers: crate::broker::queue::Identifiers::new(),
+            cost: 1,
+        }
+    }
+
+    #[test]
+    fn an_identifier_in_use_is_passed_over_when_the_numbers_come_round() {
+        let mut inflight = Inflight::new(&Memory::new(0));
+        let stuck = inflight.send(reference(QoS::AtLeastOnce));
+        assert_eq!(stuck.value(), 1);
+        for expected in (2..=u16::MAX).chain([2, 3]) {
+            let id = inflight.send(reference(QoS::AtLeastOnce));
+            assert_eq!(id.value(), expected);
+            assert!(matches!(inflight.puback(id), Acked::Done(Some(_))));
+        }
+        assert!(matches!(inflight.puback(stuck), Acked::Done(Some(_))));
+        assert_eq!(inflight.len(), 0);
+    }
+
+    #[test]
+    fn acknowledgements_of_the_wrong_kind_change_nothing() {
+        let mut inflight = Inflight::new(&Memory::new(0));
+        let one = inflight.send(reference(QoS::AtLeastOnce));
+        let two = inflight.send(reference(QoS::ExactlyOnce));
+        assert!(matches!(inflight.puback(two), Acked::Unknown));
+        assert!(matches!(inflight.pubrec(one), Acked::Unknown));
+        assert!(matches!(inflight.pubrec_failed(one), Acked::Unknown));
+        assert!(matches!(inflight.pubcomp(two), Acked::Unknown));
+        assert!(matches!(inflight.pubrec(two), Acked::Release(Some(_))));
+        assert!(matches!(inflight.pubrec(two), Acked::Release(None)));
+        assert!(matches!(inflight.pubrec_failed(two), Acked::Unknown));
+        assert!(matches!(inflight.pubcomp(two), Acked::Done(None)));
+        assert!(matches!(inflight.pubcomp(two), Acked::Unknown));
+        assert_eq!(inflight.len(), 1);
+    }
+}

@@ -1,0 +1,787 @@
+//! From a publication to its takers.
+//!
+//! The fast way keeps nothing: a message of QoS 0 for a client that is there and has nothing
+//! waiting is encoded once for each layout (version and RETAIN; with subscription identifiers each
+//! by itself) and copied into the send queues. Every other taker gets a reference to a message that
+//! is kept once.
+
+use super::access::Verdict;
+use super::message;
+use super::queue::{Identifiers, Reference};
+use super::retained::Limits;
+use super::session::Arrival;
+use super::settings::WhenFull;
+use super::settle::Kind;
+use super::subscriptions::Match;
+use super::{Broker, Origin, Output, Taker};
+use crate::buffer::{COPY_MAX, HIGH_WATER, Outbox, Payload, SendQueue};
+use crate::id::{ConnId, Lsn, MessageId, SessionId};
+use crate::mqtt::{
+    Ack, ApplicationMessage, Packet, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode,
+    SubscriptionIdentifier, SubscriptionIdentifiers, TopicName,
+};
+
+/// What became of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// What the journal must have synced before the publication may be acknowledged to whoever sent
+    /// it; 0 is nothing.
+    pub lsn: Lsn,
+    /// Takers that it matched.
+    pub matched: usize,
+    /// Why it reaches nobody.
+    pub refused: Option<ReasonCode>,
+}
+
+/// What is used again for every publication, so that a warm broker allocates nothing.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    matches: Vec<Match>,
+    identifiers: Vec<SubscriptionIdentifier>,
+    layouts: Layouts,
+    topic: String,
+    pub(super) reasons: Vec<ReasonCode>,
+}
+
+/// A publication on its way to its takers.
+struct Fanout<'a> {
+    origin: Origin,
+    publish: &'a Publish<'a>,
+    /// The payload to be shared, made when the first taker needs it.
+    body: Option<Payload>,
+    kept: Kept,
+}
+
+/// Whether the publication is kept in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    NotYet,
+    /// With one reference for the time of the fan-out.
+    As(MessageId),
+    /// The memory budget had no room.
+    Refused,
+}
+
+impl Broker {
+    /// Publishes a message that did not come from a client. Of `message`, DUP, the packet
+    /// identifier, a topic alias and subscription identifiers are not looked at.
+    pub fn publish(
+        &mut self,
+        now: crate::time::Now,
+        origin: Origin,
+        message: &Publish<'_>,
+        outbox: &mut Outbox,
+    ) -> Published {
+        self.now = now;
+        let published = if TopicName::new(message.topic).is_err() {
+            Published::refused(ReasonCode::TopicNameInvalid)
+        } else {
+            self.route(origin, message, None, outbox)
+        };
+        self.finish(outbox);
+        published
+    }
+
+    /// PUBLISH of a client.
+    pub(super) fn on_publish(
+        &mut self,
+        conn: ConnId,
+        id: SessionId,
+        publish: &Publish<'_>,
+        body: Option<Payload>,
+        outbox: &mut Outbox,
+    ) {
+        self.stats.publishes_received += 1;
+        if !publish.properties.subscription_identifiers.is_empty() {
+            let why = "a subscription identifier from a client"; // [MQTT-3.3.4-6]
+            return self.violate(conn, ReasonCode::ProtocolError, why, outbox);
+        }
+        if publish.properties.topic_alias.is_none() {
+            return self.on_named_publish(conn, id, publish, body, outbox);
+        }
+        let mut topic = core::mem::take(&mut self.scratch.topic);
+        topic.clear();
+        match self.resolve_alias(conn, publish, &mut topic) {
+            Ok(()) => {
+                let named = Publish {
+                    topic: &topic,
+                    ..*publish
+                };
+                self.on_named_publish(conn, id, &named, body, outbox);
+            }
+            Err((reason, why)) => self.violate(conn, reason, why, outbox),
+        }
+        self.scratch.topic = topic;
+    }
+
+    /// Notes what an alias stands for, or looks it up (5.0, 3.3.2.3.4).
+    fn resolve_alias(
+        &mut self,
+        conn: ConnId,
+        publish: &Publish<'_>,
+        topic: &mut String,
+    ) -> Result<(), (ReasonCode, &'static str)> {
+        let (Some(alias), Some(connection)) = (
+            publish.properties.topic_alias,
+            self.connections.get_mut(conn),
+        ) else {
+            return Ok(());
+        };
+        let index = usize::from(alias.value()) - 1;
+        let Some(known) = connection.aliases.get_mut(index) else {
+            // [MQTT-3.3.2-9]
+            let why = "a topic alias above what CONNACK allows";
+            return Err((ReasonCode::TopicAliasInvalid, why));
+        };
+        if publish.topic.is_empty() {
+            let Some(known) = known else {
+                return Err((ReasonCode::ProtocolError, "an unknown topic alias"));
+            };
+            topic.push_str(known);
+            return Ok(());
+        }
+        topic.push_str(publish.topic);
+        if known.as_deref() != Some(publish.topic) {
+            *known = Some(publish.topic.into());
+            connection.charge.set(connection.cost());
+        }
+        Ok(())
+    }
+
+    fn on_named_publish(
+        &mut self,
+        conn: ConnId,
+        id: SessionId,
+        publish: &Publish<'_>,
+        body: Option<Payload>,
+        outbox: &mut Outbox,
+    ) {
+        let origin = Origin::Client(id);
+        let Some(packet_id) = publish.packet_id else {
+            self.route(origin, publish, body, outbox);
+            return;
+        };
+        let is_exactly_once = publish.qos == QoS::ExactlyOnce;
+        let arrival = if is_exactly_once {
+            self.session_mut(id).received.arrival(packet_id)
+        } else {
+            Arrival::New
+        };
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return;
+        };
+        let is_v5 = connection.version.is_v5();
+        if arrival != Arrival::Repeated {
+            if is_v5 && connection.unacknowledged >= connection.receive_maximum {
+                let why = "more unacknowledged publications than CONNACK allows"; // [MQTT-3.3.4-7]
+                return self.violate(conn, ReasonCode::ReceiveMaximumExceeded, why, outbox);
+            }
+            connection.unacknowledged = connection.unacknowledged.saturating_add(1);
+        }
+        if arrival != Arrival::New {
+            // Delivered before; only the answer was lost [MQTT-4.3.3-10].
+            self.stats.duplicates_received += 1;
+            self.session_mut(id).received.note(packet_id);
+            let pubrec = Packet::Pubrec(Ack::success(packet_id));
+            let lsn = self.settle.last();
+            self.answer(conn, lsn, Kind::PublishTaken, &pubrec, outbox);
+            return;
+        }
+        let published = self.route(origin, publish, body, outbox);
+        let mut lsn = published.lsn;
+        // 3.1.1 has no way to refuse: there a message that reaches nobody is acknowledged (3.3.5-2
+        // of 3.1.1).
+        let reason = match published.refused {
+            Some(reason) if is_v5 => reason,
+            Some(_) => ReasonCode::Success,
+            None if published.matched == 0 && is_v5 => ReasonCode::NoMatchingSubscribers,
+            None => ReasonCode::Success,
+        };
+        let ack = Ack::new(packet_id, reason);
+        let (kind, packet) = match (is_exactly_once, reason.is_error()) {
+            (false, _) => (Kind::PublishDone, Packet::Puback(ack)),
+            (true, true) => (Kind::PublishDone, Packet::Pubrec(ack)), // [MQTT-4.3.3-9]
+            (true, false) => {
+                lsn = self.settle.log();
+                if let Some(session) = self.sessions.get_mut(id) {
+                    session.received.note(packet_id);
+                }
+                (Kind::PublishTaken, Packet::Pubrec(ack))
+            }
+        };
+        self.answer(conn, lsn, kind, &packet, outbox);
+    }
+
+    /// Publishes what a lost client has left.
+    pub(super) fn publish_will(
+        &mut self,
+        origin: Origin,
+        will: &ApplicationMessage,
+        outbox: &mut Outbox,
+    ) {
+        self.stats.wills_published += 1;
+        let publish = will.as_publish(ProtocolVersion::V5, self.now.monotonic);
+        let body = Some(will.payload().clone());
+        self.route(origin, &publish, body, outbox);
+    }
+
+    /// Brings a publication to all who take it, and to the retained store. Its topic is valid.
+    fn route(
+        &mut self,
+        origin: Origin,
+        publish: &Publish<'_>,
+        body: Option<Payload>,
+        outbox: &mut Outbox,
+    ) -> Published {
+        let verdict = self.access.may_publish(origin, publish.topic);
+        if verdict == Verdict::Refused {
+            self.stats.refused_publishes += 1;
+            log::debug!(
+                "publication refused {origin:?} topic={}",
+                publish.topic.escape_debug()
+            );
+            return Published::refused(ReasonCode::NotAuthorized);
+        }
+        let mut scratch = core::mem::take(&mut self.scratch);
+        scratch.matches.clear();
+        scratch.layouts.clear();
+        let may_repeat = self
+            .subscriptions
+            .matches(publish.topic, &mut scratch.matches);
+        if let Origin::Client(id) = origin {
+            // [MQTT-3.8.3-3]
+            let own = Taker::Session(id);
+            scratch
+                .matches
+                .retain(|found| !(found.subscription.no_local && found.taker == own));
+        }
+        if may_repeat {
+            scratch.matches.sort_unstable_by_key(|found| found.taker);
+        }
+        let mut fanout = Fanout {
+            origin,
+            publish,
+            body,
+            kept: Kept::NotYet,
+        };
+        let published = self.fan_out(&mut scratch, verdict, &mut fanout, outbox);
+        if let Kept::As(message) = fanout.kept {
+            self.messages.release(message);
+        }
+        // Deliveries do not make publications, so nobody has used the scratch meanwhile.
+        self.scratch = scratch;
+        published
+    }
+
+    fn fan_out(
+        &mut self,
+        scratch: &mut Scratch,
+        verdict: Verdict,
+        fanout: &mut Fanout<'_>,
+        outbox: &mut Outbox,
+    ) -> Published {
+        let Scratch {
+            matches,
+            identifiers,
+            layouts,
+            ..
+        } = scratch;
+        let same_taker = |one: &Match, other: &Match| one.taker == other.taker;
+        if self.settings.queue.when_full == WhenFull::Refuse
+            && matches
+                .chunk_by(same_taker)
+                .any(|found| self.would_overflow(found, fanout, outbox))
+        {
+            self.stats.refused_queue_full += 1;
+            return Published::refused(ReasonCode::QuotaExceeded);
+        }
+        let before = self.settle.last();
+        if fanout.publish.retain {
+            if verdict == Verdict::AllowedNeverRetained {
+                self.stats.retained_commands += 1;
+            } else {
+                self.retain(fanout);
+            }
+        }
+        let mut matched = 0;
+        for found in matches.chunk_by(same_taker) {
+            matched += 1;
+            self.deliveries += 1;
+            let Taker::Session(id) = found[0].taker else {
+                self.deliver(found[0].taker, fanout);
+                continue;
+            };
+            // One copy, at the highest QoS, with all identifiers [MQTT-3.3.4-2] [MQTT-3.3.4-4].
+            identifiers.clear();
+            let mut granted = QoS::AtMostOnce;
+            let mut retain = false;
+            for Match { subscription, .. } in found {
+                granted = granted.max(subscription.maximum_qos);
+                retain |= subscription.retain_as_published;
+                identifiers.extend(subscription.identifier);
+            }
+            let delivery = Delivery {
+                qos: fanout.publish.qos.min(granted),    // [MQTT-3.8.4-8]
+                retain: retain && fanout.publish.retain, // [MQTT-3.3.1-12] [MQTT-3.3.1-13]
+                identifiers,
+            };
+            self.deliver_to_session(id, &delivery, layouts, fanout, outbox);
+        }
+        if matched == 0 {
+            self.stats.unmatched += 1;
+        }
+        let after = self.settle.last();
+        Published {
+            lsn: if after > before { after } else { Lsn(0) },
+            matched,
+            refused: None,
+        }
+    }
+
+    /// To a taker that is not a session.
+    fn deliver(&mut self, taker: Taker, fanout: &mut Fanout<'_>) {
+        let message = match fanout.kept {
+            Kept::As(kept) => self.messages.get(kept).message.clone(),
+            Kept::NotYet | Kept::Refused => {
+                let body = fanout.share(&self.memory);
+                fanout.message(body, self.now)
+            }
+        };
+        self.outputs.push_back(Output::Delivery {
+            taker,
+            origin: fanout.origin,
+            message,
+            is_replay: false,
+        });
+    }
+
+    fn deliver_to_session(
+        &mut self,
+        id: SessionId,
+        delivery: &Delivery<'_>,
+        layouts: &mut Layouts,
+        fanout: &mut Fanout<'_>,
+        outbox: &mut Outbox,
+    ) {
+        let Some(session) = self.sessions.get(id) else {
+            return;
+        };
+        if delivery.qos == QoS::AtMostOnce {
+            let Some(link) = &session.link else {
+                self.stats.dropped_offline += 1;
+                return;
+            };
+            if link.is_open
+                && session.queue.is_empty()
+                && outbox
+                    .queue(link.conn)
+                    .is_some_and(|queue| queue.len() < HIGH_WATER)
+            {
+                let (version, limit) = (link.version, link.max_packet_size as usize);
+                if let Some(queue) = outbox.write(link.conn) {
+                    let fits = layouts.write(version, delivery, limit, fanout, &self.memory, queue);
+                    if fits {
+                        self.stats.publishes_sent += 1;
+                    } else {
+                        self.stats.dropped_too_large += 1; // [MQTT-3.1.2-25]
+                    }
+                }
+                return;
+            }
+        }
+        self.enqueue(id, delivery, fanout, outbox);
+    }
+
+    /// Puts a reference into a session's queue, or lets something give way.
+    fn enqueue(
+        &mut self,
+        id: SessionId,
+        delivery: &Delivery<'_>,
+        fanout: &mut Fanout<'_>,
+        outbox: &mut Outbox,
+    ) {
+        let cost = message::cost(fanout.publish.topic, fanout.publish.payload);
+        if !self.make_room(id, cost, outbox) {
+            return;
+        }
+        let Some(message) = self.keep(fanout) else {
+            self.stats.dropped_over_budget += 1;
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        self.messages.retain(message);
+        let expires_at = self.messages.get(message).expires_at();
+        let reference = Reference {
+            message,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            identifiers: Identifiers::from_slice(delivery.identifiers),
+            cost,
+        };
+        session.queue.push(reference, expires_at);
+        self.queued += 1;
+        self.queued_bytes += cost;
+        if let Some(link) = &session.link {
+            outbox.wake(link.conn);
+        }
+        if delivery.qos > QoS::AtMostOnce {
+            self.settle.log();
+        }
+    }
+
+    /// Whether a message of this cost may be queued; something may have given way for it.
+    fn make_room(&mut self, id: SessionId, cost: usize, outbox: &mut Outbox) -> bool {
+        loop {
+            match self.room(id, cost) {
+                Room::Yes => return true,
+                Room::ForgetExpired => self.forget_expired(id),
+                Room::QueueFull | Room::AllFull => break,
+            }
+        }
+        let full = self.room(id, cost);
+        match self.settings.queue.when_full {
+            WhenFull::DropOldest if self.can_make_room(id, cost) => {
+                while self.room(id, cost) != Room::Yes && self.drop_oldest(id) {
+                    self.count_overflow(id, full);
+                }
+                true
+            }
+            WhenFull::DropOldest | WhenFull::DropNewest | WhenFull::Refuse => {
+                self.count_overflow(id, full);
+                false
+            }
+            WhenFull::Disconnect => {
+                self.count_overflow(id, full);
+                let link = self.session_mut(id).link.as_ref().map(|link| link.conn);
+                if let Some(conn) = link {
+                    self.stats.disconnected_queue_full += 1;
+                    let why = "the session's queue is full";
+                    self.disconnect(conn, ReasonCode::QuotaExceeded, why, outbox);
+                }
+                false
+            }
+        }
+    }
+
+    /// Whether the queue would have room if it were empty.
+    fn can_make_room(&self, id: SessionId, cost: usize) -> bool {
+        let limits = &self.settings.queue;
+        let own = self
+            .sessions
+            .get(id)
+            .map_or(0, |session| session.queue.bytes());
+        let others = self.queued_bytes - own;
+        limits.messages > 0 && cost <= limits.bytes && others + cost <= self.settings.queues_bytes
+    }
+
+    fn room(&self, id: SessionId, cost: usize) -> Room {
+        let limits = &self.settings.queue;
+        let Some(session) = self.sessions.get(id) else {
+            return Room::QueueFull;
+        };
+        let queue = &session.queue;
+        let is_full = queue.messages() >= limits.messages || queue.bytes() + cost > limits.bytes;
+        let are_full = self.queued_bytes + cost > self.settings.queues_bytes;
+        if !is_full && !are_full {
+            Room::Yes
+        } else if queue.may_have_expired(self.now.monotonic) {
+            Room::ForgetExpired
+        } else if is_full {
+            Room::QueueFull
+        } else {
+            Room::AllFull
+        }
+    }
+
+    /// Takes what has expired out of a full queue.
+    fn forget_expired(&mut self, id: SessionId) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        let (messages, stats) = (&mut self.messages, &mut self.stats);
+        let (count, bytes) = (session.queue.messages(), session.queue.bytes());
+        let mut first = crate::time::Instant::FAR_FUTURE;
+        let mut gone = Vec::new();
+        session.queue.purge(
+            |reference| {
+                let expires_at = messages.get(reference.message).expires_at();
+                let is_over = expires_at <= now.monotonic;
+                if !is_over {
+                    first = first.min(expires_at);
+                }
+                is_over
+            },
+            |reference| gone.push(reference.message),
+        );
+        session.queue.set_expires_first(first);
+        for message in gone {
+            messages.release(message);
+            stats.dropped_expired += 1;
+        }
+        self.queued -= count - session.queue.messages();
+        self.queued_bytes -= bytes - session.queue.bytes();
+    }
+
+    fn drop_oldest(&mut self, id: SessionId) -> bool {
+        let oldest = self
+            .sessions
+            .get_mut(id)
+            .and_then(|session| session.queue.pop_oldest());
+        let Some(oldest) = oldest else {
+            return false;
+        };
+        self.queued -= 1;
+        self.queued_bytes -= oldest.cost;
+        self.messages.release(oldest.message);
+        true
+    }
+
+    /// A message is lost at a limit. The first of a row is told, the rest are counted.
+    fn count_overflow(&mut self, id: SessionId, room: Room) {
+        let counter = if room == Room::AllFull {
+            &mut self.stats.dropped_over_budget
+        } else {
+            &mut self.stats.dropped_queue_full
+        };
+        *counter += 1;
+        // A full queue loses every message: one line for each power of two is enough to see it
+        // grow.
+        if counter.is_power_of_two() {
+            let lost = *counter;
+            if let Some(session) = self.sessions.get(id) {
+                let conn = session.link.as_ref().map(|link| link.conn);
+                let client = session.client_id.escape_debug();
+                log::warn!("queue full, messages lost client={client} conn={conn:?} lost={lost}");
+            }
+        }
+    }
+
+    /// Whether this taker's queue would have to let something give way: asked only if the publisher
+    /// is to be refused then.
+    fn would_overflow(&self, found: &[Match], fanout: &Fanout<'_>, outbox: &Outbox) -> bool {
+        let Taker::Session(id) = found[0].taker else {
+            return false;
+        };
+        let Some(session) = self.sessions.get(id) else {
+            return false;
+        };
+        let granted = found.iter().map(|found| found.subscription.maximum_qos);
+        let qos = granted.max().unwrap_or_default().min(fanout.publish.qos);
+        if qos == QoS::AtMostOnce {
+            let Some(link) = &session.link else {
+                return false;
+            };
+            let is_direct = session.queue.is_empty()
+                && outbox
+                    .queue(link.conn)
+                    .is_some_and(|queue| queue.len() < HIGH_WATER);
+            if is_direct {
+                return false;
+            }
+        }
+        let cost = message::cost(fanout.publish.topic, fanout.publish.payload);
+        !matches!(self.room(id, cost), Room::Yes | Room::ForgetExpired)
+            || !self.memory.has_room(cost)
+    }
+
+    /// The publication as a kept message, made when the first taker needs it.
+    fn keep(&mut self, fanout: &mut Fanout<'_>) -> Option<MessageId> {
+        if fanout.kept == Kept::NotYet {
+            let body = fanout.share(&self.memory);
+            let message = fanout.message(body, self.now);
+            fanout.kept = self
+                .messages
+                .insert(message, fanout.origin)
+                .map_or(Kept::Refused, Kept::As);
+        }
+        match fanout.kept {
+            Kept::As(message) => Some(message),
+            Kept::NotYet | Kept::Refused => None,
+        }
+    }
+
+    /// Makes the publication its topic's retained message, or removes that if it is empty.
+    fn retain(&mut self, fanout: &mut Fanout<'_>) {
+        let topic = fanout.publish.topic;
+        self.settle.log();
+        if fanout.publish.payload.is_empty() {
+            if let Some(message) = self.retained.remove(topic) {
+                self.messages.release(message); // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
+            }
+            return;
+        }
+        let limits = Limits {
+            messages: self.settings.retained_messages,
+            bytes: self.settings.retained_bytes,
+        };
+        let stored = self.keep(fanout).and_then(|message| {
+            let stored = self.messages.get(message);
+            let (cost, expires_at) = (stored.cost(), stored.expires_at());
+            let before = self
+                .retained
+                .store(topic, message, cost, expires_at, limits)
+                .ok()?;
+            self.messages.retain(message);
+            Some(before)
+        });
+        let before = stored.unwrap_or_else(|| {
+            self.stats.retained_refused += 1;
+            if self.stats.retained_refused.is_power_of_two() {
+                let refused = self.stats.retained_refused;
+                let topic = topic.escape_debug();
+                log::warn!("retained store full topic={topic} refused={refused}");
+            }
+            // What is there is no longer true.
+            self.retained.remove(topic)
+        });
+        if let Some(before) = before {
+            self.messages.release(before); // [MQTT-3.3.1-5]
+        }
+    }
+}
+
+/// Whether a queue has room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Yes,
+    /// Not before its expired messages are taken out.
+    ForgetExpired,
+    /// The session's own limit is reached.
+    QueueFull,
+    /// That of all queues together is.
+    AllFull,
+}
+
+impl Published {
+    fn refused(reason: ReasonCode) -> Self {
+        Self {
+            lsn: Lsn(0),
+            matched: 0,
+            refused: Some(reason),
+        }
+    }
+}
+
+impl Fanout<'_> {
+    /// The payload as something to be shared. A large one carries its charge, for a send queue may
+    /// hold it when nobody else does.
+    fn share(&mut self, memory: &crate::buffer::Memory) -> Payload {
+        let bytes = self.publish.payload;
+        self.body
+            .get_or_insert_with(|| {
+                if bytes.len() <= COPY_MAX {
+                    return Payload::copy_from(bytes);
+                }
+                let charge = memory.charge(bytes.len());
+                Payload::from_vec_charged(bytes.to_vec(), 0..bytes.len(), charge)
+            })
+            .clone()
+    }
+
+    fn message(&self, body: Payload, now: crate::time::Now) -> ApplicationMessage {
+        let topic = TopicName::new(self.publish.topic)
+            .expect("a topic is checked before it is published to");
+        ApplicationMessage::from_publish(self.publish, topic, body, now.monotonic)
+    }
+}
+
+/// A publication as one session gets it.
+struct Delivery<'a> {
+    qos: QoS,
+    retain: bool,
+    identifiers: &'a [SubscriptionIdentifier],
+}
+
+impl Delivery<'_> {
+    /// As a packet without identifier, which QoS 0 is.
+    fn packet<'p>(&'p self, publish: &Publish<'p>) -> Publish<'p> {
+        Publish {
+            dup: false, // [MQTT-3.3.1-2]
+            qos: QoS::AtMostOnce,
+            retain: self.retain,
+            packet_id: None,
+            properties: PublishProperties {
+                topic_alias: None,
+                subscription_identifiers: SubscriptionIdentifiers::from_slice(self.identifiers),
+                ..publish.properties
+            },
+            ..*publish
+        }
+    }
+}
+
+/// The packet as it was encoded for earlier takers: by version and RETAIN.
+#[derive(Debug, Default)]
+struct Layouts {
+    slots: [Layout; 4],
+}
+
+/// Whole if the packet is small, otherwise without its payload; empty if nobody needed it yet.
+#[derive(Debug, Default)]
+struct Layout {
+    bytes: Vec<u8>,
+}
+
+/// A layout with more room than this gives it back, so that one long head is not kept for ever.
+const LAYOUT_KEPT: usize = 4 * COPY_MAX;
+
+impl Layouts {
+    fn clear(&mut self) {
+        for layout in &mut self.slots {
+            layout.bytes.clear();
+            layout.bytes.shrink_to(LAYOUT_KEPT);
+        }
+    }
+
+    /// Appends a QoS 0 packet to a client's queue. `false`, and nothing is appended, if it is
+    /// larger than the client takes.
+    fn write(
+        &mut self,
+        version: ProtocolVersion,
+        delivery: &Delivery<'_>,
+        limit: usize,
+        fanout: &mut Fanout<'_>,
+        memory: &crate::buffer::Memory,
+        queue: &mut SendQueue,
+    ) -> bool {
+        let payload = fanout.publish.payload;
+        let is_large = payload.len() > COPY_MAX;
+        if !delivery.identifiers.is_empty() && version.is_v5() {
+            let packet = delivery.packet(fanout.publish);
+            let head = packet.head_len(version, payload.len());
+            if head + payload.len() > limit {
+                return false;
+            }
+            packet.encode_head(version, payload.len(), queue.reserve(head));
+            if is_large {
+                queue.push_payload(&fanout.share(memory));
+            } else if !payload.is_empty() {
+                queue.reserve(payload.len()).copy_from_slice(payload);
+            }
+            return true;
+        }
+        let slot = usize::from(version.is_v5()) * 2 + usize::from(delivery.retain);
+        let bytes = &mut self.slots[slot].bytes;
+        if bytes.is_empty() {
+            let packet = delivery.packet(fanout.publish);
+            let head = packet.head_len(version, payload.len());
+            bytes.resize(head, 0);
+            packet.encode_head(version, payload.len(), bytes);
+            if !is_large {
+                bytes.extend_from_slice(payload);
+            }
+        }
+        let behind = if is_large { payload.len() } else { 0 };
+        if bytes.len() + behind > limit {
+            return false;
+        }
+        queue.reserve(bytes.len()).copy_from_slice(bytes);
+        if is_large {
+            queue.push_payload(&fanout.share(memory));
+        }
+        true
+    }
+}

@@ -1,0 +1,172 @@
+//! What waits for a subscriber: references to kept messages, and replays of retained ones, in the
+//! order of their coming.
+//!
+//! A subscription's replay stands in the queue at the place where the subscription was made, so
+//! that what was published after it is delivered after it.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use super::retained::Replay;
+use crate::buffer::{Charge, Memory};
+use crate::id::MessageId;
+use crate::mqtt::{QoS, SubscriptionIdentifier};
+use crate::time::Instant;
+
+/// The subscriptions that a message came by; rarely more than one.
+pub(super) type Identifiers = SmallVec<[SubscriptionIdentifier; 2]>;
+
+/// A message for one subscriber.
+#[derive(Debug, Clone)]
+pub(super) struct Reference {
+    /// Holds one reference in the store.
+    pub(super) message: MessageId,
+    /// At which it is delivered: the lower of published and granted.
+    pub(super) qos: QoS,
+    /// The RETAIN flag that it is sent with.
+    pub(super) retain: bool,
+    pub(super) identifiers: Identifiers,
+    /// Bytes that it counts in the queue, whoever else refers to the message.
+    pub(super) cost: usize,
+}
+
+/// Bytes that a waiting reference takes beside its message.
+pub(super) const REFERENCE_BYTES: usize = size_of::<Entry>();
+
+/// The queue of one session.
+#[derive(Debug)]
+pub(super) struct Queue {
+    entries: VecDeque<Entry>,
+    /// Of the entries that are messages.
+    messages: usize,
+    /// Their cost.
+    bytes: usize,
+    /// Of the entries that are messages: never later than the earliest of them.
+    expires_first: Instant,
+    /// For the entries; what they refer to is charged where it is kept.
+    charge: Charge,
+}
+
+#[derive(Debug)]
+pub(super) enum Entry {
+    Message(Reference),
+    /// Boxed because replays are few and messages many.
+    Replay(Box<Replay>),
+}
+
+impl Queue {
+    pub(super) fn new(memory: &Memory) -> Self {
+        Self {
+            entries: VecDeque::new(),
+            messages: 0,
+            bytes: 0,
+            expires_first: Instant::FAR_FUTURE,
+            charge: memory.charge(0),
+        }
+    }
+
+    pub(super) fn push(&mut self, reference: Reference, expires_at: Instant) {
+        self.messages += 1;
+        self.bytes += reference.cost;
+        self.expires_first = self.expires_first.min(expires_at);
+        self.entries.push_back(Entry::Message(reference));
+        self.charge.set(self.messages * REFERENCE_BYTES);
+    }
+
+    pub(super) fn push_replay(&mut self, replay: Box<Replay>) {
+        self.entries.push_back(Entry::Replay(replay));
+    }
+
+    pub(super) fn front_mut(&mut self) -> Option<&mut Entry> {
+        self.entries.front_mut()
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Entry> {
+        let entry = self.entries.pop_front()?;
+        if let Entry::Message(reference) = &entry {
+            self.forget(reference.cost);
+        }
+        if self.entries.is_empty() {
+            self.expires_first = Instant::FAR_FUTURE;
+            if self.entries.capacity() > CAPACITY_KEPT {
+                self.entries = VecDeque::new();
+            }
+        }
+        Some(entry)
+    }
+
+    /// Takes out the message that has waited longest.
+    pub(super) fn pop_oldest(&mut self) -> Option<Reference> {
+        let is_message = |entry: &Entry| matches!(entry, Entry::Message(_));
+        let at = self.entries.iter().position(is_message)?;
+        match self.entries.remove(at) {
+            Some(Entry::Message(reference)) => {
+                self.forget(reference.cost);
+                Some(reference)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes out every message that `goes`, and hands it to `gone`.
+    pub(super) fn purge(
+        &mut self,
+        mut goes: impl FnMut(&Reference) -> bool,
+        mut gone: impl FnMut(Reference),
+    ) {
+        for _ in 0..self.entries.len() {
+            let Some(entry) = self.entries.pop_front() else {
+                return;
+            };
+            match entry {
+                Entry::Message(reference) if goes(&reference) => {
+                    self.forget(reference.cost);
+                    gone(reference);
+                }
+                stays => self.entries.push_back(stays),
+            }
+        }
+    }
+
+    /// Whether something in here may have expired; from then on not before `then`, which the caller
+    /// has found.
+    pub(super) fn may_have_expired(&self, now: Instant) -> bool {
+        self.expires_first <= now
+    }
+
+    pub(super) fn set_expires_first(&mut self, then: Instant) {
+        self.expires_first = then;
+    }
+
+    /// Ends the replay of a subscription that is gone, or is made again.
+    pub(super) fn cancel_replay(&mut self, filter: &str) {
+        self.entries
+            .retain(|entry| !matches!(entry, Entry::Replay(replay) if *replay.filter == *filter));
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn messages(&self) -> usize {
+        self.messages
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn forget(&mut self, cost: usize) {
+        self.messages -= 1;
+        self.bytes -= cost;
+        self.charge.set(self.messages * REFERENCE_BYTES);
+    }
+}
+
+/// A queue that was longer than this gives its memory back when it runs empty.
+const CAPACITY_KEPT: usize = 64;

@@ -1,0 +1,165 @@
+//! A client's session: what outlives its connection.
+//!
+//! Its subscriptions lie in the trie, under [`Taker::Session`](super::Taker::Session). Here are the
+//! queue, what is unacknowledged in both directions, and, while the client is connected, what its
+//! connection takes.
+
+use std::rc::Rc;
+
+use super::inflight::Inflight;
+use super::queue::Queue;
+use crate::buffer::{Charge, Memory};
+use crate::id::ConnId;
+use crate::mqtt::{PacketId, ProtocolVersion};
+use crate::time::{Duration, Instant};
+
+/// The Session Expiry Interval that means for ever (3.1.2.11.2).
+pub(super) const NEVER: u32 = u32::MAX;
+
+/// A session.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) client_id: Rc<str>,
+    /// While a client is connected.
+    pub(super) link: Option<Link>,
+    /// Seconds that it outlives its connection; [`NEVER`] is for ever.
+    pub(super) expiry_seconds: u32,
+    /// When it ends, while no client is connected.
+    pub(super) expires_at: Instant,
+    /// The earliest timer of this session in the heap.
+    pub(super) armed: Instant,
+    pub(super) queue: Queue,
+    pub(super) inflight: Inflight,
+    pub(super) received: Received,
+    /// For itself; its queue is charged where it grows.
+    _charge: Charge,
+}
+
+/// What the connected client takes. It lies here rather than with the connection because every
+/// delivery looks at it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) conn: ConnId,
+    pub(super) version: ProtocolVersion,
+    /// The client's Maximum Packet Size.
+    pub(super) max_packet_size: u32,
+    /// The client's Receive Maximum, or ours in its stead.
+    pub(super) window: u16,
+    /// PUBLISH packets of QoS 1 and 2 sent on this connection and not acknowledged (4.9).
+    pub(super) unacknowledged: u16,
+    /// CONNACK is written; nothing may be sent before [MQTT-3.2.0-1].
+    pub(super) is_open: bool,
+    /// While a resumed session sends again: everything before this order has been.
+    pub(super) resend_from: Option<u64>,
+}
+
+impl Session {
+    pub(super) fn new(client_id: Rc<str>, memory: &Memory, charge: Charge) -> Self {
+        Self {
+            client_id,
+            link: None,
+            expiry_seconds: 0,
+            expires_at: Instant::FAR_FUTURE,
+            armed: Instant::FAR_FUTURE,
+            queue: Queue::new(memory),
+            inflight: Inflight::new(memory),
+            received: Received::default(),
+            _charge: charge,
+        }
+    }
+
+    /// What a new session is charged.
+    pub(super) fn cost(client_id: &str) -> usize {
+        // The client id is there once, and the table of sessions holds a pointer to it.
+        size_of::<Self>() + client_id.len() + 64
+    }
+
+    /// When it ends if its client is gone at `now`.
+    pub(super) fn end_after(&self, now: Instant) -> Instant {
+        if self.expiry_seconds == NEVER {
+            Instant::FAR_FUTURE
+        } else {
+            now + Duration::from_secs(self.expiry_seconds.into())
+        }
+    }
+
+    /// Whether there is anything that could be sent, now or once the client acknowledges.
+    pub(super) fn has_work(&self) -> bool {
+        !self.queue.is_empty()
+            || self
+                .link
+                .as_ref()
+                .is_some_and(|link| link.resend_from.is_some())
+    }
+}
+
+/// Packet identifiers of QoS 2 messages that came and are not released [MQTT-4.3.3-10].
+///
+/// A client can have no more of them than our Receive Maximum on each connection, and resends those
+/// of the last one, so the list is short.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    /// Ordered by identifier.
+    ids: Vec<ReceivedId>,
+}
+
+#[derive(Debug)]
+struct ReceivedId {
+    id: PacketId,
+    /// Whether it counts against the Receive Maximum of the present connection.
+    is_counted: bool,
+}
+
+/// What a PUBLISH of QoS 2 is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// A new message.
+    New,
+    /// A message that we have, sent again on a new connection.
+    Resent,
+    /// A message that we have, sent twice on this connection.
+    Repeated,
+}
+
+impl Received {
+    /// What a PUBLISH with this identifier is.
+    pub(super) fn arrival(&self, id: PacketId) -> Arrival {
+        match self.ids.binary_search_by_key(&id, |received| received.id) {
+            Err(_) => Arrival::New,
+            Ok(at) if self.ids[at].is_counted => Arrival::Repeated,
+            Ok(_) => Arrival::Resent,
+        }
+    }
+
+    /// Notes a PUBLISH of this connection.
+    pub(super) fn note(&mut self, id: PacketId) {
+        match self.ids.binary_search_by_key(&id, |received| received.id) {
+            Ok(at) => self.ids[at].is_counted = true,
+            Err(at) => self.ids.insert(
+                at,
+                ReceivedId {
+                    id,
+                    is_counted: true,
+                },
+            ),
+        }
+    }
+
+    /// PUBREL; whether the identifier was known.
+    pub(super) fn release(&mut self, id: PacketId) -> bool {
+        match self.ids.binary_search_by_key(&id, |received| received.id) {
+            Ok(at) => {
+                self.ids.remove(at);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// A new connection counts anew (4.9).
+    pub(super) fn reconnect(&mut self) {
+        for received in &mut self.ids {
+            received.is_counted = false;
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! SUBSCRIBE and UNSUBSCRIBE, and the same for takers that are not clients.
+
+use super::retained::Replay;
+use super::settle::Kind;
+use super::subscriptions::{Subscription, Subscriptions};
+use super::{Broker, Output, Taker};
+use crate::buffer::Outbox;
+use crate::id::{ConnId, SessionId};
+use crate::mqtt::{
+    AckProperties, Packet, ReasonCode, ReasonCodes, RetainHandling, Suback, Subscribe,
+    SubscriptionIdentifier, SubscriptionOptions, SubscriptionRequest, TopicFilter, Unsuback,
+    Unsubscribe, topic,
+};
+
+impl Broker {
+    /// Subscribes a taker that is not a client: deliveries come as [`Output::Delivery`]. What is
+    /// retained comes at once, unless the options say otherwise. A subscription with the same
+    /// filter is replaced.
+    pub fn subscribe(
+        &mut self,
+        taker: Taker,
+        filter: TopicFilter<'_>,
+        options: SubscriptionOptions,
+    ) {
+        debug_assert!(
+            !matches!(taker, Taker::Session(_)),
+            "clients subscribe by packets"
+        );
+        let subscription = Subscription::new(options, None);
+        let before = self
+            .subscriptions
+            .insert(taker, filter.as_str(), subscription);
+        self.update_gauges();
+        if !is_replayed(options.retain_handling, before.is_some()) {
+            return;
+        }
+        for (topic, id) in self.retained.iter() {
+            let stored = self.messages.get(id);
+            if stored.is_expired(self.now) || !topic::matches(filter.as_str(), topic) {
+                continue;
+            }
+            self.outputs.push_back(Output::Delivery {
+                taker,
+                origin: stored.origin,
+                message: stored.message.clone(),
+                is_replay: true,
+            });
+        }
+    }
+
+    /// Ends a subscription made by [`Broker::subscribe`]; whether there was one.
+    pub fn unsubscribe(&mut self, taker: Taker, filter: TopicFilter<'_>) -> bool {
+        let removed = self.subscriptions.remove(taker, filter.as_str());
+        self.update_gauges();
+        removed.is_some()
+    }
+
+    /// Ends all subscriptions of a taker that is not a client.
+    pub fn unsubscribe_all(&mut self, taker: Taker) {
+        self.subscriptions.remove_all(taker);
+        self.update_gauges();
+    }
+
+    pub(super) fn on_subscribe(
+        &mut self,
+        conn: ConnId,
+        session: SessionId,
+        subscribe: &Subscribe<'_>,
+        outbox: &mut Outbox,
+    ) {
+        let mut reasons = core::mem::take(&mut self.scratch.reasons);
+        let identifier = subscribe.properties.subscription_identifier;
+        let limit = self.settings.max_subscriptions as usize;
+        for request in &subscribe.requests {
+            // As a sequence of single requests [MQTT-3.8.4-5]; so many of them that not all can be
+            // granted are not looked at one by one, for that takes its time.
+            reasons.push(if reasons.len() < limit {
+                self.on_subscription(session, &request, identifier)
+            } else {
+                self.stats.refused_subscriptions += 1;
+                ReasonCode::QuotaExceeded
+            });
+        }
+        // The subscriptions are the session's, and may have to outlive a power cut.
+        let lsn = self.settle.log();
+        let suback = Packet::Suback(Suback {
+            packet_id: subscribe.packet_id, // [MQTT-3.8.4-2]
+            properties: AckProperties::default(),
+            reasons: ReasonCodes::from_slice(&reasons), // [MQTT-3.9.3-1]
+        });
+        self.answer(conn, lsn, Kind::Other, &suback, outbox);
+        if self
+            .sessions
+            .get(session)
+            .is_some_and(|session| !session.queue.is_empty())
+        {
+            outbox.wake(conn);
+        }
+        reasons.clear();
+        self.scratch.reasons = reasons;
+    }
+
+    fn on_subscription(
+        &mut self,
+        id: SessionId,
+        request: &SubscriptionRequest<'_>,
+        identifier: Option<SubscriptionIdentifier>,
+    ) -> ReasonCode {
+        let filter = request.filter.as_str();
+        if request.filter.is_shared() {
+            return ReasonCode::SharedSubscriptionsNotSupported;
+        }
+        let taker = Taker::Session(id);
+        let is_new = self.subscriptions.get(taker, filter).is_none();
+        let limit = self.settings.max_subscriptions as usize;
+        let is_full = self.subscriptions.count_of(taker) >= limit
+            || !self.memory.has_room(Subscriptions::cost_of(filter));
+        if is_new && is_full {
+            self.stats.refused_subscriptions += 1;
+            let refused = self.stats.refused_subscriptions;
+            if refused.is_power_of_two() {
+                log::warn!(
+                    "subscription refused client={} filter={} refused={refused}: too many, or no memory",
+                    self.session_mut(id).client_id.escape_debug(),
+                    filter.escape_debug(),
+                );
+            }
+            return ReasonCode::QuotaExceeded;
+        }
+        let options = request.options;
+        let subscription = Subscription::new(options, identifier);
+        self.subscriptions.insert(taker, filter, subscription);
+        let is_replayed = is_replayed(options.retain_handling, !is_new);
+        let replay = is_replayed.then(|| Replay::new(filter, subscription, &self.retained));
+        let queue = &mut self.session_mut(id).queue;
+        if !is_new {
+            // The replay of the subscription that this one replaces, unless none comes instead.
+            if is_replayed {
+                queue.cancel_replay(filter);
+            }
+        }
+        if let Some(replay) = replay {
+            queue.push_replay(Box::new(replay));
+        }
+        ReasonCode::granted(options.maximum_qos) // [MQTT-3.8.4-7]
+    }
+
+    pub(super) fn on_unsubscribe(
+        &mut self,
+        conn: ConnId,
+        session: SessionId,
+        unsubscribe: &Unsubscribe<'_>,
+        outbox: &mut Outbox,
+    ) {
+        let mut reasons = core::mem::take(&mut self.scratch.reasons);
+        for filter in &unsubscribe.filters {
+            let taker = Taker::Session(session);
+            let removed = self.subscriptions.remove(taker, filter.as_str());
+            if removed.is_none() {
+                reasons.push(ReasonCode::NoSubscriptionExisted);
+                continue;
+            }
+            // What was published before stays in the queue, and is delivered [MQTT-3.10.4-3].
+            self.session_mut(session)
+                .queue
+                .cancel_replay(filter.as_str());
+            reasons.push(ReasonCode::Success);
+        }
+        let lsn = self.settle.log();
+        let unsuback = Packet::Unsuback(Unsuback {
+            packet_id: unsubscribe.packet_id, // [MQTT-3.10.4-5]
+            properties: AckProperties::default(),
+            reasons: ReasonCodes::from_slice(&reasons), // [MQTT-3.11.3-1]
+        });
+        self.answer(conn, lsn, Kind::Other, &unsuback, outbox);
+        reasons.clear();
+        self.scratch.reasons = reasons;
+    }
+}
+
+/// Whether a subscription brings what is retained [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11].
+fn is_replayed(handling: RetainHandling, existed: bool) -> bool {
+    match handling {
+        RetainHandling::Send => true,
+        RetainHandling::SendIfNew => !existed,
+        RetainHandling::DoNotSend => false,
+    }
+}

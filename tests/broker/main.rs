@@ -1,0 +1,19 @@
+//! The broker as a whole, driven through its public calls by a small host that owns the buffers.
+//!
+//! Every case runs twice: with draws that are answered at once, and with a host that lets every
+//! first draw of a message wait for a fetch, as the journal will.
+
+mod house;
+
+mod access;
+mod connect;
+mod garbage;
+mod limits;
+mod model;
+mod publish;
+mod queues;
+mod retained;
+mod sessions;
+mod settle;
+mod subscribe;
+mod wills;
