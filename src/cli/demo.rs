@@ -49,7 +49,7 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
     };
     let plant = Plant::start()
         .map_err(|error| Failure::failed("cannot open a pty for the plant").because(error))?;
-    let file = configuration(address, plant.path());
+    let file = configuration(address, plant.path(), thermometer().as_deref());
     let loaded = config::parse(
         vec![Source::new("demo.toml", file)],
         &Environment::default(),
@@ -108,8 +108,32 @@ fn probe(port: u16) -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr()
 }
 
+/// Where this machine tells its own temperature, if it does: a Pi in its thermal zone, a PC in one of
+/// its monitors, a virtual machine nowhere.
+fn thermometer() -> Option<String> {
+    const ZONE: &str = "/sys/class/thermal/thermal_zone0/temp";
+    if std::fs::read(ZONE).is_ok() {
+        return Some(ZONE.to_owned());
+    }
+    let monitors = host::scan::scan().hwmon.into_iter();
+    let channels = monitors.flat_map(|monitor| {
+        let path = monitor.path;
+        let channels = monitor.channels.into_iter();
+        channels.map(move |channel| (path.join(&channel.file), channel))
+    });
+    channels
+        .filter(|(_, channel)| channel.unit == "°C" && channel.value.is_some())
+        .map(|(path, _)| path.to_string_lossy().into_owned())
+        .next()
+}
+
 /// What a user would write for this. Every key is one of the interface's.
-fn configuration(address: SocketAddr, plant: &str) -> String {
+fn configuration(address: SocketAddr, plant: &str, thermometer: Option<&str>) -> String {
+    let thermometer = match thermometer {
+        Some(path) => format!("temperature = \"{path}\""),
+        // Then its point is a fault, and says why.
+        None => String::new(),
+    };
     format!(
         r#"
 [gateway]
@@ -124,6 +148,7 @@ bind = "{address}"
 
 [device.machine]
 driver = "system"
+{thermometer}
 
 [serial.plant]
 path = "{plant}"
@@ -174,18 +199,20 @@ mod tests {
     use super::*;
     use crate::field::settings::Driver;
 
-    #[test]
-    fn its_configuration_is_right_without_a_warning() {
-        let address = "127.0.0.1:1884".parse().unwrap();
-        let file = configuration(address, "/dev/pts/7");
+    fn parse(file: &str) -> config::Loaded {
         let source = Source::new("demo.toml", file);
         let loaded = config::parse(vec![source], &Environment::default())
             .unwrap_or_else(|errors| panic!("{}", errors.render(false)));
-        assert!(
-            loaded.warnings.is_empty(),
-            "{}",
-            loaded.warnings.render(false)
-        );
+        let warnings = &loaded.warnings;
+        assert!(warnings.is_empty(), "{}", warnings.render(false));
+        loaded
+    }
+
+    #[test]
+    fn its_configuration_is_right_without_a_warning() {
+        let address = "127.0.0.1:1884".parse().unwrap();
+        parse(&configuration(address, "/dev/pts/7", None));
+        let loaded = parse(&configuration(address, "/dev/pts/7", Some("/sys/t")));
         let devices = &loaded.meant.gateway.devices;
         let plant = &devices["plant"];
         assert!(plant.points.values().all(|point| point.simulated));
@@ -207,8 +234,7 @@ mod tests {
     #[test]
     fn its_pattern_reads_what_the_plant_says() {
         let address = "127.0.0.1:1884".parse().unwrap();
-        let source = Source::new("demo.toml", configuration(address, "/dev/pts/7"));
-        let loaded = config::parse(vec![source], &Environment::default()).unwrap();
+        let loaded = parse(&configuration(address, "/dev/pts/7", None));
         let Driver::Lines(lines) = &loaded.meant.gateway.devices["plant"].field.driver else {
             panic!("the plant is a `lines` device");
         };

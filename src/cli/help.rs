@@ -2,7 +2,7 @@
 
 /// Without a verb.
 pub(crate) const SHORT: &str = "\
-fieldgate demo       a broker, this machine's sensors and a small plant, at once and without a file
+fieldgate demo       a broker with this machine and a small plant, without any file
 fieldgate check      what is wrong with a configuration, or what it means
 fieldgate run        the gateway
 fieldgate sub, pub   an MQTT client
@@ -102,7 +102,8 @@ the device is reached, and outputs are left out, for reading one would mean to d
   --socket PATH    the gateway's control socket; else the configuration says
   --timeout TIME   how long to wait for an answer: 10s
 
-Exit codes: 0 read, 3 the quality is not good, 4 no answer, 1 anything else.
+Exit codes: 0 read, 3 the quality is not good, 4 the gateway does not answer, 1 anything
+else.
 ";
 
 pub(crate) const SET: &str = "\

@@ -4,9 +4,8 @@
 use std::io;
 
 use crate::host::dial::{Address, Dialer, Happening, LinkId, Wake};
-use crate::mqtt::ProtocolVersion;
-use crate::mqtt::ReasonCode;
 use crate::mqtt::client::{Client, CloseCause, ConnectOptions, Event, Farewell};
+use crate::mqtt::{ProtocolVersion, QoS, ReasonCode};
 use crate::time::{Duration, Instant};
 
 use super::{Failure, code};
@@ -22,6 +21,8 @@ pub(crate) struct Link {
     addresses: Vec<Address>,
     /// Of the address that was tried last.
     tried: usize,
+    /// Somebody waits until a message of this QoS can be published.
+    wants_room: Option<QoS>,
     /// For messages.
     place: String,
     version: ProtocolVersion,
@@ -36,6 +37,8 @@ pub(crate) enum Happened {
     Unreachable(io::Error),
     /// The transport is closed.
     Down,
+    /// There is room for a message, which [`Link::wait_for_room`] asked for.
+    Room,
     /// Another thread woke us.
     Woken,
     /// SIGINT or SIGTERM.
@@ -63,6 +66,7 @@ impl Link {
             id,
             addresses,
             tried: 0,
+            wants_room: None,
             place,
             version,
         })
@@ -104,6 +108,13 @@ impl Link {
                     }
                 }
             }
+            if self
+                .wants_room
+                .is_some_and(|qos| self.client().can_publish(qos))
+            {
+                self.wants_room = None;
+                return Ok(Happened::Room);
+            }
             if until.is_some_and(|until| until <= self.dialer.now()) {
                 return Ok(Happened::Timeout);
             }
@@ -111,6 +122,11 @@ impl Link {
                 Failure::failed("cannot wait for the connection").because(error)
             })?;
         }
+    }
+
+    /// Asks for [`Happened::Room`] once the client takes a message of this QoS.
+    pub(crate) fn wait_for_room(&mut self, qos: QoS) {
+        self.wants_room = Some(qos);
     }
 
     /// Does something with the client.
@@ -143,7 +159,7 @@ impl Link {
                 Happened::Down | Happened::Timeout | Happened::Unreachable(_) | Happened::Stop => {
                     return Ok(());
                 }
-                Happened::Client(_) | Happened::Woken => {}
+                Happened::Client(_) | Happened::Woken | Happened::Room => {}
             }
         }
     }

@@ -333,7 +333,7 @@ impl Publisher<'_> {
                     }
                     self.say(|| cause.to_string());
                 }
-                Happened::Client(_) | Happened::Woken => {}
+                Happened::Client(_) | Happened::Woken | Happened::Room => {}
                 Happened::Unreachable(error) if !connected_once => {
                     return Err(link.unreachable(error));
                 }
@@ -360,12 +360,14 @@ impl Publisher<'_> {
         loop {
             let repeats_wait =
                 matches!(self.feed, Feed::Whole { .. }) && !self.under_way.is_empty();
-            if self.exhausted || repeats_wait || !link.client().can_publish(qos) {
-                // A QoS that the broker does not take is found out by trying.
-                let hopeless = qos > link.client().limits().maximum_qos && !self.exhausted;
-                if !hopeless {
-                    return Ok(None);
-                }
+            if self.exhausted || repeats_wait {
+                return Ok(None);
+            }
+            // A QoS that the broker does not take is found out by trying.
+            let takes = qos <= link.client().limits().maximum_qos;
+            if takes && !link.client().can_publish(qos) {
+                link.wait_for_room(qos);
+                return Ok(None);
             }
             let now = link.now();
             let payload = match self.feed.next(now)? {

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use lexopt::Parser;
 use serde_json::{Map, Value, json};
 
+use crate::point::FaultKind;
 use crate::time::Duration;
 
 use super::configuration::{control_socket, load};
-use super::control::{Answer, ControlClient, code_of};
+use super::control::{Answer, ControlClient};
 use super::direct::{Direct, Use};
 use super::{Argument, Failure, Globals, code, help, other_argument, output};
 
@@ -53,8 +54,14 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
             points
         }
     };
+    let code = exit_code(&points);
+    if let ([point], Some(_), false) = (&points[..], target.point, globals.json)
+        && let Answer::Error(error) = &point.answer
+    {
+        return Err(Failure::with_code(code, format!("{}: {error}", point.path)));
+    }
     print(&target, &points, globals.json)?;
-    Ok(exit_code(&points))
+    Ok(code)
 }
 
 /// `500ms`, `2s`, `1m`; what the gateway understands of `for`.
@@ -203,13 +210,16 @@ fn row(point: &Point) -> Vec<String> {
 pub(crate) fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
+        // 9373, where JSON writes 9373.0.
+        Value::Number(number) if number.is_f64() => number.as_f64().unwrap_or_default().to_string(),
         other => other.to_string(),
     }
 }
 
 fn exit_code(points: &[Point]) -> u8 {
     let errors = points.iter().find_map(|point| match &point.answer {
-        Answer::Error(error) => Some(code_of(error)),
+        Answer::Error(error) if is_fault(error) => Some(code::NOT_GOOD),
+        Answer::Error(_) => Some(code::FAILED),
         Answer::Ok(_) => None,
     });
     match errors {
@@ -217,6 +227,15 @@ fn exit_code(points: &[Point]) -> u8 {
         None if points.iter().all(Point::is_good) => code::DONE,
         None => code::NOT_GOOD,
     }
+}
+
+/// Whether an error is the device's, and not a question that nobody can answer: then it starts with
+/// the kind of fault.
+fn is_fault(error: &str) -> bool {
+    let kind = error.split_once(':').map(|(kind, _)| kind);
+    FaultKind::ALL
+        .iter()
+        .any(|fault| kind == Some(fault.as_str()))
 }
 
 #[cfg(test)]
@@ -270,7 +289,7 @@ mod tests {
         };
         assert_eq!(
             exit_code(&[point("no_answer: nothing at 0x76")]),
-            code::NO_ANSWER
+            code::NOT_GOOD
         );
         assert_eq!(
             exit_code(&[point("there is no point \"g/p\"")]),

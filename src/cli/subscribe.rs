@@ -225,7 +225,7 @@ impl Subscriber {
                     link.say_goodbye()?;
                     return Ok(code::DONE);
                 }
-                Happened::Woken => {}
+                Happened::Woken | Happened::Room => {}
             }
         }
     }

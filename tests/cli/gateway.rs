@@ -1,0 +1,167 @@
+//! `run`, `check`, `read` and `set`.
+
+use crate::support::{Folder, Gateway, Running, configuration, fieldgate, free_port, path_text};
+
+const MACHINE: &str = "[device.machine]\ndriver = \"system\"\nevery = \"1s\"\n";
+
+#[test]
+fn check_says_what_is_right_and_what_is_wrong_by_its_exit_code() {
+    let folder = Folder::new();
+    let right = configuration(&folder, 1883, MACHINE);
+    let ended = fieldgate(&["check", "--config", &right]);
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(ended.out.contains("1 listener, 1 device"), "{}", ended.out);
+
+    let wrong = folder.file(
+        "wrong.toml",
+        "[gateway]\nname = 7\n[device.x]\ndriver = \"nixie\"\n",
+    );
+    let ended = fieldgate(&["check", "--config", &path_text(&wrong)]);
+    assert_eq!(ended.code, Some(78));
+    assert_eq!(ended.out, "");
+    // Both errors at once, each with its place.
+    assert!(ended.err.contains("wrong.toml:2:"), "{}", ended.err);
+    assert!(ended.err.contains("wrong.toml:4:"), "{}", ended.err);
+    assert!(!ended.err.contains('\x1b'), "no colours but on a terminal");
+
+    let ended = fieldgate(&["check", "--config", &path_text(&wrong), "--json"]);
+    assert_eq!(ended.code, Some(78));
+    let found: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(found["errors"], 2);
+
+    let missing = fieldgate(&["check", "--config", &path_text(&folder.path("none.toml"))]);
+    assert_eq!(missing.code, Some(78));
+    assert!(missing.err.contains("none.toml"), "{}", missing.err);
+}
+
+#[test]
+fn check_prints_what_the_files_mean_together() {
+    let folder = Folder::new();
+    let config = configuration(&folder, 1883, MACHINE);
+    std::fs::create_dir(folder.path("conf.d")).unwrap();
+    folder.file("conf.d/10-name.toml", "[broker]\nmax_connections = 7\n");
+    let ended = fieldgate(&["check", "--config", &config, "--print"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(ended.out.contains("max_connections = 7"), "{}", ended.out);
+    assert!(ended.out.contains("10-name.toml"), "{}", ended.out);
+}
+
+#[test]
+fn check_looks_at_hardware_only_when_asked() {
+    let folder = Folder::new();
+    let tables = "[serial.scale]\npath = \"/dev/serial/by-id/no-such-port\"\n\
+                  [device.scale]\ndriver = \"lines\"\nbus = \"serial.scale\"\npattern = '(?<w>.*)'\n";
+    let config = configuration(&folder, 1883, tables);
+    assert_eq!(fieldgate(&["check", "--config", &config]).code, Some(0));
+    let ended = fieldgate(&["check", "--config", &config, "--hardware"]);
+    assert_eq!(ended.code, Some(1), "{}", ended.err);
+    assert!(ended.out.contains("is not there"), "{}", ended.out);
+}
+
+#[test]
+fn the_environment_names_the_configuration_if_the_arguments_do_not() {
+    let folder = Folder::new();
+    let wrong = folder.file("wrong.toml", "[gatewya]\n");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_fieldgate"))
+        .arg("check")
+        .env("FIELDGATE_CONFIG", &wrong)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("wrong.toml:1:"), "{said}");
+}
+
+#[test]
+fn run_refuses_a_wrong_configuration_and_stops_with_0() {
+    let folder = Folder::new();
+    let wrong = folder.file("wrong.toml", "[gatewya]\n");
+    let ended = fieldgate(&["run", "--config", &path_text(&wrong)]);
+    assert_eq!(ended.code, Some(78));
+    assert!(
+        ended.err.contains("did you mean `gateway`"),
+        "{}",
+        ended.err
+    );
+
+    let gateway = Gateway::start("");
+    gateway.running.signal("TERM");
+    let ended = gateway.running.end();
+    assert_eq!(
+        (ended.code, ended.out.as_str()),
+        (Some(0), ""),
+        "{}",
+        ended.err
+    );
+}
+
+#[test]
+fn run_needs_a_place_for_its_control_socket() {
+    let folder = Folder::new();
+    let text = format!(
+        "[listener.l]\nbind = \"127.0.0.1:{}\"\n[control]\nsocket = \"{}\"\n",
+        free_port(),
+        folder.path("no/such/folder/control.sock").display()
+    );
+    let config = path_text(&folder.file("a.toml", &text));
+    let ended = fieldgate(&["run", "--config", &config]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err.contains("[control] socket"), "{}", ended.err);
+}
+
+#[test]
+fn read_goes_through_the_running_gateway_else_directly() {
+    let folder = Folder::new();
+    let config = configuration(&folder, free_port(), MACHINE);
+    let check = || {
+        let one = fieldgate(&["read", "machine/uptime", "--config", &config, "--json"]);
+        assert_eq!(one.code, Some(0), "{}", one.err);
+        let found: serde_json::Value = serde_json::from_str(&one.out).unwrap();
+        assert_eq!(found["quality"], "good");
+        assert!(found["value"].as_f64().unwrap() > 0.0, "{found}");
+        let nothing = fieldgate(&["read", "machine/bogus", "--config", &config]);
+        assert_eq!(nothing.code, Some(1), "{}", nothing.err);
+        let nobody = fieldgate(&["read", "bogus", "--config", &config]);
+        assert_eq!(nobody.code, Some(1), "{}", nobody.err);
+        assert!(
+            nobody.err.contains("there is no device `bogus`"),
+            "{}",
+            nobody.err
+        );
+    };
+    check();
+    let mut gateway = Running::start(&["run", "--config", &config]);
+    gateway.wait_for_err("listening");
+    check();
+    let all = fieldgate(&["read", "machine", "--config", &config, "--json"]);
+    let found: serde_json::Value = serde_json::from_str(&all.out).unwrap();
+    assert!(found.as_array().unwrap().len() >= 4, "{found}");
+}
+
+#[test]
+fn a_reading_that_is_not_good_exits_3() {
+    let folder = Folder::new();
+    let tables = "[device.machine]\ndriver = \"system\"\ntemperature = \"/no/such/file\"\n";
+    let config = configuration(&folder, free_port(), tables);
+    let ended = fieldgate(&["read", "machine/cpu_temperature", "--config", &config]);
+    assert_eq!(ended.code, Some(3), "{} {}", ended.out, ended.err);
+}
+
+#[test]
+fn set_is_for_a_running_gateway() {
+    let folder = Folder::new();
+    let config = configuration(&folder, free_port(), MACHINE);
+    let arguments = ["set", "machine/uptime", "1", "--config", &config];
+    let ended = fieldgate(&arguments);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err.contains("--direct"), "{}", ended.err);
+    let mut gateway = Running::start(&["run", "--config", &config]);
+    gateway.wait_for_err("listening");
+    let ended = fieldgate(&arguments);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err.contains("refused"), "{}", ended.err);
+    let mut direct = arguments.to_vec();
+    direct.push("--direct");
+    let ended = fieldgate(&direct);
+    assert!(ended.err.contains("a gateway is running"), "{}", ended.err);
+}
