@@ -239,7 +239,7 @@ mod tests {
             panic!("the plant is a `lines` device");
         };
         let pattern = regex_lite::Regex::new(lines.pattern.as_deref().unwrap()).unwrap();
-        let line = crate::host::plant::Physics::default().line();
+        let line = host::plant::Physics::default().line();
         let found = pattern.captures(&line).unwrap_or_else(|| panic!("{line}"));
         assert_eq!(&found["level"], "62.0");
         assert_eq!(&found["valve"], "1");

@@ -73,6 +73,16 @@ impl Failure {
         self
     }
 
+    /// Without its words, if nobody wants to hear them. Wrong usage is always told.
+    #[must_use]
+    pub(crate) fn hushed(self, quiet: bool) -> Self {
+        if quiet && self.code != code::USAGE {
+            Self::silent(self.code)
+        } else {
+            self
+        }
+    }
+
     /// For the shell.
     pub(crate) const fn code(&self) -> u8 {
         self.code

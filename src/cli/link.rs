@@ -91,6 +91,10 @@ impl Link {
     /// Waits for the next thing to happen, until `until` at the longest.
     pub(crate) fn next(&mut self, until: Option<Instant>) -> Result<Happened, Failure> {
         loop {
+            if self.wants_room.is_some() {
+                // What is sent at once makes room without anything happening.
+                self.dialer.settle();
+            }
             while let Some(happening) = self.dialer.poll_happening() {
                 match happening {
                     Happening::Client(_, event) => return Ok(Happened::Client(event)),

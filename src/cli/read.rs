@@ -40,19 +40,18 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
     let target = Target::parse(&what)?;
     let config = globals.config_path();
     let socket: PathBuf = socket.unwrap_or_else(|| control_socket(&config));
-    let points = match ControlClient::connect(&socket)? {
-        Some(mut gateway) => read(&target, |verb, fields| {
+    let points = if let Some(mut gateway) = ControlClient::connect(&socket)? {
+        read(&target, |verb, fields| {
             gateway.request(verb, fields, timeout)
-        })?,
-        None => {
-            let meant = load(&config)?.meant;
-            let mut direct = Direct::start(&meant, target.device, Use::Read)?;
-            let points = read(&target, |verb, fields| {
-                direct.request(verb, fields, timeout)
-            })?;
-            direct.stop()?;
-            points
-        }
+        })?
+    } else {
+        let meant = load(&config)?.meant;
+        let mut direct = Direct::start(&meant, target.device, Use::Read)?;
+        let points = read(&target, |verb, fields| {
+            direct.request(verb, fields, timeout)
+        })?;
+        direct.stop()?;
+        points
     };
     let code = exit_code(&points);
     if let ([point], Some(_), false) = (&points[..], target.point, globals.json)

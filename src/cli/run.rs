@@ -1,5 +1,6 @@
 //! `fieldgate run`: the gateway in the foreground, which is what systemd starts.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -73,7 +74,7 @@ pub(crate) fn directives(log: &LogSettings, verbosity: Verbosity) -> String {
             *own
         };
         let module = module.replace('/', "::");
-        text.push_str(&format!(",fieldgate::{module}={}", own.as_str()));
+        write!(text, ",fieldgate::{module}={}", own.as_str()).expect("a string takes everything");
     }
     text
 }

@@ -323,8 +323,9 @@ impl Dialer {
         Ok(())
     }
 
-    /// Deadlines, bytes to send, and events of the clients that were touched.
-    fn settle(&mut self) {
+    /// Deadlines, bytes to send, and events of the clients that were touched, without waiting for
+    /// anything. A turn begins and ends with this.
+    pub fn settle(&mut self) {
         let now = monotonic();
         if self.earliest <= now {
             self.earliest = Instant::FAR_FUTURE;

@@ -214,6 +214,7 @@ fn line_name(line: &LineRef) -> String {
 }
 
 /// The kernel's words, and what to do about the commonest.
+#[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
 fn said(error: io::Error) -> String {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
