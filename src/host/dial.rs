@@ -28,8 +28,8 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use nix::time::clock_gettime;
 
+use super::clock::monotonic;
 use crate::buffer::{Memory, SendQueue};
 use crate::mqtt::client::{Client, Event};
 use crate::time::{Duration, Instant};
@@ -590,10 +590,4 @@ impl Transport {
             Self::Unix(stream) => stream.write_vectored(slices),
         }
     }
-}
-
-fn monotonic() -> Instant {
-    let time = clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("every Linux has it");
-    let time = Duration::from(time);
-    Instant::from_nanos(time.as_nanos() as u64)
 }
