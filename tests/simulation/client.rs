@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fieldgate::mqtt::frame::{self, Frame};
 use fieldgate::mqtt::{
-    Ack, Connect, Packet, PacketId, ProtocolVersion, Publish, QoS, Subscribe, SubscriptionOptions,
-    SubscriptionRequest, SubscriptionRequests,
+    Ack, Connect, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, Subscribe,
+    SubscriptionOptions, SubscriptionRequest, SubscriptionRequests, TopicFilter,
 };
 
 /// What a client wants published.
@@ -92,7 +92,10 @@ impl Client {
             clean_start: false,
             keep_alive: 30,
             client_id: self.name,
-            ..Connect::default()
+            will: None,
+            username: None,
+            password: None,
+            properties: Default::default(),
         };
         if self.version.is_v5() {
             connect.properties.session_expiry_interval = Some(3600);
@@ -174,12 +177,18 @@ impl Client {
                 let (_, message, stage) = entry.expect("PUBREC of something in flight");
                 assert_eq!(message.qos, QoS::ExactlyOnce);
                 *stage = Stage::Released;
-                self.send(&Packet::Pubrel(Ack::new(ack.packet_id)));
+                self.send(&Packet::Pubrel(Ack::new(
+                    ack.packet_id,
+                    ReasonCode::Success,
+                )));
             }
             Packet::Pubcomp(ack) => self.complete(ack.packet_id, QoS::ExactlyOnce),
             Packet::Pubrel(ack) => {
                 self.received_qos2.remove(&ack.packet_id.value());
-                self.send(&Packet::Pubcomp(Ack::new(ack.packet_id)));
+                self.send(&Packet::Pubcomp(Ack::new(
+                    ack.packet_id,
+                    ReasonCode::Success,
+                )));
             }
             Packet::Suback(suback) => {
                 assert!(
@@ -213,7 +222,7 @@ impl Client {
             (QoS::AtMostOnce, _) => self.inbox.push(incoming),
             (QoS::AtLeastOnce, Some(id)) => {
                 self.inbox.push(incoming);
-                self.send(&Packet::Puback(Ack::new(id)));
+                self.send(&Packet::Puback(Ack::new(id, ReasonCode::Success)));
             }
             (QoS::ExactlyOnce, Some(id)) => {
                 if self.received_qos2.insert(id.value()) {
@@ -224,7 +233,7 @@ impl Client {
                         "a packet identifier in use came again without DUP"
                     );
                 }
-                self.send(&Packet::Pubrec(Ack::new(id)));
+                self.send(&Packet::Pubrec(Ack::new(id, ReasonCode::Success)));
             }
             (_, None) => unreachable!("the codec gives QoS 1 and 2 an identifier"),
         }
@@ -237,7 +246,10 @@ impl Client {
             let list: Vec<_> = self
                 .filters
                 .iter()
-                .map(|filter| SubscriptionRequest { filter, options })
+                .map(|filter| SubscriptionRequest {
+                    filter: TopicFilter::new(filter).expect("a filter"),
+                    options,
+                })
                 .collect();
             let id = self.mint();
             let subscribe = Subscribe {
@@ -260,7 +272,7 @@ impl Client {
             let id = PacketId::new(id).expect("not zero");
             match stage {
                 Stage::Published => self.send_publish(&message, Some(id), true),
-                Stage::Released => self.send(&Packet::Pubrel(Ack::new(id))),
+                Stage::Released => self.send(&Packet::Pubrel(Ack::new(id, ReasonCode::Success))),
             }
         }
         self.pump();

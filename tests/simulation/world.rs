@@ -126,9 +126,9 @@ impl World {
             text: CONFIG.to_owned(),
         };
         let environment = fieldgate::config::Environment::default();
-        let (meant, _) = fieldgate::config::parse(&[source], &environment)
+        let loaded = fieldgate::config::parse(vec![source], &environment)
             .unwrap_or_else(|errors| panic!("{}", errors.render(false)));
-        let mut gateway = Gateway::new(meant.gateway, rng.next_u64(), at(now));
+        let mut gateway = Gateway::new(loaded.meant.gateway, rng.next_u64(), at(now));
         let fetching = rng.chance(1, 2);
         gateway.broker_mut().set_fetch_every_draw(fetching);
         let version = |rng: &mut Rng| {
