@@ -115,11 +115,12 @@ pub enum HostError {
     },
 }
 
+/// Without the cause, which is its source.
 impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::System { what, error } => write!(f, "{what}: {error}"),
-            Self::Control { path, error } => write!(f, "control socket {path}: {error}"),
+            Self::System { what, .. } => f.write_str(what),
+            Self::Control { path, .. } => write!(f, "control socket {path}"),
             Self::Panicked { message } => write!(f, "internal error: {message}"),
         }
     }
