@@ -6,11 +6,11 @@
 //!
 //! | file | knows |
 //! |---|---|
-//! | `event_loop` | the order of a turn; budgets; what each output means |
+//! | `event_loop/` | the order of a turn; budgets; what each output means |
 //! | `token`, `timer`, `clock` | the poll's tokens, the host's deadlines, both clocks |
 //! | `net/` | listeners, connections, transports, lingering |
 //! | `worker` | threads for what blocks, and the mailbox that wakes the loop |
-//! | `bus`, `gpio`, `serial` | I2C and the machine's files, lines, ttys |
+//! | `bus`, `gpio/`, `serial` | I2C and the machine's files, lines, ttys |
 //! | `control` | the control socket and who may use it |
 //! | `signal`, `systemd`, `log` | the process's surroundings |
 //! | `dial`, `scan`, `probe`, `plant`, `local_time` | for the verbs: clients, what is connected, the demo |

@@ -50,7 +50,7 @@ impl Gateway {
         };
         let line = gateway.until_logged("listening");
         let address = line.split("address=").nth(1).unwrap();
-        gateway.address = address.trim().to_owned();
+        address.trim().clone_into(&mut gateway.address);
         gateway
     }
 
