@@ -1,8 +1,9 @@
 //! `fieldgate demo`: the whole gateway with no file and no hardware.
 //!
-//! It is the gateway that `run` runs, with a configuration that is written here and read as any other:
-//! the machine's own figures, and the plant of `host::plant` behind a pty, through the driver that
-//! a user's scale would have. What it shows, it has received as an MQTT client of its own broker.
+//! It is the gateway that `run` runs, with a configuration that is written here and read as any
+//! other: the machine's own figures, and the plant of `host::plant` behind a pty, through the
+//! driver that a user's scale would have. What it shows, it has received as an MQTT client of its
+//! own broker.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -108,8 +109,8 @@ fn probe(port: u16) -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr()
 }
 
-/// Where this machine tells its own temperature, if it does: a Pi in its thermal zone, a PC in one of
-/// its monitors, a virtual machine nowhere.
+/// Where this machine tells its own temperature, if it does: a Pi in its thermal zone, a PC in one
+/// of its monitors, a virtual machine nowhere.
 fn thermometer() -> Option<String> {
     const ZONE: &str = "/sys/class/thermal/thermal_zone0/temp";
     if std::fs::read(ZONE).is_ok() {

@@ -1,4 +1,5 @@
-//! `fieldgate set`: one command, through the running gateway; without one only if `--direct` says so.
+//! `fieldgate set`: one command, through the running gateway; without one only if `--direct` says
+//! so.
 
 use std::path::PathBuf;
 
