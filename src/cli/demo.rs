@@ -128,6 +128,12 @@ fn thermometer() -> Option<String> {
         .next()
 }
 
+/// A line of the plant, with a group for each point.
+const PATTERN: &str = concat!(
+    "^LEVEL=(?<level>[0-9.]+) TEMP=(?<temperature>[-0-9.]+) FLOW=(?<flow>[0-9.]+) ",
+    "PUMP=(?<pump>[01]) VALVE=(?<valve>[01])$",
+);
+
 /// What a user would write for this. Every key is one of the interface's.
 fn configuration(address: SocketAddr, plant: &str, thermometer: Option<&str>) -> String {
     let thermometer = match thermometer {
@@ -158,7 +164,7 @@ baud = 115200
 [device.plant]
 driver = "lines"
 bus = "serial.plant"
-pattern = '^LEVEL=(?<level>[0-9.]+) TEMP=(?<temperature>[-0-9.]+) FLOW=(?<flow>[0-9.]+) PUMP=(?<pump>[01]) VALVE=(?<valve>[01])$'
+pattern = '{PATTERN}'
 simulated = true
 stale_after = "5s"
 [device.plant.point.level]

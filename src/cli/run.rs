@@ -1,7 +1,7 @@
 //! `fieldgate run`: the gateway in the foreground, which is what systemd starts.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use lexopt::Parser;
@@ -90,17 +90,14 @@ pub(crate) fn ended(outcome: Result<ExitReason, HostError>) -> Result<u8, Failur
     match outcome {
         Ok(ExitReason::Stopped) => Ok(code::DONE),
         Ok(ExitReason::Interrupted) => Err(Failure::failed("stopped before it was done")),
-        Err(error @ HostError::Control { .. }) => {
-            let folder = match &error {
-                HostError::Control { path, .. } => PathBuf::from(&**path)
-                    .parent()
-                    .map(|folder| folder.display().to_string()),
-                _ => None,
-            };
-            let folder = folder.unwrap_or_default();
-            Err(Failure::failed("cannot run").because(error).hint(format!(
-                "this user must be able to write to {folder}; `[control] socket` names another place"
-            )))
+        Err(HostError::Control { path, error }) => {
+            let folder = Path::new(&*path).parent().unwrap_or(Path::new("/"));
+            let hint = format!(
+                "this user must be able to write to {}; `[control] socket` names another place",
+                folder.display()
+            );
+            let text = format!("cannot open the control socket {path}");
+            Err(Failure::failed(text).because(error).hint(hint))
         }
         Err(error) => Err(Failure::failed("cannot run").because(error)),
     }
