@@ -68,17 +68,24 @@ fn text(plan: &Plan, ours: &Outcome, theirs: &Outcome) -> String {
     };
     let row = |name: &str, ours: Option<f64>, theirs: Option<f64>, digits| {
         let ratio = ours.zip(theirs).map(|(ours, theirs)| ours / theirs);
+        let ratio = ratio.filter(|ratio| ratio.is_finite());
         vec![
             name.to_owned(),
             cell(ours, digits),
             cell(theirs, digits),
-            cell(ratio, 2),
+            ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
         ]
     };
     let millis =
         |outcome: &Outcome, per_mille| Some(outcome.latency.percentile(per_mille) as f64 / 1e6);
     let rss = |outcome: &Outcome| outcome.broker_memory.map(|(_, peak)| report::mib(peak));
     let head = ["", "fieldgate", "mosquitto", "ratio"];
+    // Without a rate, latency says how full the window is; throughput and CPU time are what counts.
+    let [p50, p99, p99_9] = if plan.rate.is_some() {
+        ["p50 ms", "p99 ms", "p99.9 ms"]
+    } else {
+        ["p50 ms (window)", "p99 ms (window)", "p99.9 ms (window)"]
+    };
     let rows = [
         head.map(str::to_owned).to_vec(),
         row(
@@ -93,9 +100,9 @@ fn text(plan: &Plan, ours: &Outcome, theirs: &Outcome) -> String {
             Some(theirs.throughput()),
             0,
         ),
-        row("p50 ms", millis(ours, 500), millis(theirs, 500), 3),
-        row("p99 ms", millis(ours, 990), millis(theirs, 990), 3),
-        row("p99.9 ms", millis(ours, 999), millis(theirs, 999), 3),
+        row(p50, millis(ours, 500), millis(theirs, 500), 3),
+        row(p99, millis(ours, 990), millis(theirs, 990), 3),
+        row(p99_9, millis(ours, 999), millis(theirs, 999), 3),
         row("peak RSS MiB", rss(ours), rss(theirs), 1),
         row("lost", Some(ours.lost as f64), Some(theirs.lost as f64), 0),
     ];

@@ -14,8 +14,8 @@ use crate::host::dial::{Address, Dialer, Happening, LinkId};
 use crate::mqtt::client::{Client, ConnectOptions, Event, ReceivedMessage, Refusal};
 use crate::mqtt::message::ApplicationMessage;
 use crate::mqtt::{
-    ProtocolVersion, PublishProperties, QoS, ReasonCode, SubscriptionOptions, SubscriptionRequest,
-    TopicFilter, TopicName,
+    ProtocolVersion, PublishProperties, QoS, ReasonCode, ReceiveMaximum, SubscriptionOptions,
+    SubscriptionRequest, TopicFilter, TopicName,
 };
 use crate::time::{Duration, Instant};
 
@@ -186,8 +186,10 @@ impl<'a> Load<'a> {
                 let options = ConnectOptions {
                     version: plan.version,
                     client_id: format!("{base}-{index}"),
-                    // A broker may take 20; what limits us is to be the broker, not this.
+                    // What limits us is to be the broker, not this. Nor is a broker that sends
+                    // more than a Receive Maximum to be cut off: mosquitto 2.0.11 does with QoS 2.
                     inflight_maximum: 100,
+                    receive_maximum: ReceiveMaximum::DEFAULT,
                     ..ConnectOptions::default()
                 };
                 let client = Client::new(options)
