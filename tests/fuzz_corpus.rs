@@ -1,8 +1,9 @@
 //! The kept corpus of the fuzz targets, through the same checks, with stable Rust.
 //!
-//! The corpus has a sample of every packet in every version, and whatever was ever found to be nasty. What a fuzzer finds
-//! is added to `tests/fuzz/corpus/TARGET/` under a name that says what it is; what can be said in code stands here, and is
-//! written by `cargo test --test fuzz_corpus -- --ignored`.
+//! The corpus has a sample of every packet in every version, and whatever was ever found to be
+//! nasty. What a fuzzer finds is added to `tests/fuzz/corpus/TARGET/` under a name that says what
+//! it is; what can be said in code stands here, and is written by `cargo test --test fuzz_corpus --
+//! --ignored`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -104,16 +105,21 @@ const TOPICS: &[(&str, &[u8])] = &[
     ("empty", b""),
 ];
 
-/// Byte 1: the version by its remainder by 3, 0x10 clean start, 0x20 acknowledgement by the caller. Then steps.
+/// Byte 1: the version by its remainder by 3, 0x10 clean start, 0x20 acknowledgement by the caller.
+/// Then steps.
 const CLIENTS: &[(&str, &[u8])] = &[
-    ("v4-connack-and-qos-1", b"\x11\x00\x0A\x04\x20\x02\x00\x00\x03\x0A\x04\x40\x02\x00\x01"),
+    (
+        "v4-connack-and-qos-1",
+        b"\x11\x00\x0A\x04\x20\x02\x00\x00\x03\x0A\x04\x40\x02\x00\x01",
+    ),
     (
         "v5-connack-and-qos-2",
         b"\x02\x00\x0A\x05\x20\x03\x00\x00\x00\x04\x0A\x04\x50\x02\x00\x01\x0A\x04\x70\x02\x00\x01",
     ),
     (
         "v5-resumed",
-        b"\x02\x00\x0A\x05\x20\x03\x00\x00\x00\x03\x04\x01\x00\x0A\x05\x20\x03\x01\x00\x00\x0A\x04\x40\x02\x00\x01",
+        b"\x02\x00\x0A\x05\x20\x03\x00\x00\x00\x03\x04\x01\x00\x0A\x05\x20\x03\x01\x00\x00\x0A\
+          \x04\x40\x02\x00\x01",
     ),
     (
         "v5-session-lost",
@@ -121,24 +127,42 @@ const CLIENTS: &[(&str, &[u8])] = &[
     ),
     (
         "v5-incoming-qos-2-by-caller",
-        b"\x32\x00\x0A\x05\x20\x03\x00\x00\x00\x0A\x08\x34\x06\x00\x01t\x00\x07\x00\x07\x0A\x04\x62\x02\x00\x07",
+        b"\x32\x00\x0A\x05\x20\x03\x00\x00\x00\x0A\x08\x34\x06\x00\x01t\x00\x07\x00\x07\x0A\x04\
+          \x62\x02\x00\x07",
     ),
     (
         "v5-alias",
-        b"\x02\x00\x0A\x05\x20\x03\x00\x00\x00\x0A\x09\x30\x07\x00\x01t\x03\x23\x00\x01\x0A\x08\x30\x06\x00\x00\x03\x23\x00\x01",
+        b"\x02\x00\x0A\x05\x20\x03\x00\x00\x00\x0A\x09\x30\x07\x00\x01t\x03\x23\x00\x01\x0A\x08\
+          \x30\x06\x00\x00\x03\x23\x00\x01",
     ),
-    ("v5-publish-before-connack", b"\x02\x00\x0A\x06\x30\x04\x00\x01t\x00"),
-    ("v5-refused-in-old-words", b"\x02\x00\x0A\x04\x20\x02\x00\x01"),
+    (
+        "v5-publish-before-connack",
+        b"\x02\x00\x0A\x06\x30\x04\x00\x01t\x00",
+    ),
+    (
+        "v5-refused-in-old-words",
+        b"\x02\x00\x0A\x04\x20\x02\x00\x01",
+    ),
     (
         "v5-receive-maximum-1",
         b"\x02\x00\x0A\x08\x20\x06\x00\x00\x03\x21\x00\x01\x03\x03\x0A\x04\x40\x02\x00\x01",
     ),
-    ("v4-pings-until-dead", b"\x01\x00\x0A\x04\x20\x02\x00\x00\xBC\xBC\xBC\xBC"),
-    ("v4-disconnect", b"\x01\x00\x0A\x04\x20\x02\x00\x00\x02\x09\x01"),
-    ("v3-resumed", b"\x00\x00\x0A\x04\x20\x02\x00\x00\x03\x01\x00\x0A\x04\x20\x02\x00\x00"),
+    (
+        "v4-pings-until-dead",
+        b"\x01\x00\x0A\x04\x20\x02\x00\x00\xBC\xBC\xBC\xBC",
+    ),
+    (
+        "v4-disconnect",
+        b"\x01\x00\x0A\x04\x20\x02\x00\x00\x02\x09\x01",
+    ),
+    (
+        "v3-resumed",
+        b"\x00\x00\x0A\x04\x20\x02\x00\x00\x03\x01\x00\x0A\x04\x20\x02\x00\x00",
+    ),
     (
         "v5-requests",
-        b"\x02\x00\x0A\x05\x20\x03\x00\x00\x00\x05\x06\x0A\x06\x90\x04\x00\x01\x00\x01\x0A\x06\xB0\x04\x00\x02\x00\x11",
+        b"\x02\x00\x0A\x05\x20\x03\x00\x00\x00\x05\x06\x0A\x06\x90\x04\x00\x01\x00\x01\x0A\x06\
+          \xB0\x04\x00\x02\x00\x11",
     ),
 ];
 
@@ -247,7 +271,7 @@ fn the_corpus_has_every_packet_and_everything_nasty() {
         assert_eq!(
             kept.ok(),
             Some(bytes),
-            "{target}/{name} is not as it should be: `cargo test --test fuzz_corpus -- --ignored` writes it"
+            "{target}/{name}: `cargo test --test fuzz_corpus -- --ignored` writes it anew"
         );
     }
 }

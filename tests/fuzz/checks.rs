@@ -1,4 +1,5 @@
-//! What must hold for any bytes: shared by the fuzz targets and by the plain test that runs the kept corpus.
+//! What must hold for any bytes: shared by the fuzz targets and by the plain test that runs the
+//! kept corpus.
 #![allow(dead_code, reason = "each fuzz target uses one of these")]
 
 use std::rc::Rc;
@@ -20,8 +21,8 @@ const VERSIONS: [ProtocolVersion; 3] = [
     ProtocolVersion::V5,
 ];
 
-/// A stream of packets, in every version: each is an error with a reason, or a packet that comes back from its own
-/// encoding.
+/// A stream of packets, in every version: each is an error with a reason, or a packet that comes
+/// back from its own encoding.
 pub fn packet(bytes: &[u8]) {
     for version in VERSIONS {
         let mut rest = bytes;
@@ -127,7 +128,8 @@ fn naive_matches(filter: &str, topic: &str) -> bool {
     !is_hidden && levels(&filter, &topic)
 }
 
-/// A script for a client: a byte of options, then steps of one byte each, of which some take more bytes.
+/// A script for a client: a byte of options, then steps of one byte each, of which some take more
+/// bytes.
 pub fn client(bytes: &[u8]) {
     let Some((&first, mut script)) = bytes.split_first() else {
         return;
