@@ -90,6 +90,13 @@ impl<K: Key, T> GenSlab<K, T> {
         self.entries.contains(slot) && self.generations.get(slot) == Some(&key.generation())
     }
 
+    /// The key of a slot's present tenant: for those who can carry only the slot, as a poll's token
+    /// does.
+    pub fn key_at_slot(&self, slot: u32) -> Option<K> {
+        let slot = slot as usize;
+        self.entries.contains(slot).then(|| self.key_at(slot))
+    }
+
     /// Entries in order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = (K, &T)> {
         self.entries
@@ -198,6 +205,12 @@ impl<K: Key, T> IdTable<K, T> {
         self.get(key).is_some()
     }
 
+    /// The key of a slot's present tenant; see [`GenSlab::key_at_slot`].
+    pub fn key_at_slot(&self, slot: u32) -> Option<K> {
+        let (generation, _) = self.slots.get(slot as usize)?.as_ref()?;
+        Some(K::from_parts(slot, *generation))
+    }
+
     /// Values in order of their slots.
     pub fn iter(&self) -> impl Iterator<Item = (K, &T)> {
         self.slots.iter().enumerate().filter_map(|(slot, entry)| {
@@ -264,6 +277,12 @@ mod tests {
         assert_eq!(slab.get(first), None);
         assert_eq!(slab.remove(first), None);
         assert_eq!(slab.get(second), Some(&"second"));
+        assert_eq!(slab.key_at_slot(second.slot()), Some(second));
+        assert_eq!(slab.key_at_slot(1), None);
+        let mut table = IdTable::new();
+        table.insert(second, ());
+        assert_eq!(table.key_at_slot(second.slot()), Some(second));
+        assert_eq!(table.key_at_slot(7), None);
     }
 
     proptest! {

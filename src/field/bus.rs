@@ -83,5 +83,23 @@ pub enum BusError {
     Busy,
 }
 
+/// An error number as Linux means it, for people: those that buses and files bring.
+pub(super) fn error_text(number: i32) -> String {
+    let meaning = match number {
+        1 | 13 => "no permission",
+        2 | 6 | 19 => "there is no such device",
+        5 => "input/output error",
+        11 => "lost the bus to another master",
+        16 => "in use by a kernel driver",
+        22 => "invalid argument",
+        71 => "protocol error",
+        95 => "not supported by the adapter",
+        110 => "timed out",
+        121 => "not acknowledged",
+        _ => return format!("error {number}"),
+    };
+    format!("{meaning}, error {number}")
+}
+
 /// What the host answers to a transfer: exactly once for each request.
 pub type BusOutcome = Result<BusReply, BusError>;

@@ -3,6 +3,8 @@
 //! A host reports what happened with [`Input`] and does what [`Output`] says. There are two hosts:
 //! `crate::host`, which knows Linux, and the simulation in `tests/`, which knows only a seed.
 
+use core::fmt;
+
 use super::settings::{Bind, Config};
 use crate::buffer::Payload;
 use crate::field::bus::{BusOp, BusOutcome, BusSettings};
@@ -102,6 +104,16 @@ pub enum Peer {
     },
 }
 
+/// An address, or user and process.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { uid, pid } => write!(f, "unix:uid={uid},pid={pid}"),
+        }
+    }
+}
+
 /// Why a connection is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseCause {
@@ -111,6 +123,16 @@ pub enum CloseCause {
     Failed(i32),
     /// We did, with [`Output::Close`].
     Ours,
+}
+
+impl fmt::Display for CloseCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peer => f.write_str("peer"),
+            Self::Failed(errno) => write!(f, "error {errno}"),
+            Self::Ours => f.write_str("ours"),
+        }
+    }
 }
 
 /// On the control socket. One JSON object a line, both ways.

@@ -1,4 +1,481 @@
 //! One deterministic value that is the whole gateway: (state, now, input) in, outputs out.
+//!
+//! [`Gateway`] owns the machines, the buffers and the account of their memory. It reads no clock and touches no device:
+//! a host reports with [`Gateway::handle_input`], lets time pass with [`Gateway::handle_timeout`], ends each turn with
+//! [`Gateway::end_turn`] and then does what the `poll_*` methods say. The same calls with the same seed give the same
+//! outputs, always: `tests/simulation` depends on it.
+//!
+//! ```text
+//! completions, sources  → handle_input      parse, decide, queue
+//! time                  → handle_timeout    strictly advances poll_timeout
+//! end_turn                                  acknowledgements at or below the synced mark become bytes
+//! outputs               ← poll_output       until None
+//! write                 ← poll_writable, fill
+//! ```
+//!
+//! | file | does |
+//! |---|---|
+//! | `route` | carries values between machines that do not know one another |
+//! | `registry` | which devices and points there are, and what a reload changes |
+//! | `requests` | the verbs of the control socket and of `BASE/gateway/request/…` |
+//! | `status` | what is counted, as JSON |
 
 pub mod boundary;
+mod registry;
+mod requests;
+mod route;
 pub mod settings;
+mod status;
+
+use std::collections::{BTreeSet, VecDeque};
+
+use self::boundary::{CloseCause, Input, JournalEvent, Notice, Output, Peer, TimerKind};
+use self::registry::Registry;
+use self::requests::Requests;
+use self::settings::{Bind, Config, ListenerSettings};
+use crate::broker::{Admission, Broker};
+use crate::buffer::{CHUNK_SIZE, Memory, Outbox, RecvBuffer, SendQueue};
+use crate::field::Field;
+use crate::field::line::LineEvent;
+use crate::field::port::PortEvent;
+use crate::id::{ConnId, LineId, ListenerId, Lsn, PortId};
+use crate::pipeline::Pipeline;
+use crate::rng::Rng;
+use crate::slab::{GenSlab, IdTable};
+use crate::time::{Duration, Instant, Now};
+
+/// How long a clean stop may take before it is declared done: outputs that do not answer, clients that do not read.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The whole gateway; see the module's documentation for the order of calls.
+pub struct Gateway {
+    config: Config,
+    memory: Memory,
+    broker: Broker,
+    field: Field,
+    pipeline: Pipeline,
+    registry: Registry,
+    requests: Requests,
+    listeners: GenSlab<ListenerId, Listener>,
+    outbox: Outbox,
+    recv: IdTable<ConnId, RecvBuffer>,
+    ports: IdTable<PortId, RecvBuffer>,
+    /// Connections that wanted to read while the memory budget was spent; offered again once there is room.
+    starved: VecDeque<ConnId>,
+    resumed: VecDeque<ConnId>,
+    outputs: VecDeque<Output>,
+    /// What has to answer once before the gateway calls itself ready.
+    awaited: BTreeSet<Awaited>,
+    life: Life,
+    started: Instant,
+    counters: Counters,
+}
+
+/// What is counted here and not by a machine.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Counters {
+    /// Connections that were not read for a turn because the memory budget was spent.
+    pub starved: u64,
+    /// Configurations that were refused at a reload.
+    pub reloads_refused: u64,
+    /// Configurations that were taken over at a reload.
+    pub reloads: u64,
+    /// Requests that asked for more answers at once than [`requests::PENDING_MAX`].
+    pub requests_refused: u64,
+}
+
+#[derive(Debug)]
+struct Listener {
+    /// Of its table.
+    name: Box<str>,
+    bind: Bind,
+    settings: ListenerSettings,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Awaited {
+    Listener(ListenerId),
+    Line(LineId),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Starting,
+    Running,
+    /// `offline` is on its way and outputs are on theirs to safety; clients are told once what was queued is written.
+    Stopping {
+        deadline: Instant,
+        told: Told,
+    },
+    Stopped,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// In this turn only `offline` goes out.
+    NotYet,
+    /// From the next turn on.
+    Due,
+    Yes,
+}
+
+impl Gateway {
+    /// A gateway that has asked for its listeners, buses, lines and ports. `seed` decides all chance in it.
+    pub fn new(config: Config, seed: u64, now: Now) -> Self {
+        let mut rng = Rng::from_seed(seed);
+        let memory = Memory::new(config.broker.memory);
+        let mut broker = Broker::new(config.broker.clone(), &memory, &mut rng);
+        broker.protect(&config.base_topic);
+        let mut gateway = Self {
+            broker,
+            field: Field::new(&mut rng),
+            pipeline: Pipeline::new(),
+            registry: Registry::default(),
+            requests: Requests::default(),
+            listeners: GenSlab::new(),
+            outbox: Outbox::new(&memory),
+            recv: IdTable::new(),
+            ports: IdTable::new(),
+            starved: VecDeque::new(),
+            resumed: VecDeque::new(),
+            outputs: VecDeque::new(),
+            awaited: BTreeSet::new(),
+            life: Life::Starting,
+            started: now.monotonic,
+            counters: Counters::default(),
+            memory,
+            config,
+        };
+        gateway.pipeline.set_base_topic(&gateway.config.base_topic);
+        gateway.open_house(now);
+        gateway.add_devices(now);
+        gateway.update_listeners();
+        gateway.route(now);
+        gateway.announce_if_ready();
+        gateway
+    }
+
+    /// Something happened. Outputs may follow.
+    pub fn handle_input(&mut self, now: Now, input: Input) {
+        match input {
+            Input::Received { conn, count } => self.handle_received(now, conn, count),
+            Input::Accepted {
+                conn,
+                listener,
+                peer,
+            } => self.handle_accepted(now, conn, listener, &peer),
+            Input::Closed { conn, cause } => self.handle_closed(now, conn, cause),
+            Input::Listening { listener, outcome } => self.handle_listening(listener, outcome),
+            Input::Line { line, event } => {
+                if matches!(event, LineEvent::Ready { .. } | LineEvent::Lost(_)) {
+                    self.awaited.remove(&Awaited::Line(line));
+                }
+                self.field.handle_line(now, line, event);
+            }
+            Input::Bus { request, outcome } => self.field.handle_bus(now, request, outcome),
+            Input::Port { port, event } => self.handle_port(now, port, event),
+            Input::Control { client, event } => self.handle_control(now, client, event),
+            Input::Loaded { request, outcome } => self.handle_loaded(now, request, outcome),
+            Input::Journal(JournalEvent::Fetched { message, .. }) => {
+                self.broker.handle_fetched(now, message, &mut self.outbox);
+            }
+            Input::Stop => self.stop(now),
+        }
+        self.route(now);
+        self.announce_if_ready();
+    }
+
+    /// Lets time pass: everything due at `now` happens, and [`Gateway::poll_timeout`] moves on.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.broker.handle_timeout(now, &mut self.outbox);
+        self.field.handle_timeout(now);
+        self.pipeline.handle_timeout(now);
+        self.advance_stop(now);
+        self.route(now);
+    }
+
+    /// Ends a turn's decisions: acknowledgements whose records are synced become bytes.
+    pub fn end_turn(&mut self, now: Now) {
+        // Without a journal everything that was decided is as durable as it will get: the mark is always current.
+        self.broker.end_turn(now, Lsn(u64::MAX), &mut self.outbox);
+        self.route(now);
+        while let Some(conn) = self.broker.poll_resumed() {
+            self.resumed.push_back(conn);
+        }
+        while !self.starved.is_empty() && self.memory.has_room(CHUNK_SIZE) {
+            self.resumed.extend(self.starved.pop_front());
+        }
+        if let Life::Stopping {
+            told: told @ Told::NotYet,
+            ..
+        } = &mut self.life
+        {
+            *told = Told::Due;
+        }
+    }
+
+    /// The next thing to do, until `None`.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Where to read a connection's bytes to. `None`: it is paused (it will come back through
+    /// [`Gateway::poll_resumed`]), closing, or gone.
+    pub fn recv_buffer(&mut self, conn: ConnId) -> Option<&mut RecvBuffer> {
+        if self.broker.is_paused(conn) {
+            return None;
+        }
+        let recv = self.recv.get_mut(conn)?;
+        // A buffer that is part of the way through a packet already holds its memory.
+        if recv.bytes().is_empty() && !self.memory.has_room(CHUNK_SIZE) {
+            self.counters.starved += 1;
+            if !self.starved.contains(&conn) {
+                self.starved.push_back(conn);
+            }
+            return None;
+        }
+        Some(recv)
+    }
+
+    /// Where to read a serial port's bytes to. `None`: it was closed.
+    pub fn port_buffer(&mut self, port: PortId) -> Option<&mut RecvBuffer> {
+        self.ports.get_mut(port)
+    }
+
+    /// A connection that may be read again: first [`Input::Received`] with a count of 0, then reads.
+    pub fn poll_resumed(&mut self) -> Option<ConnId> {
+        self.resumed.pop_front()
+    }
+
+    /// A connection with something to send; each at most once a turn.
+    pub fn poll_writable(&mut self) -> Option<ConnId> {
+        self.outbox.poll_ready()
+    }
+
+    /// Draws and encodes until about `budget` bytes wait, and gives the queue to send from. If it says
+    /// [`SendQueue::has_more`] or is not empty afterwards, the host asks again when the socket has room.
+    pub fn fill(&mut self, now: Now, conn: ConnId, budget: usize) -> Option<&mut SendQueue> {
+        self.broker.fill(now, conn, budget, &mut self.outbox);
+        self.route(now);
+        self.outbox.queue_mut(conn)
+    }
+
+    /// When [`Gateway::handle_timeout`] is due next, and for whom.
+    pub fn poll_timeout(&self) -> Option<(Instant, TimerKind)> {
+        if !self.outputs.is_empty() || !self.resumed.is_empty() {
+            // Something came up after this turn's outputs were drained.
+            return Some((Instant::from_nanos(0), TimerKind::Gateway));
+        }
+        let gateway = match self.life {
+            Life::Stopping {
+                told: Told::Due, ..
+            } => Some(Instant::from_nanos(0)),
+            Life::Stopping { deadline, .. } => Some(deadline),
+            _ => None,
+        };
+        [
+            (self.broker.poll_timeout(), TimerKind::Broker),
+            (self.field.poll_timeout(), TimerKind::Field),
+            (self.pipeline.poll_timeout(), TimerKind::Pipeline),
+            (gateway, TimerKind::Gateway),
+        ]
+        .into_iter()
+        .filter_map(|(at, kind)| at.map(|at| (at, kind)))
+        .min()
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The account of all buffers, queues and tables.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The broker, to look at.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// The broker, for a test host that plays a journal from which every message must be fetched.
+    pub fn broker_mut(&mut self) -> &mut Broker {
+        &mut self.broker
+    }
+
+    fn handle_accepted(&mut self, now: Now, conn: ConnId, listener: ListenerId, peer: &Peer) {
+        self.outbox.open(conn);
+        let before = self.recv.insert(conn, RecvBuffer::new(&self.memory));
+        debug_assert!(
+            before.is_none(),
+            "a slot is reused only after its connection has closed"
+        );
+        let settings = self
+            .listeners
+            .get(listener)
+            .map(|listener| &listener.settings);
+        // A listener that a reload took away may still have had one connection in its backlog: nobody is let in by it.
+        let allow_anonymous = settings.is_some_and(|settings| settings.allow_anonymous);
+        log::debug!("connection accepted conn={conn} peer={peer}");
+        self.broker
+            .handle_accepted(now, conn, Admission { allow_anonymous }, &mut self.outbox);
+    }
+
+    fn handle_received(&mut self, now: Now, conn: ConnId, count: usize) {
+        let Some(recv) = self.recv.get_mut(conn) else {
+            return;
+        };
+        recv.commit(count);
+        self.broker
+            .handle_received(now, conn, recv, &mut self.outbox);
+    }
+
+    fn handle_closed(&mut self, now: Now, conn: ConnId, cause: CloseCause) {
+        log::debug!("connection closed conn={conn} cause={cause}");
+        self.broker.handle_closed(now, conn, &mut self.outbox);
+        self.outbox.close(conn);
+        self.recv.remove(conn);
+        self.starved.retain(|starved| *starved != conn);
+    }
+
+    fn handle_listening(&mut self, listener: ListenerId, outcome: Result<Box<str>, Box<str>>) {
+        self.awaited.remove(&Awaited::Listener(listener));
+        let Some(entry) = self.listeners.get(listener) else {
+            return;
+        };
+        match outcome {
+            Ok(address) => log::info!("listening name={} address={address}", entry.name),
+            Err(error) => log::error!("cannot listen name={} {}: {error}", entry.name, entry.bind),
+        }
+    }
+
+    fn handle_port(&mut self, now: Now, port: PortId, event: PortEvent) {
+        let Some(recv) = self.ports.get_mut(port) else {
+            return;
+        };
+        if let PortEvent::Received { count } = event {
+            recv.commit(count);
+        }
+        self.field.handle_port(now, port, event, recv);
+    }
+
+    fn handle_loaded(
+        &mut self,
+        now: Now,
+        request: Option<crate::id::RequestId>,
+        outcome: Result<Box<Config>, Box<str>>,
+    ) {
+        let answer = match outcome {
+            Ok(config) => {
+                self.outputs.push_back(Output::Notice(Notice::Reloading));
+                self.reconfigure(now, *config);
+                self.counters.reloads += 1;
+                self.outputs.push_back(Output::Notice(Notice::Reloaded));
+                log::info!("configuration reloaded");
+                Ok(())
+            }
+            Err(error) => {
+                self.counters.reloads_refused += 1;
+                log::error!("configuration refused, the running one stays:\n{error}");
+                Err(error)
+            }
+        };
+        if let Some(request) = request {
+            self.answer_reload(now, request, answer);
+        }
+    }
+
+    /// Opens and closes listeners so that they are those of the configuration; what did not change is not touched.
+    fn update_listeners(&mut self) {
+        let mut wanted: Vec<(Box<str>, Bind, ListenerSettings)> = Vec::new();
+        for (name, settings) in &self.config.listeners {
+            for bind in &settings.bind {
+                wanted.push((name.clone(), bind.clone(), settings.clone()));
+            }
+        }
+        for listener in self.listeners.keys() {
+            let entry = self
+                .listeners
+                .get_mut(listener)
+                .expect("the key was listed just now");
+            let place = wanted.iter().position(|(_, bind, _)| *bind == entry.bind);
+            if let Some(place) = place {
+                let (name, _, settings) = wanted.swap_remove(place);
+                entry.name = name;
+                entry.settings = settings;
+            } else {
+                self.listeners.remove(listener);
+                self.outputs.push_back(Output::Unlisten { listener });
+            }
+        }
+        for (name, bind, settings) in wanted {
+            let listener = self.listeners.insert(Listener {
+                name,
+                bind: bind.clone(),
+                settings,
+            });
+            self.awaited.insert(Awaited::Listener(listener));
+            self.outputs.push_back(Output::Listen { listener, bind });
+        }
+    }
+
+    fn announce_if_ready(&mut self) {
+        if self.life == Life::Starting && self.awaited.is_empty() {
+            self.life = Life::Running;
+            self.outputs.push_back(Output::Notice(Notice::Ready));
+        }
+    }
+
+    fn stop(&mut self, now: Now) {
+        if matches!(self.life, Life::Stopping { .. } | Life::Stopped) {
+            return;
+        }
+        log::info!("stopping");
+        let deadline = now.monotonic + STOP_TIMEOUT;
+        self.life = Life::Stopping {
+            deadline,
+            told: Told::NotYet,
+        };
+        for listener in self.listeners.keys() {
+            self.listeners.remove(listener);
+            self.outputs.push_back(Output::Unlisten { listener });
+        }
+        self.field.stop(now);
+        self.pipeline.handle_stop(now);
+        let state = format!("{}/gateway/state", self.config.base_topic);
+        self.publish_retained(now, &state, "offline");
+    }
+
+    fn advance_stop(&mut self, now: Now) {
+        let Life::Stopping { deadline, told } = self.life else {
+            return;
+        };
+        if told == Told::Due {
+            self.broker.stop(now, &mut self.outbox);
+            self.life = Life::Stopping {
+                deadline,
+                told: Told::Yes,
+            };
+        }
+    }
+
+    /// Whether what [`Input::Stop`] asked for has come true, or has had its time.
+    fn finish_stop(&mut self, now: Now) {
+        let Life::Stopping { deadline, told } = self.life else {
+            return;
+        };
+        let quiet = told == Told::Yes && self.field.is_stopped() && self.recv.is_empty();
+        if quiet || now.monotonic >= deadline {
+            if !quiet {
+                log::warn!(
+                    "stopped without waiting longer outputs_safe={} connections={}",
+                    self.field.is_stopped(),
+                    self.recv.len()
+                );
+            }
+            self.life = Life::Stopped;
+            self.outputs.push_back(Output::Notice(Notice::Stopped));
+        }
+    }
+}

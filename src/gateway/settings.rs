@@ -1,6 +1,7 @@
 //! The configuration as meant: validated whole, complete, comparable. Reloading is a difference of
 //! two of these.
 
+use core::fmt;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -57,4 +58,14 @@ pub enum Bind {
         /// The group that owns it.
         group: Option<Box<str>>,
     },
+}
+
+/// As it is written in the configuration.
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { path, .. } => write!(f, "unix:{path}"),
+        }
+    }
 }

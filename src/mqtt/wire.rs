@@ -15,6 +15,7 @@ pub const FIELD_LEN_MAX: usize = 65_535;
 
 /// Bytes of a value as a Variable Byte Integer; a value beyond [`VARIABLE_BYTE_INTEGER_MAX`] has no encoding, and counts
 /// as four.
+#[inline]
 pub(crate) const fn variable_len(value: usize) -> usize {
     match value {
         0..=127 => 1,
@@ -26,6 +27,7 @@ pub(crate) const fn variable_len(value: usize) -> usize {
 
 /// Reads a Variable Byte Integer: value, bytes used, and whether they were the fewest possible. `None` while more bytes are
 /// needed.
+#[inline]
 pub(crate) fn read_variable(bytes: &[u8]) -> Result<Option<(u32, usize)>, Fault> {
     let mut value = 0;
     for (index, &byte) in bytes.iter().take(4).enumerate() {
@@ -52,12 +54,14 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    #[inline]
     pub(crate) fn new(packet: PacketType, bytes: &'a [u8], at: usize) -> Self {
         let at = at.min(bytes.len());
         Self { bytes, at, packet }
     }
 
     /// A failure at the current place.
+    #[inline]
     pub(crate) fn error(&self, fault: Fault, field: &'static str) -> DecodeError {
         self.error_at(fault, field, self.at)
     }
@@ -72,18 +76,22 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn offset(&self) -> usize {
         self.at
     }
 
+    #[inline]
     pub(crate) fn packet(&self) -> PacketType {
         self.packet
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.at == self.bytes.len()
     }
 
+    #[inline]
     pub(crate) fn remaining(&self) -> usize {
         self.bytes.len() - self.at
     }
@@ -94,6 +102,7 @@ impl<'a> Reader<'a> {
     }
 
     /// What is left, all of it.
+    #[inline]
     pub(crate) fn rest(&mut self) -> &'a [u8] {
         let rest = &self.bytes[self.at..];
         self.at = self.bytes.len();
@@ -126,6 +135,7 @@ impl<'a> Reader<'a> {
         })
     }
 
+    #[inline]
     pub(crate) fn byte(&mut self, field: &'static str) -> Result<u8, DecodeError> {
         match self.bytes.get(self.at) {
             Some(&byte) => {
@@ -136,11 +146,13 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn u16(&mut self, field: &'static str) -> Result<u16, DecodeError> {
         let bytes = self.take(2, field)?;
         Ok(u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
+    #[inline]
     pub(crate) fn u32(&mut self, field: &'static str) -> Result<u32, DecodeError> {
         let bytes = self.take(4, field)?;
         Ok(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
@@ -161,6 +173,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn binary(&mut self, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let start = self.at;
         let len = self.u16(field)?;
@@ -182,6 +195,7 @@ impl<'a> Reader<'a> {
     }
 
     /// As [`Reader::text`], for a caller that looks for U+0000 itself.
+    #[inline]
     fn text_or_null(&mut self, field: &'static str) -> Result<&'a str, DecodeError> {
         let start = self.at;
         let bytes = self.binary(field)?;
@@ -192,6 +206,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A Topic Name, which may be empty: whether that is allowed depends on an alias that comes later.
+    #[inline]
     pub(crate) fn topic_name_or_empty(
         &mut self,
         field: &'static str,

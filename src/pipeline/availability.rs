@@ -1,12 +1,10 @@
-//! `BASE/DEVICE/availability`: whether a device is there, from what its points say.
+//! `BASE/DEVICE/availability`: whether a device is there, as the field has found out.
 //!
-//! A device is online if one of its points was measured, or answered wrongly: it answers. It is offline if all that is
-//! known of its points is silence, and when the gateway stops. Until anything is known, nothing is said.
-
-use std::collections::BTreeSet;
+//! Retained, `online` or `offline`, and published when it changes. Until anything is known, nothing
+//! is said; when the gateway stops, every device is offline.
 
 use super::{Output, Pipeline};
-use crate::id::{DeviceId, PointId};
+use crate::id::DeviceId;
 use crate::mqtt::QoS;
 use crate::time::Now;
 
@@ -15,105 +13,71 @@ use crate::time::Now;
 pub(super) struct Device {
     topic: Box<str>,
     qos: QoS,
-    points: BTreeSet<PointId>,
+    /// What is known of it.
+    is_online: Option<bool>,
     /// What the topic says.
     announced: Option<bool>,
 }
 
 impl Pipeline {
-    /// A device exists, whose availability is published on `topic` (retained, `online` or `offline`). Points are given to it
-    /// with [`Pipeline::assign_point`]. A second time, it changes the topic, and the old one is cleared.
+    /// A device exists, whose availability is published on `topic`. If it did already, what is
+    /// known of it stays; another topic is told, and the old one cleared.
     pub fn add_device(&mut self, now: Now, device: DeviceId, topic: &str, qos: QoS) {
         self.now = now;
-        if let Some(known) = self.devices.get(device) {
-            if &*known.topic == topic && known.qos == qos {
-                return;
-            }
-        }
         let before = self.devices.remove(device);
-        let mut points = BTreeSet::new();
-        if let Some(before) = before {
-            if &*before.topic != topic {
-                self.clear_availability(&before);
-            }
-            points = before.points;
-        }
-        let added = Device {
+        let mut added = Device {
             topic: topic.into(),
             qos,
-            points,
+            is_online: before.as_ref().and_then(|device| device.is_online),
             announced: None,
         };
+        match before {
+            Some(before) if before.topic == added.topic => added.announced = before.announced,
+            Some(before) => self.clear_availability(&before),
+            None => {}
+        }
+        let known = added.is_online;
         let evicted = self.devices.insert(device, added);
         debug_assert!(
             evicted.is_none(),
             "a slot's tenant is removed before the next"
         );
-        self.refresh_device(device);
+        if let Some(is_online) = known {
+            self.publish_availability(device, is_online);
+        }
     }
 
-    /// A device is gone, and so is its availability. Its points stay until they are removed themselves.
+    /// A device is gone, and so is its availability. Its points are removed one by one.
     pub fn remove_device(&mut self, now: Now, device: DeviceId) {
         self.now = now;
-        let Some(removed) = self.devices.remove(device) else {
-            return;
-        };
-        for point in &removed.points {
-            if let Some(state) = self.points.get_mut(*point) {
-                state.device = None;
-            }
+        if let Some(removed) = self.devices.remove(device) {
+            self.clear_availability(&removed);
         }
-        self.clear_availability(&removed);
     }
 
-    /// From here on `point` bears on the availability of `device`. Both must exist; nothing happens otherwise.
-    pub fn assign_point(&mut self, now: Now, point: PointId, device: DeviceId) {
+    /// The field has found a device to be there, or not.
+    pub fn handle_availability(&mut self, now: Now, device: DeviceId, is_online: bool) {
         self.now = now;
-        let Some(state) = self.points.get_mut(point) else {
-            return;
-        };
-        if !self.devices.contains(device) {
-            return;
-        }
-        let before = state.device.replace(device);
-        if let Some(before) = before.filter(|before| *before != device) {
-            self.leave_device(point, before);
-        }
-        if let Some(joined) = self.devices.get_mut(device) {
-            joined.points.insert(point);
-        }
-        self.refresh_device(device);
-    }
-
-    pub(super) fn leave_device(&mut self, point: PointId, device: DeviceId) {
-        if let Some(left) = self.devices.get_mut(device) {
-            left.points.remove(&point);
-            self.refresh_device(device);
+        if let Some(state) = self.devices.get_mut(device) {
+            state.is_online = Some(is_online);
+            self.publish_availability(device, is_online && !self.is_stopping);
         }
     }
 
-    /// Publishes a device's availability if it has changed.
-    pub(super) fn refresh_device(&mut self, device: DeviceId) {
+    /// What is known of a device; `None` while nothing is.
+    pub fn availability(&self, device: DeviceId) -> Option<bool> {
+        self.devices.get(device)?.is_online
+    }
+
+    /// Publishes a device's availability, if that is a change.
+    pub(super) fn publish_availability(&mut self, device: DeviceId, is_online: bool) {
         let Some(state) = self.devices.get_mut(device) else {
             return;
         };
-        let reached = state
-            .points
-            .iter()
-            .filter_map(|point| self.points.get(*point)?.reach());
-        // One that answers is enough; `None` is less than offline.
-        let is_online = reached
-            .max()
-            .map(|is_reached| is_reached && !self.is_stopping);
-        if is_online.is_none() || is_online == state.announced {
+        if state.announced.replace(is_online) == Some(is_online) {
             return;
         }
-        state.announced = is_online;
-        let word = if is_online == Some(true) {
-            "online"
-        } else {
-            "offline"
-        };
+        let word = if is_online { "online" } else { "offline" };
         let message = self.writer.word(self.now, &state.topic, word, state.qos);
         self.queue.extend(message.map(Output::Publish));
     }

@@ -1,665 +1,409 @@
-//! What a command says: the payload of `…/set` and `…/get`, as strangers send it.
+//! The life of a command: what it may be, whether it is allowed, what it waits for, and its one
+//! result.
 //!
-//! | payload | means |
+//! | it is | result |
 //! |---|---|
-//! | a word: `true false on off 1 0 open closed toggle` in any case, or one of the point's own | for a boolean |
-//! | a decimal number, also with an exponent | for a number; a comma, `nan` or `0x` is an error |
-//! | anything in UTF-8 | for text |
-//! | `{"value":…,"for":"500ms","transaction":"7"}` | the same, as a pulse, with a name that the result repeats |
-//!
-//! JSON is a command only as an object with `value`, in which every other key is known: one that is misspelt would turn
-//! a pulse into a state. For text points an object without `value` is text like any other.
+//! | retained, and that is not accepted; for a point that is not writable; during a stop | `refused`, `stopping` |
+//! | one too many for this point | `busy` |
+//! | not understood, out of range | `bad_value`, `out_of_range` |
+//! | a `set` | what the device says to the write, or `timeout` |
+//! | a `get` | the next reading, or `timeout` |
 
-use core::fmt::{self, Write};
+use super::message::{Ending, Writer};
+use super::parse::{Refusal, Wanted, parse_get, parse_set};
+use super::pending::{Awaited, Reply, Waiting};
+use super::point::Point;
+use super::settings::PointSettings;
+use super::{
+    CORRELATION_DATA_MAX, OUTPUTS_QUEUED_MAX, Output, PENDING_COMMANDS_MAX, Pipeline,
+    RESPONSE_TOPIC_MAX,
+};
+use crate::id::{PointId, RequestId};
+use crate::mqtt::TopicName;
+use crate::point::{Fault, FaultKind, PointKind, PointWrite, Quality, Value, Written};
+use crate::time::{Duration, Now};
 
-use serde::Deserialize;
-use serde_json::Value as Json;
+/// A name that whoever hands in a command knows its result by. It means nothing here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
 
-use super::settings::ValueType;
-use crate::point::{Fault, FaultKind, Value};
-use crate::time::Duration;
-
-/// The longest payload of a command that is read, in bytes; a longer one is a `bad_value`.
-pub const COMMAND_MAX: usize = 4096;
-
-/// The longest `transaction`, in bytes of JSON.
-pub const TRANSACTION_MAX: usize = 256;
-
-/// The longest `for`: a pulse that outlives a week is not a pulse.
-pub const HOLD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// A payload of `…/set`, understood.
+/// How a command has ended.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Parsed {
-    pub(crate) wanted: Wanted,
-    /// Of a pulse.
-    pub(crate) hold: Option<Duration>,
-    /// JSON, for the result.
-    pub(crate) transaction: Option<Box<str>>,
+pub struct Answer {
+    /// Of the command.
+    pub ticket: Ticket,
+    /// Whose command it was.
+    pub point: PointId,
+    /// What the point now is, in the published unit, or why not.
+    pub outcome: Result<Value, Fault>,
+    /// From the command to its end.
+    pub latency: Duration,
 }
 
-/// What the point is to become.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Wanted {
-    /// This, in the published unit.
-    Value(Value),
-    /// The opposite of what it is.
-    Toggle,
+/// A message on `…/set` or `…/get`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Command<'a> {
+    /// Which of the two.
+    pub verb: Verb,
+    /// As it came.
+    pub payload: &'a [u8],
+    /// It was published with RETAIN=1: refused, unless the point accepts retained commands.
+    pub retained: bool,
+    /// It comes out of somebody's retained store, with a subscription, and was not published now:
+    /// always refused.
+    pub stored: bool,
+    /// Where its sender wants the result as well [MQTT-3.3.2-14]. `None` also if its sender might
+    /// not publish there.
+    pub response_topic: Option<&'a str>,
+    /// What that result repeats.
+    pub correlation_data: Option<&'a [u8]>,
+    /// Also answer with [`Output::Answer`].
+    pub ticket: Option<Ticket>,
 }
 
-/// A payload that is no command, with what its result can still repeat.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Refusal {
-    pub(crate) fault: Fault,
-    pub(crate) transaction: Option<Box<str>>,
+impl<'a> Command<'a> {
+    /// A plain command.
+    pub const fn new(verb: Verb, payload: &'a [u8]) -> Self {
+        Self {
+            verb,
+            payload,
+            retained: false,
+            stored: false,
+            response_topic: None,
+            correlation_data: None,
+            ticket: None,
+        }
+    }
 }
 
-/// Reads the payload of `…/set`. `booleans` are the point's own words, inactive and active; they win over ours.
-pub(crate) fn parse_set(
-    payload: &[u8],
-    value_type: ValueType,
-    booleans: &(Box<str>, Box<str>),
-) -> Result<Parsed, Refusal> {
-    let words = Words {
-        value_type,
-        booleans,
-    };
-    let text = text_of(payload).map_err(refusal)?;
-    let Some(object) = object_of(text, value_type).map_err(refusal)? else {
-        let wanted = words.bare(text).map_err(refusal)?;
-        return Ok(Parsed {
-            wanted,
-            hold: None,
-            transaction: None,
+/// What a command wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verb {
+    /// Make the point this.
+    Set,
+    /// Read the point now.
+    Get,
+}
+
+impl Verb {
+    /// The last level of its topic.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Set => "set",
+            Self::Get => "get",
+        }
+    }
+}
+
+impl Pipeline {
+    /// A command has come for a point. It ends in exactly one result, sooner or later.
+    pub fn handle_command(&mut self, now: Now, point: PointId, command: Command<'_>) {
+        self.now = now;
+        if !self.points.contains(point) {
+            self.stats.unknown_point += 1;
+            let fault = Fault::new(FaultKind::Refused, "there is no such point");
+            return self.answer_only(point, command.ticket, fault);
+        }
+        if self.queue.len() >= OUTPUTS_QUEUED_MAX {
+            self.stats.commands_dropped += 1;
+            let fault = Fault::new(FaultKind::Busy, "the gateway does not keep up");
+            return self.answer_only(point, command.ticket, fault);
+        }
+        self.stats.commands += 1;
+        let mut reply = self.reply_to(point, &command);
+        let begun = match self.begin(point, &command) {
+            Ok((answer, output, transaction)) => {
+                reply.transaction = transaction;
+                Ok((answer, output))
+            }
+            Err(Refusal { fault, transaction }) => {
+                reply.transaction = transaction;
+                Err(fault)
+            }
+        };
+        match begun {
+            Ok((answer, output)) => {
+                let waiting = Waiting {
+                    answer,
+                    reply,
+                    since: now.monotonic,
+                };
+                let state = self.points.get_mut(point).expect("found above");
+                state.pending.push(waiting);
+                self.queue.extend(output);
+            }
+            Err(fault) => {
+                self.stats.count_refusal(fault.kind);
+                let waiting = Waiting {
+                    answer: Awaited::Reading,
+                    reply,
+                    since: now.monotonic,
+                };
+                self.end(point, &waiting, Err(&fault));
+            }
+        }
+        self.settle(point);
+        self.check_invariants();
+    }
+
+    /// A write has been carried out, or not. Its value is published only if nothing better will
+    /// come, for a point that its device never speaks of: what a device was told is not what it is.
+    pub fn handle_written(&mut self, now: Now, written: Written) {
+        self.now = now;
+        let Written {
+            point,
+            request,
+            outcome,
+        } = written;
+        let Some(state) = self.points.get_mut(point) else {
+            self.stats.unknown_point += 1;
+            return;
+        };
+        let Some(waiting) = state.pending.take_written(request) else {
+            self.stats.late_answers += 1;
+            return;
+        };
+        let ended = outcome.and_then(|raw| {
+            let value = state.transform.convert(raw.clone())?;
+            if matches!(
+                waiting.answer,
+                Awaited::Written {
+                    is_pulse: false,
+                    ..
+                }
+            ) {
+                state.handle_told(now, raw, value.clone(), &mut self.stats);
+            }
+            Ok(value)
         });
-    };
-    let transaction = object
-        .transaction
-        .as_ref()
-        .map(|given| transaction_of(given).map_err(refusal))
-        .transpose()?;
-    let command = serde_json::from_str::<SetObject>(text)
-        .map_err(|error| bad_value(format_args!("{error}")))
-        .and_then(|object| {
-            let wanted = words.json(&object.value)?;
-            let hold = object.hold.as_ref().map(hold_of).transpose()?;
-            Ok((wanted, hold))
-        });
-    match command {
-        Ok((wanted, hold)) => Ok(Parsed {
-            wanted,
+        match &ended {
+            Ok(_) => self.stats.commands_ok += 1,
+            Err(fault) => self.stats.count_refusal(fault.kind),
+        }
+        self.end(point, &waiting, ended.as_ref());
+        self.settle(point);
+        self.check_invariants();
+    }
+
+    /// Whether a command may begin, and what it then waits for and asks for.
+    fn begin(&mut self, point: PointId, command: &Command<'_>) -> Result<Begun, Refusal> {
+        let state = self.points.get(point).expect("the caller has found it");
+        let settings = &state.settings;
+        let spec = &settings.spec;
+        let parsed = match command.verb {
+            Verb::Set => parse_set(command.payload, settings.value_type, &settings.booleans)
+                .map(|parsed| (Some((parsed.wanted, parsed.hold)), parsed.transaction)),
+            Verb::Get => parse_get(command.payload).map(|transaction| (None, transaction)),
+        };
+        // Permission comes before understanding, but even a refusal repeats the transaction.
+        let (allowed, transaction) = match &parsed {
+            Ok((_, transaction)) | Err(Refusal { transaction, .. }) => {
+                (self.allow(state, command), transaction.clone())
+            }
+        };
+        if let Err(fault) = allowed {
+            return Err(Refusal { fault, transaction });
+        }
+        let Some((wanted, hold)) = parsed?.0 else {
+            let is_asked = state.pending.has_reader();
+            let output = (!is_asked).then_some(Output::Sample(point));
+            return Ok((Awaited::Reading, output, transaction));
+        };
+        debug_assert!(spec.writable, "`allow` has asked");
+        let refuse = |fault| Refusal {
+            fault,
+            transaction: transaction.clone(),
+        };
+        let value = match wanted {
+            Wanted::Value(value) => value,
+            Wanted::Toggle => opposite(state).map_err(refuse)?,
+        };
+        let raw = state.transform.command(value.clone()).map_err(refuse)?;
+        self.last_request += 1;
+        let request = RequestId(self.last_request);
+        let write = PointWrite {
+            point,
+            request,
+            value: raw,
             hold,
-            transaction,
-        }),
-        Err(fault) => Err(Refusal { fault, transaction }),
-    }
-}
-
-/// Reads the payload of `…/get`, which says nothing but may carry a `transaction`. What is not such an object is ignored.
-pub(crate) fn parse_get(payload: &[u8]) -> Result<Option<Box<str>>, Refusal> {
-    if !payload.trim_ascii_start().starts_with(b"{") || payload.len() > COMMAND_MAX {
-        return Ok(None);
-    }
-    match serde_json::from_slice::<Named>(payload) {
-        Ok(Named {
-            transaction: Some(given),
-        }) => transaction_of(&given).map(Some).map_err(refusal),
-        _ => Ok(None),
-    }
-}
-
-/// Reads a duration as INTERFACE writes them: whole numbers with units, largest first: `500ms`, `2s`, `1h30m`, `7d`.
-///
-/// # Errors
-/// What is wrong, for the person who wrote it.
-pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
-    const SHAPE: &str = "a duration is written like \"500ms\", \"2s\" or \"1h30m\"";
-    const TOO_LONG: &str = "the duration is too long";
-    if text.is_empty() {
-        return Err(SHAPE);
-    }
-    let (mut rest, mut millis, mut next_unit) = (text, 0_u64, 0);
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, tail) = rest.split_at(digits);
-        if number.is_empty() {
-            return Err(SHAPE);
-        }
-        let letters = tail.bytes().take_while(u8::is_ascii_alphabetic).count();
-        let (unit, tail) = tail.split_at(letters);
-        if unit.is_empty() {
-            return Err("a duration needs a unit: \"500ms\", \"2s\", \"5m\"");
-        }
-        let place = UNITS
-            .iter()
-            .position(|(name, _)| *name == unit)
-            .ok_or("the units of a duration are d, h, m, s and ms")?;
-        if place < next_unit {
-            return Err("the units of a duration stand largest first, each once");
-        }
-        next_unit = place + 1;
-        millis = number
-            .parse::<u64>()
-            .ok()
-            .and_then(|number| number.checked_mul(UNITS[place].1))
-            .and_then(|part| millis.checked_add(part))
-            .ok_or(TOO_LONG)?;
-        rest = tail;
-    }
-    Ok(Duration::from_millis(millis))
-}
-
-/// Writes a duration as [`parse_duration`] reads it, in whole milliseconds.
-pub(crate) fn duration_text(duration: Duration) -> String {
-    let mut millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let mut text = String::new();
-    for (unit, length) in UNITS {
-        if millis >= length {
-            let _ = write!(text, "{}{unit}", millis / length);
-            millis %= length;
-        }
-    }
-    if text.is_empty() {
-        text.push_str("0s");
-    }
-    text
-}
-
-/// Units of a duration and their milliseconds, largest first.
-const UNITS: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1000),
-    ("ms", 1),
-];
-
-/// How a point's values are written.
-struct Words<'a> {
-    value_type: ValueType,
-    booleans: &'a (Box<str>, Box<str>),
-}
-
-impl Words<'_> {
-    /// A bare payload, or a JSON string.
-    fn bare(&self, text: &str) -> Result<Wanted, Fault> {
-        match self.value_type {
-            ValueType::Bool => self.boolean(text.trim_ascii()),
-            ValueType::Number => number(text.trim_ascii()).map(Wanted::Value),
-            ValueType::Text => Ok(Wanted::Value(Value::Text(text.into()))),
-        }
-    }
-
-    /// The `value` of an object.
-    fn json(&self, json: &Json) -> Result<Wanted, Fault> {
-        let expected = match self.value_type {
-            ValueType::Bool => "true, false or \"toggle\"",
-            ValueType::Number => "a number",
-            ValueType::Text => "a string",
         };
-        match (json, self.value_type) {
-            (Json::String(text), _) => self.bare(text),
-            (Json::Bool(active), ValueType::Bool) => Ok(Wanted::Value(Value::Bool(*active))),
-            (Json::Number(number), ValueType::Bool) => match number.as_u64() {
-                Some(0) => Ok(Wanted::Value(Value::Bool(false))),
-                Some(1) => Ok(Wanted::Value(Value::Bool(true))),
-                _ => Err(bad_value(format_args!("{number} is not {expected}"))),
-            },
-            (Json::Number(given), ValueType::Number) => {
-                // The text of a JSON number is a number to us too.
-                number(&given.to_string()).map(Wanted::Value)
-            }
-            _ => Err(bad_value(format_args!("`value` must be {expected}"))),
-        }
-    }
-
-    fn boolean(&self, word: &str) -> Result<Wanted, Fault> {
-        let (inactive, active) = (&*self.booleans.0, &*self.booleans.1);
-        let value = |active| Ok(Wanted::Value(Value::Bool(active)));
-        // Exactly as configured first, for the two words may differ by case only.
-        for (own, is_active) in [(active, true), (inactive, false)] {
-            if word == own {
-                return value(is_active);
-            }
-        }
-        for (own, is_active) in [(active, true), (inactive, false)] {
-            if !own.is_empty() && word.eq_ignore_ascii_case(own) {
-                return value(is_active);
-            }
-        }
-        let is = |known: &[&str]| known.iter().any(|known| word.eq_ignore_ascii_case(known));
-        if is(&["true", "on", "1", "open"]) {
-            value(true)
-        } else if is(&["false", "off", "0", "closed"]) {
-            value(false)
-        } else if is(&["toggle"]) {
-            Ok(Wanted::Toggle)
-        } else {
-            Err(bad_value(format_args!(
-                "{} is not {active}, {inactive} or toggle",
-                Quoted(word)
-            )))
-        }
-    }
-}
-
-/// A number, strictly: what JSON calls one, and a leading `+` or zeros, which people write.
-fn number(text: &str) -> Result<Value, Fault> {
-    if !is_decimal(text) {
-        let hint = if is_decimal(&text.replace(',', ".")) {
-            "; the decimal separator is a point"
-        } else {
-            ""
+        let awaited = Awaited::Written {
+            request,
+            value,
+            is_pulse: hold.is_some(),
         };
-        return Err(bad_value(format_args!(
-            "{} is not a number{hint}",
-            Quoted(text)
-        )));
+        Ok((awaited, Some(Output::Write(write)), transaction))
     }
-    if let Ok(value) = text.parse::<i64>() {
-        return Ok(Value::Int(value));
-    }
-    if let Ok(value) = text.parse::<u64>() {
-        return Ok(Value::Uint(value));
-    }
-    match text.parse::<f64>() {
-        Ok(value) if value.is_finite() => Ok(Value::Float(value)),
-        _ => Err(bad_value(format_args!("{} is too large", Quoted(text)))),
-    }
-}
 
-/// `[+-]digits[.digits][(e|E)[+-]digits]`.
-fn is_decimal(text: &str) -> bool {
-    let text = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, Some(exponent)),
-        None => (text, None),
-    };
-    let (whole, fraction) = match mantissa.split_once('.') {
-        Some((whole, fraction)) => (whole, Some(fraction)),
-        None => (mantissa, None),
-    };
-    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    is_digits(whole)
-        && fraction.is_none_or(is_digits)
-        && exponent.is_none_or(|text| is_digits(text.strip_prefix(['+', '-']).unwrap_or(text)))
-}
-
-/// The payload as text.
-fn text_of(payload: &[u8]) -> Result<&str, Fault> {
-    if payload.len() > COMMAND_MAX {
-        let len = payload.len();
-        return Err(bad_value(format_args!(
-            "a command has at most {COMMAND_MAX} bytes, this one has {len}"
-        )));
-    }
-    str::from_utf8(payload).map_err(|error| {
-        let at = error.valid_up_to();
-        bad_value(format_args!("byte {at} of the command is not UTF-8"))
-    })
-}
-
-/// Whether the payload is an object that means a command; an error if it can only have been meant as one and is none.
-fn object_of(text: &str, value_type: ValueType) -> Result<Option<Named>, Fault> {
-    if !text.trim_ascii_start().starts_with('{') {
-        return Ok(None);
-    }
-    let object = serde_json::from_str::<serde_json::Map<String, Json>>(text);
-    match (object, value_type) {
-        (Ok(mut object), _) if object.contains_key("value") => Ok(Some(Named {
-            transaction: object.remove("transaction"),
-        })),
-        (_, ValueType::Text) => Ok(None),
-        (Ok(_), _) => Err(bad_value(format_args!("the object has no `value`"))),
-        (Err(error), _) => Err(bad_value(format_args!("{error}"))),
-    }
-}
-
-fn transaction_of(given: &Json) -> Result<Box<str>, Fault> {
-    let json = match given {
-        Json::String(_) | Json::Number(_) => given.to_string(),
-        _ => {
-            return Err(bad_value(format_args!(
-                "`transaction` must be a string or a number"
-            )));
+    /// Whether a command of this sort is allowed at all, and there is room for it.
+    fn allow(&self, state: &Point, command: &Command<'_>) -> Result<(), Fault> {
+        let refused = |detail: &str| Err(Fault::new(FaultKind::Refused, detail));
+        if self.is_stopping {
+            return Err(stopping());
         }
-    };
-    if json.len() > TRANSACTION_MAX {
-        return Err(bad_value(format_args!(
-            "`transaction` has at most {TRANSACTION_MAX} bytes"
-        )));
-    }
-    Ok(json.into())
-}
-
-fn hold_of(given: &Json) -> Result<Duration, Fault> {
-    let Json::String(text) = given else {
-        return Err(bad_value(format_args!(
-            "`for` is a string with a unit: \"500ms\", \"2s\", \"1h30m\""
-        )));
-    };
-    let hold = parse_duration(text).map_err(|error| bad_value(format_args!("`for`: {error}")))?;
-    if hold.is_zero() {
-        return Err(bad_value(format_args!("`for` must be longer than 0")));
-    }
-    if hold > HOLD_MAX {
-        return Err(bad_value(format_args!("`for` is at most 7d")));
-    }
-    Ok(hold)
-}
-
-/// A command as an object. Its derived reader refuses unknown and repeated keys.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SetObject {
-    value: Json,
-    #[serde(rename = "for")]
-    hold: Option<Json>,
-    #[serde(rename = "transaction")]
-    _transaction: Option<Json>,
-}
-
-/// What an object's sender will know its result by.
-#[derive(Deserialize)]
-struct Named {
-    transaction: Option<Json>,
-}
-
-fn bad_value(detail: fmt::Arguments<'_>) -> Fault {
-    Fault::new(FaultKind::BadValue, detail.to_string())
-}
-
-fn refusal(fault: Fault) -> Refusal {
-    Refusal {
-        fault,
-        transaction: None,
-    }
-}
-
-/// The beginning of a stranger's word, with what a terminal must not see escaped.
-struct Quoted<'a>(&'a str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN_MAX: usize = 40;
-        match self.0.char_indices().nth(SHOWN_MAX) {
-            Some((end, _)) => write!(f, "{:?}…", &self.0[..end]),
-            None => write!(f, "{:?}", self.0),
+        let settings = &state.settings;
+        if command.stored {
+            return refused("a retained command is not obeyed when a subscription brings it");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn words(inactive: &str, active: &str) -> (Box<str>, Box<str>) {
-        (inactive.into(), active.into())
-    }
-
-    fn set(payload: &str, value_type: ValueType) -> Result<Wanted, String> {
-        let own = words("zu", "AUF");
-        match parse_set(payload.as_bytes(), value_type, &own) {
-            Ok(parsed) => {
-                assert_eq!((parsed.hold, parsed.transaction), (None, None));
-                Ok(parsed.wanted)
+        if command.retained && !settings.accept_retained {
+            return refused("a retained command is not obeyed; publish it without RETAIN");
+        }
+        match command.verb {
+            Verb::Set if !settings.spec.writable => return refused("the point is not writable"),
+            Verb::Get if settings.spec.kind == PointKind::Event => {
+                return refused("an event has no value that could be read");
             }
-            Err(refusal) => Err(refusal.fault.to_string()),
+            Verb::Set | Verb::Get => {}
+        }
+        if state.pending.is_full() {
+            let detail = format!("{PENDING_COMMANDS_MAX} commands are waiting already");
+            return Err(Fault::new(FaultKind::Busy, detail));
+        }
+        Ok(())
+    }
+
+    /// Where a command's result goes.
+    fn reply_to(&mut self, point: PointId, command: &Command<'_>) -> Reply {
+        let own_topic = self.points.get(point).map(|state| &*state.settings.topic);
+        let is_own_result =
+            |topic: &str| own_topic.and_then(|own| topic.strip_prefix(own)) == Some("/result");
+        let correlation_data = command
+            .correlation_data
+            .filter(|data| data.len() <= CORRELATION_DATA_MAX);
+        let is_whole = correlation_data == command.correlation_data;
+        let asked_for = command.response_topic.filter(|topic| !is_own_result(topic));
+        let accepted = asked_for.filter(|topic| is_whole && self.is_free_topic(topic));
+        if asked_for.is_some() && accepted.is_none() {
+            self.stats.response_topics_refused += 1;
+        }
+        Reply {
+            response_topic: accepted.map(Box::from),
+            correlation_data: correlation_data.map(Box::from),
+            transaction: None,
+            ticket: command.ticket,
         }
     }
 
-    #[test]
-    fn words_for_booleans() {
-        for (payload, active) in [
-            ("true", true),
-            ("FALSE", false),
-            ("On", true),
-            ("off", false),
-            ("1", true),
-            ("0", false),
-            ("Open", true),
-            ("closed", false),
-            ("auf", true),
-            ("ZU", false),
-            (" on\n", true),
-            ("{\"value\":true}", true),
-            ("{\"value\":0}", false),
-            ("{\"value\":1}", true),
-            (" {\"value\": \"OFF\"} ", false),
-        ] {
-            let expected = Ok(Wanted::Value(Value::Bool(active)));
-            assert_eq!(set(payload, ValueType::Bool), expected, "{payload}");
+    /// Whether a stranger may direct a result to this topic: a name, not a broker's, not one of the
+    /// gateway's.
+    fn is_free_topic(&self, topic: &str) -> bool {
+        if topic.len() > RESPONSE_TOPIC_MAX || TopicName::new(topic).is_err() {
+            return false;
         }
-        for payload in ["toggle", "TOGGLE", "{\"value\":\"Toggle\"}"] {
-            assert_eq!(set(payload, ValueType::Bool), Ok(Wanted::Toggle));
-        }
-        for payload in [
-            "",
-            "2",
-            "yes",
-            "truee",
-            "{\"value\":2}",
-            "{\"value\":null}",
-            "{\"value\":[]}",
-        ] {
-            assert!(set(payload, ValueType::Bool).is_err(), "{payload}");
-        }
-    }
-
-    #[test]
-    fn the_points_own_words_win() {
-        let own = words("1", "0");
-        let parsed = parse_set(b"1", ValueType::Bool, &own).unwrap();
-        assert_eq!(parsed.wanted, Wanted::Value(Value::Bool(false)));
-        let own = words("x", "X");
-        let parsed = parse_set(b"x", ValueType::Bool, &own).unwrap();
-        assert_eq!(parsed.wanted, Wanted::Value(Value::Bool(false)));
-    }
-
-    #[test]
-    fn numbers_are_read_strictly() {
-        for (payload, value) in [
-            ("21", Value::Int(21)),
-            ("-21", Value::Int(-21)),
-            ("+5", Value::Int(5)),
-            ("007", Value::Int(7)),
-            (" 21.50\r\n", Value::Float(21.5)),
-            ("1e3", Value::Float(1000.0)),
-            ("1.5E-3", Value::Float(0.0015)),
-            ("18446744073709551615", Value::Uint(u64::MAX)),
-            ("{\"value\":21}", Value::Int(21)),
-            ("{\"value\":-0.5}", Value::Float(-0.5)),
-            ("{\"value\":1e2}", Value::Float(100.0)),
-            (
-                "{\"value\":\"18446744073709551615\"}",
-                Value::Uint(u64::MAX),
-            ),
-        ] {
-            let expected = Ok(Wanted::Value(value));
-            assert_eq!(set(payload, ValueType::Number), expected, "{payload}");
-        }
-        for payload in [
-            "",
-            "-",
-            "+",
-            ".",
-            "5.",
-            ".5",
-            "1e",
-            "e5",
-            "nan",
-            "inf",
-            "-Infinity",
-            "1e999",
-            "0x10",
-            "1_000",
-            "1 000",
-            "21.4 °C",
-            "--1",
-            "true",
-            "toggle",
-            "[1]",
-            "{\"value\":true}",
-            "{\"value\":1e999}",
-        ] {
-            assert!(set(payload, ValueType::Number).is_err(), "{payload}");
-        }
-        assert_eq!(
-            set("21,5", ValueType::Number),
-            Err("bad_value: \"21,5\" is not a number; the decimal separator is a point".into())
-        );
-    }
-
-    #[test]
-    fn text_is_taken_as_it_is() {
-        for (payload, text) in [
-            ("hello ", "hello "),
-            ("", ""),
-            ("{\"x\":1}", "{\"x\":1}"),
-            ("{no json", "{no json"),
-            ("{\"value\":\"a\\nb\"}", "a\nb"),
-        ] {
-            let expected = Ok(Wanted::Value(Value::Text(text.into())));
-            assert_eq!(set(payload, ValueType::Text), expected, "{payload}");
-        }
-        assert!(set("{\"value\":1}", ValueType::Text).is_err());
-    }
-
-    #[test]
-    fn an_object_may_say_for_how_long_and_be_named() {
-        let own = words("false", "true");
-        let parsed = parse_set(
-            br#"{"value":true,"for":"1m30s","transaction":"a\"b"}"#,
-            ValueType::Bool,
-            &own,
-        );
-        let expected = Parsed {
-            wanted: Wanted::Value(Value::Bool(true)),
-            hold: Some(Duration::from_secs(90)),
-            transaction: Some(r#""a\"b""#.into()),
+        let is_ours = |owner: &str| {
+            !owner.is_empty()
+                && topic
+                    .strip_prefix(owner)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        assert_eq!(parsed, Ok(expected));
+        let mut above = topic.match_indices('/').map(|(at, _)| &topic[..at]);
+        !topic.starts_with('$')
+            && !is_ours(&self.base_topic)
+            && !self.topics.contains_key(topic)
+            && !above.any(|topic| self.topics.contains_key(topic))
     }
 
-    #[test]
-    fn a_wrong_object_is_refused_and_keeps_its_name() {
-        let own = words("false", "true");
-        for (payload, story) in [
-            (
-                r#"{"value":1,"fro":"2s","transaction":7}"#,
-                "unknown field `fro`",
-            ),
-            (
-                r#"{"value":true,"value":false,"transaction":7}"#,
-                "duplicate field `value`",
-            ),
-            (r#"{"value":true,"for":2,"transaction":7}"#, "with a unit"),
-            (
-                r#"{"value":true,"for":"0s","transaction":7}"#,
-                "longer than 0",
-            ),
-            (r#"{"value":true,"for":"8d","transaction":7}"#, "at most 7d"),
-            (
-                r#"{"value":true,"for":"2 s","transaction":7}"#,
-                "needs a unit",
-            ),
-            (
-                r#"{"value":"maybe","transaction":7}"#,
-                "\"maybe\" is not true, false or toggle",
-            ),
-        ] {
-            let refusal = parse_set(payload.as_bytes(), ValueType::Bool, &own).unwrap_err();
-            assert_eq!(refusal.transaction.as_deref(), Some("7"), "{payload}");
-            assert!(refusal.fault.detail.contains(story), "{}", refusal.fault);
-        }
-        for payload in [
-            &br#"{"transaction":7}"#[..],
-            br#"{"value":true,"transaction":{}}"#,
-            b"{",
-            b"\xff",
-            &[b'1'; COMMAND_MAX + 1],
-        ] {
-            let refusal = parse_set(payload, ValueType::Bool, &own).unwrap_err();
-            assert_eq!(refusal.fault.kind, FaultKind::BadValue);
-        }
-    }
-
-    #[test]
-    fn durations_have_units_largest_first() {
-        for (text, millis) in [
-            ("500ms", 500),
-            ("2s", 2000),
-            ("5m", 300_000),
-            ("1h30m", 5_400_000),
-            ("7d", 604_800_000),
-            ("1m1ms", 60_001),
-            ("0s", 0),
-        ] {
-            let duration = Duration::from_millis(millis);
-            assert_eq!(parse_duration(text), Ok(duration));
-            assert_eq!(duration_text(duration), text);
-        }
-        for text in [
-            "",
-            "5",
-            "s",
-            "5x",
-            "-5s",
-            "1.5s",
-            "5 s",
-            "30m1h",
-            "1s1s",
-            "99999999999999999999s",
-            "9999999999999999d",
-            "5S",
-            "5ş",
-        ] {
-            assert!(parse_duration(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_get_may_be_named() {
-        assert_eq!(parse_get(b""), Ok(None));
-        assert_eq!(parse_get(b"anything \xff"), Ok(None));
-        assert_eq!(
-            parse_get(b"{\"transaction\":\"x\"}"),
-            Ok(Some("\"x\"".into()))
-        );
-        assert!(parse_get(b"{\"transaction\":[]}").is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_a_command_or_an_error(
-            bytes in proptest::collection::vec(any::<u8>(), 0..64),
-            json in r#"\{("(value|for|transaction)":([0-9a-z"\[{\\-]{0,8}),?){0,4}\}?"#,
-        ) {
-            let own = words("false", "true");
-            for value_type in [ValueType::Bool, ValueType::Number, ValueType::Text] {
-                for payload in [&bytes[..], json.as_bytes()] {
-                    let parsed = parse_set(payload, value_type, &own);
-                    if let Ok(Parsed { wanted: Wanted::Value(Value::Float(number)), .. }) = parsed {
-                        prop_assert!(number.is_finite());
-                    }
-                    let _ = parse_get(payload);
-                }
+    pub(super) fn answer_readers(&mut self, point: PointId, readers: Vec<Waiting>) {
+        let Some(state) = self.points.get(point) else {
+            return;
+        };
+        let fault = state.condition().and_then(|condition| {
+            let is_fault = condition.quality == Quality::Fault;
+            condition.reason.clone().filter(|_| is_fault)
+        });
+        let outcome = match (fault, state.good()) {
+            (Some(fault), _) => Err(fault),
+            (None, Some(sample)) => Ok(sample.value.clone()),
+            (None, None) => Err(Fault::new(FaultKind::NotMeasured, "there is no value yet")),
+        };
+        for waiting in readers {
+            match &outcome {
+                Ok(_) => self.stats.commands_ok += 1,
+                Err(_) => self.stats.commands_failed += 1,
             }
-        }
-
-        #[test]
-        fn what_we_print_we_also_read(number in any::<f64>(), whole in any::<i64>()) {
-            prop_assume!(number.is_finite());
-            for value in [Value::Float(number), Value::Int(whole)] {
-                let mut text = String::new();
-                super::super::json::write_bare(&mut text, &value);
-                match set(&text, ValueType::Number) {
-                    Ok(Wanted::Value(read)) => prop_assert_eq!(read.as_f64(), value.as_f64()),
-                    other => prop_assert!(false, "{:?}", other),
-                }
-            }
+            self.end(point, &waiting, outcome.as_ref());
         }
     }
+
+    /// For a command that has no topic for its result, or no room.
+    fn answer_only(&mut self, point: PointId, ticket: Option<Ticket>, fault: Fault) {
+        if let Some(ticket) = ticket {
+            self.queue.push_back(Output::Answer(Answer {
+                ticket,
+                point,
+                outcome: Err(fault),
+                latency: Duration::ZERO,
+            }));
+        }
+    }
+
+    /// Tells everybody who wants to know how a command of a present point has ended.
+    pub(super) fn end(
+        &mut self,
+        point: PointId,
+        waiting: &Waiting,
+        outcome: Result<&Value, &Fault>,
+    ) {
+        if let Some(state) = self.points.get(point) {
+            let settings = &state.settings;
+            let outputs = answers(
+                &mut self.writer,
+                self.now,
+                point,
+                settings,
+                waiting,
+                outcome,
+            );
+            self.queue.extend(outputs);
+        }
+    }
+}
+
+/// What a command that begins waits for, what it asks for, and its transaction.
+type Begun = (Awaited, Option<Output>, Option<Box<str>>);
+
+/// What tells everybody who wants to know how a command has ended.
+pub(super) fn answers(
+    writer: &mut Writer,
+    now: Now,
+    point: PointId,
+    settings: &PointSettings,
+    waiting: &Waiting,
+    outcome: Result<&Value, &Fault>,
+) -> impl Iterator<Item = Output> {
+    let latency = now.monotonic.since(waiting.since);
+    let ending = Ending { outcome, latency };
+    let results = writer.results(now, settings, &waiting.reply, &ending);
+    let answer = waiting.reply.ticket.map(|ticket| {
+        Output::Answer(Answer {
+            ticket,
+            point,
+            outcome: outcome.cloned().map_err(Fault::clone),
+            latency,
+        })
+    });
+    let results = results.into_iter().flatten().map(Output::Publish);
+    results.chain(answer)
+}
+
+/// What a toggle means: the opposite of what the writes under way will make of the point, else of
+/// what it is.
+fn opposite(state: &Point) -> Result<Value, Fault> {
+    let value = match state.pending.last_written() {
+        Some(value) => value,
+        None => state.known_value()?,
+    };
+    match value {
+        Value::Bool(active) => Ok(Value::Bool(!active)),
+        Value::Int(number) => Ok(Value::Bool(*number == 0)),
+        Value::Uint(number) => Ok(Value::Bool(*number == 0)),
+        Value::Float(_) | Value::Text(_) => {
+            let detail = "only what is on or off can be toggled";
+            Err(Fault::new(FaultKind::BadValue, detail))
+        }
+    }
+}
+
+pub(super) fn stopping() -> Fault {
+    Fault::new(FaultKind::Stopping, "the gateway is stopping")
 }

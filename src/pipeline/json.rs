@@ -1,7 +1,8 @@
-//! JSON as we write it: one object, fields in a fixed order, numbers by the rules of [`super::number`].
+//! JSON as we write it: one object, fields in a fixed order, numbers by the rules of
+//! `super::number`.
 //!
-//! Written by hand because `serde_json` prints floats with exponents and large integers as numbers that JavaScript would
-//! round.
+//! Written by hand because `serde_json` prints floats with exponents and large integers as numbers
+//! that JavaScript would round.
 
 use core::fmt::{self, Write};
 
@@ -84,8 +85,8 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Writes a value: booleans as such, numbers by the rules, integers beyond 2^53 as strings, for a reader whose numbers are
-/// doubles would change them.
+/// Writes a value: booleans as such, numbers by the rules, integers beyond 2^53 as strings, for a
+/// reader whose numbers are doubles would change them.
 pub fn write_value(out: &mut String, value: &Value) {
     let is_beyond = match value {
         Value::Int(value) => value.unsigned_abs() > EXACT_INTEGER_MAX,
@@ -102,7 +103,8 @@ pub fn write_value(out: &mut String, value: &Value) {
     }
 }
 
-/// Writes a value as the bare payload has it, with `false` and `true` for booleans and text as it is.
+/// Writes a value as the bare payload has it, with `false` and `true` for booleans and text as it
+/// is.
 pub(super) fn write_bare(out: &mut String, value: &Value) {
     let _ = match value {
         Value::Bool(active) => write!(out, "{active}"),
@@ -120,7 +122,8 @@ pub fn write_text(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// What is written through it is escaped: quotes, backslashes and control characters, nothing else (RFC 8259, 7).
+/// What is written through it is escaped: quotes, backslashes and control characters, nothing else
+/// (RFC 8259, 7).
 struct Escape<'a>(&'a mut String);
 
 impl Write for Escape<'_> {
@@ -193,7 +196,10 @@ mod tests {
         object.end();
         assert_eq!(
             out,
-            r#"{"value":21.4,"unit":"°C","time":null,"seq":1042,"simulated":true,"raw":[1],"reason":"bad_answer: \"x\""}"#
+            concat!(
+                r#"{"value":21.4,"unit":"°C","time":null,"seq":1042,"simulated":true,"#,
+                r#""raw":[1],"reason":"bad_answer: \"x\""}"#
+            )
         );
         let mut out = String::new();
         Object::begin(&mut out).end();

@@ -1,6 +1,9 @@
 //! Messages about a point, as INTERFACE promises them: payload, properties, retain.
 //!
-//! The texts are made in buffers that are used again, so that a message costs what it keeps and nothing besides.
+//! The texts are made in buffers that are used again, so that a message costs what it keeps and
+//! nothing besides.
+
+use core::fmt::Write;
 
 use super::json::{Object, write_bare};
 use super::number::Rounding;
@@ -12,7 +15,8 @@ use crate::mqtt::{self, ApplicationMessage, PublishProperties, QoS, TopicName, U
 use crate::point::{Fault, Quality, Value};
 use crate::time::{Duration, Now, WallTime};
 
-/// The longest reason that is published, in bytes; drivers write shorter ones, but a device's own words may be in them.
+/// The longest reason that is published, in bytes; drivers write shorter ones, but a device's own
+/// words may be in them.
 const REASON_MAX: usize = 1024;
 
 const TEXT: &str = "text/plain";
@@ -23,6 +27,8 @@ const JSON: &str = "application/json";
 pub(super) struct Writer {
     topic: String,
     text: String,
+    /// Of one property.
+    scratch: String,
     user: UserPropertiesBuf,
 }
 
@@ -74,7 +80,7 @@ impl Writer {
             Saying::Reason(reason) => {
                 self.topic.push_str("/reason");
                 if let Some(reason) = reason {
-                    self.text.push_str(&reason.to_string());
+                    let _ = write!(self.text, "{reason}");
                     truncate(&mut self.text, REASON_MAX);
                 }
                 self.finish(now, &retained(point.settings.qos))
@@ -117,9 +123,7 @@ impl Writer {
     ) -> [Option<ApplicationMessage>; 2] {
         self.start(&settings.topic, "/result");
         self.write_result(settings, reply, ending);
-        if settings.simulated {
-            self.pair("simulated", "true");
-        }
+        self.pair("simulated", settings.simulated.then_some("true"));
         let envelope = Envelope {
             qos: settings.qos,
             retain: false,
@@ -243,27 +247,38 @@ impl Writer {
         quality: Quality,
         seq: u64,
     ) {
-        if !settings.spec.unit.is_empty() {
-            self.pair("unit", &settings.spec.unit);
-        }
-        if let Some(time) = time {
-            let text = match settings.time_format {
-                TimeFormat::Rfc3339 => time.to_string(),
-                TimeFormat::UnixMillis => time.unix_millis().to_string(),
-                TimeFormat::UnixNanos => time.unix_nanos().to_string(),
-            };
-            self.pair("time", &text);
-        }
-        self.pair("quality", quality.as_str());
-        self.pair("seq", &seq.to_string());
-        if settings.simulated {
-            self.pair("simulated", "true");
-        }
+        let simulated = settings.simulated.then_some("true");
+        let unit = Some(&*settings.spec.unit).filter(|unit| !unit.is_empty());
+        self.pair("unit", unit);
+        self.pair_of_time("time", settings.time_format, time);
+        self.pair("quality", Some(quality.as_str()));
+        self.scratch.clear();
+        let _ = write!(self.scratch, "{seq}");
+        self.push_scratch("seq");
+        self.pair("simulated", simulated);
     }
 
-    fn pair(&mut self, name: &str, value: &str) {
-        // What MQTT cannot carry (a NUL in a unit) is left out: it stands in the payload, or is worth nothing.
-        let _ = self.user.push(name, value);
+    fn pair_of_time(&mut self, name: &str, format: TimeFormat, time: Option<WallTime>) {
+        let Some(time) = time else { return };
+        self.scratch.clear();
+        let _ = match format {
+            TimeFormat::Rfc3339 => write!(self.scratch, "{time}"),
+            TimeFormat::UnixMillis => write!(self.scratch, "{}", time.unix_millis()),
+            TimeFormat::UnixNanos => write!(self.scratch, "{}", time.unix_nanos()),
+        };
+        self.push_scratch(name);
+    }
+
+    fn push_scratch(&mut self, name: &str) {
+        let _ = self.user.push(name, &self.scratch);
+    }
+
+    fn pair(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            // What MQTT cannot carry (a NUL in a unit) is left out: it stands in the payload, or is
+            // worth nothing.
+            let _ = self.user.push(name, value);
+        }
     }
 
     fn start(&mut self, topic: &str, below: &str) {
@@ -284,7 +299,7 @@ impl Writer {
             now,
             &Envelope {
                 qos: settings.qos,
-                retain: point.is_retained(),
+                retain: settings.retain,
                 content_type: Some(content_type),
                 expiry: settings.expiry,
                 correlation_data: None,
@@ -334,7 +349,13 @@ fn retained(qos: QoS) -> Envelope<'static> {
     }
 }
 
-fn write_time(object: &mut Object<'_>, name: &str, format: TimeFormat, time: Option<WallTime>) {
+/// Writes a time in the configured format, null while the clock is not known.
+pub(super) fn write_time(
+    object: &mut Object<'_>,
+    name: &str,
+    format: TimeFormat,
+    time: Option<WallTime>,
+) {
     match (time, format) {
         (None, _) => object.null(name),
         (Some(time), TimeFormat::Rfc3339) => object.display(name, &time),
@@ -353,7 +374,8 @@ fn whole_seconds(duration: Duration) -> u32 {
 
 fn truncate(text: &mut String, len_max: usize) {
     if text.len() > len_max {
-        text.truncate(text.floor_char_boundary(len_max));
+        let end = (0..=len_max).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
         text.push('…');
     }
 }

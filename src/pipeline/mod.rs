@@ -1,9 +1,10 @@
-//! Readings to messages, command messages to writes: transforms, quality, rates, payload formats, results.
+//! Readings to messages, command messages to writes: transforms, quality, rates, payload formats,
+//! results.
 //!
-//! [`Pipeline`] is a machine without I/O. It is told of points, readings, commands and answers with `handle_*`, and asked
-//! for messages, writes and samples with [`Pipeline::poll_output`], until that is `None`. It owns what is known of each
-//! point and every command that waits; it leaves subscriptions, access and the retained store to the broker, and the
-//! devices to the field.
+//! [`Pipeline`] is a machine without I/O. It is told of points, readings, commands and answers with
+//! `handle_*`, and asked for messages, writes and samples with [`Pipeline::poll_output`], until
+//! that is `None`. It owns what is known of each point and every command that waits; it leaves
+//! subscriptions, access and the retained store to the broker, and the devices to the field.
 //!
 //! | limit | what happens there | counter |
 //! |---|---|---|
@@ -12,42 +13,48 @@
 //! | [`PENDING_COMMANDS_MAX`] a point | `busy` | [`Stats::commands_busy`] |
 //! | [`OUTPUTS_QUEUED_MAX`] undrawn outputs | commands are lost | [`Stats::commands_dropped`] |
 //! | [`SET_TIMEOUT`], [`GET_TIMEOUT`] | `timeout` | [`Stats::commands_timed_out`] |
-//! | [`command::COMMAND_MAX`], [`command::TRANSACTION_MAX`] | `bad_value` | [`Stats::commands_bad_value`] |
+//! | [`parse::COMMAND_MAX`], [`parse::TRANSACTION_MAX`] | `bad_value` | [`Stats::commands_bad_value`] |
 //! | [`RESPONSE_TOPIC_MAX`], [`CORRELATION_DATA_MAX`] | no result there | [`Stats::response_topics_refused`] |
 //!
-//! Every command ends in exactly one result on `TOPIC/result`. Its sender's Response Topic gets the same message as well
-//! (not instead: others watch `…/result`), unless that is no topic name, starts with `$`, or is one that the gateway owns:
-//! there it could be a command. A Response Topic that is the point's own `…/result` is simply obeyed. Whether the sender
-//! might publish there itself is for the caller to decide, who knows its rights, and then passes none.
+//! Every command ends in exactly one result on `TOPIC/result`. Its sender's Response Topic gets the
+//! same message as well (not instead: others watch `…/result`), unless that is no topic name,
+//! starts with `$`, or is one that the gateway owns: there it could be a command. A Response Topic
+//! that is the point's own `…/result` is simply obeyed. Whether the sender might publish there
+//! itself is for the caller to decide, who knows its rights, and then passes none.
 
 mod availability;
-pub mod command;
+mod command;
 pub mod json;
 mod message;
 mod number;
+pub mod parse;
 mod pending;
 mod point;
 pub mod settings;
+mod snapshot;
 mod stats;
 mod transform;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use smallvec::SmallVec;
+
 use self::availability::Device;
-use self::command::{Refusal, Wanted, parse_get, parse_set};
-use self::message::{Ending, Writer};
-use self::pending::{Awaited, Reply, Waiting};
+use self::command::answers;
+use self::message::Writer;
+use self::parse::duration_text;
+use self::pending::Awaited;
 use self::point::{Point, Saying};
 use self::settings::PointSettings;
-use crate::id::{DeviceId, PointId, RequestId};
-use crate::mqtt::{ApplicationMessage, TopicName};
-use crate::point::{
-    Fault, FaultKind, Outcome, PointKind, PointWrite, Quality, Reading, Value, Written,
-};
+use crate::id::{DeviceId, PointId};
+use crate::mqtt::ApplicationMessage;
+use crate::point::{Fault, FaultKind, PointWrite, Reading};
 use crate::slab::IdTable;
 use crate::time::{Duration, Instant, Now, WallTime};
 
-pub use stats::Stats;
+pub use self::command::{Answer, Command, Ticket, Verb};
+pub use self::snapshot::Snapshot;
+pub use self::stats::Stats;
 
 /// Commands of one point that wait for its device at once.
 pub const PENDING_COMMANDS_MAX: usize = 8;
@@ -55,10 +62,11 @@ pub const PENDING_COMMANDS_MAX: usize = 8;
 pub const SET_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a `…/get` waits for a reading; a slow conversion behind a busy bus takes a while.
 pub const GET_TIMEOUT: Duration = Duration::from_secs(10);
-/// Events of one point that have not been drawn: more than the kernel keeps of a line between two turns.
+/// Events of one point that have not been drawn: more than the kernel keeps of a line between two
+/// turns.
 pub const EVENTS_QUEUED_MAX: usize = 256;
 /// Outputs that have not been drawn. They are drawn in every turn; who does not is out of order.
-pub const OUTPUTS_QUEUED_MAX: usize = 4096;
+pub const OUTPUTS_QUEUED_MAX: usize = 1024;
 /// The longest Response Topic that is remembered, in bytes.
 pub const RESPONSE_TOPIC_MAX: usize = 1024;
 /// The longest Correlation Data that is remembered, in bytes.
@@ -99,104 +107,6 @@ pub enum Output {
     Answer(Answer),
 }
 
-/// A name that whoever hands in a command knows its result by. It means nothing here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub u64);
-
-/// How a command has ended.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
-    /// Of the command.
-    pub ticket: Ticket,
-    /// Whose command it was.
-    pub point: PointId,
-    /// What the point now is, in the published unit, or why not.
-    pub outcome: Result<Value, Fault>,
-    /// From the command to its end.
-    pub latency: Duration,
-}
-
-/// A message on `…/set` or `…/get`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Command<'a> {
-    /// Which of the two.
-    pub verb: Verb,
-    /// As it came.
-    pub payload: &'a [u8],
-    /// It was published with RETAIN=1: refused, unless the point accepts retained commands.
-    pub retained: bool,
-    /// It comes out of somebody's retained store, with a subscription, and was not published now: always refused.
-    pub stored: bool,
-    /// Where its sender wants the result as well [MQTT-3.3.2-14]. `None` also if its sender might not publish there.
-    pub response_topic: Option<&'a str>,
-    /// What that result repeats.
-    pub correlation_data: Option<&'a [u8]>,
-    /// Also answer with [`Output::Answer`].
-    pub ticket: Option<Ticket>,
-}
-
-impl<'a> Command<'a> {
-    /// A plain command.
-    pub const fn new(verb: Verb, payload: &'a [u8]) -> Self {
-        Self {
-            verb,
-            payload,
-            retained: false,
-            stored: false,
-            response_topic: None,
-            correlation_data: None,
-            ticket: None,
-        }
-    }
-}
-
-/// What a command wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Verb {
-    /// Make the point this.
-    Set,
-    /// Read the point now.
-    Get,
-}
-
-impl Verb {
-    /// The last level of its topic.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Set => "set",
-            Self::Get => "get",
-        }
-    }
-}
-
-/// What is known of a point.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Snapshot<'a> {
-    /// How it is published.
-    pub settings: &'a PointSettings,
-    /// The last value measured, in the published unit; `None` before there was one. Mind the quality.
-    pub value: Option<&'a Value>,
-    /// `None`: nothing has been heard yet.
-    pub quality: Option<Quality>,
-    /// Why it is not good.
-    pub reason: Option<&'a Fault>,
-    /// When the value was captured, `None` while the clock is not known.
-    pub time: Option<WallTime>,
-    /// When the value was captured.
-    pub at: Option<Instant>,
-    /// Of the last value message; 0 before the first.
-    pub seq: u64,
-    /// Commands that wait for the device.
-    pub pending: usize,
-}
-
-impl Snapshot<'_> {
-    /// How old the value is.
-    pub fn age(&self, now: Now) -> Option<Duration> {
-        self.at.map(|at| now.monotonic.since(at))
-    }
-}
-
 impl Pipeline {
     /// No points.
     pub fn new() -> Self {
@@ -219,12 +129,14 @@ impl Pipeline {
         }
     }
 
-    /// Which topics belong to the gateway, besides those of points: no result is sent there on a stranger's word.
+    /// Which topics belong to the gateway, besides those of points: no result is sent there on a
+    /// stranger's word.
     pub fn set_base_topic(&mut self, base_topic: &str) {
         self.base_topic = base_topic.into();
     }
 
-    /// A point exists from here on. Nothing is said about it before its first reading, or its silence.
+    /// A point exists from here on. Nothing is said about it before its first reading, or its
+    /// silence.
     pub fn add_point(&mut self, now: Now, point: PointId, settings: PointSettings) {
         if self.points.contains(point) {
             return self.update_point(now, point, settings);
@@ -256,19 +168,24 @@ impl Pipeline {
         let settings = &removed.settings;
         for waiting in removed.pending.take_all() {
             self.stats.count_refusal(fault.kind);
-            let outputs = answers(&mut self.writer, now, point, settings, waiting, Err(&fault));
+            let outputs = answers(
+                &mut self.writer,
+                now,
+                point,
+                settings,
+                &waiting,
+                Err(&fault),
+            );
             self.queue.extend(outputs);
         }
         self.disown(&settings.topic);
-        self.clear_all(settings, removed.is_retained());
-        if let Some(device) = removed.device {
-            self.leave_device(point, device);
-        }
+        self.clear_all(settings);
         self.check_invariants();
     }
 
-    /// A point's settings may have changed. Its state, its sequence and its commands stay; what is retained where it is no
-    /// longer published is cleared; what reads differently now is published again. Equal settings change nothing.
+    /// A point's settings may have changed. Its state, its sequence and its commands stay; what is
+    /// retained where it is no longer published is cleared; what reads differently now is published
+    /// again. Equal settings change nothing.
     pub fn update_point(&mut self, now: Now, point: PointId, settings: PointSettings) {
         self.now = now;
         let Some(state) = self.points.get_mut(point) else {
@@ -277,17 +194,16 @@ impl Pipeline {
         if state.settings == settings {
             return;
         }
-        let was_retained = state.is_retained();
         let before = state.settings.clone();
         let has_moved = before.topic != settings.topic;
+        let is_value_orphaned = before.retain && !settings.retain;
         let topic = settings.topic.clone();
         state.handle_settings(now, settings, has_moved, &mut self.stats);
-        let is_retained = state.is_retained();
         if has_moved {
             *self.topics.entry(topic).or_default() += 1;
             self.disown(&before.topic);
-            self.clear_all(&before, was_retained);
-        } else if was_retained && !is_retained {
+            self.clear_all(&before);
+        } else if is_value_orphaned {
             self.clear(&before, "");
         }
         self.settle(point);
@@ -312,97 +228,15 @@ impl Pipeline {
         self.check_invariants();
     }
 
-    /// A command has come for a point. It ends in exactly one result, sooner or later.
-    pub fn handle_command(&mut self, now: Now, point: PointId, command: Command<'_>) {
+    /// What was wrong with a point is over, although there is no value to show for it: an event's
+    /// line works again, or the port of a device that is only told things.
+    pub fn handle_recovered(&mut self, now: Now, point: PointId) {
         self.now = now;
-        if self.queue.len() >= OUTPUTS_QUEUED_MAX {
-            self.stats.commands_dropped += 1;
-            return;
-        }
-        if !self.points.contains(point) {
-            self.stats.unknown_point += 1;
-            let fault = Fault::new(FaultKind::Refused, "there is no such point");
-            if let Some(ticket) = command.ticket {
-                self.queue.push_back(Output::Answer(Answer {
-                    ticket,
-                    point,
-                    outcome: Err(fault),
-                    latency: Duration::ZERO,
-                }));
-            }
-            return;
-        }
-        self.stats.commands += 1;
-        let mut reply = self.reply_to(point, &command);
-        let begun = match self.begin(point, &command) {
-            Ok((answer, output, transaction)) => {
-                reply.transaction = transaction;
-                Ok((answer, output))
-            }
-            Err(Refusal { fault, transaction }) => {
-                reply.transaction = transaction;
-                Err(fault)
-            }
-        };
-        match begun {
-            Ok((answer, output)) => {
-                let waiting = Waiting {
-                    answer,
-                    reply,
-                    since: now.monotonic,
-                };
-                let state = self.points.get_mut(point).expect("found above");
-                state.pending.push(waiting);
-                self.queue.extend(output);
-            }
-            Err(fault) => {
-                self.stats.count_refusal(fault.kind);
-                let waiting = Waiting {
-                    answer: Awaited::Reading,
-                    reply,
-                    since: now.monotonic,
-                };
-                self.end(point, waiting, Err(&fault));
-            }
-        }
-        self.settle(point);
-        self.check_invariants();
-    }
-
-    /// A write has been carried out, or not. What it says that the point now is counts as a reading of it.
-    pub fn handle_written(&mut self, now: Now, written: Written) {
-        self.now = now;
-        let Written {
-            point,
-            request,
-            outcome,
-        } = written;
         let Some(state) = self.points.get_mut(point) else {
             self.stats.unknown_point += 1;
             return;
         };
-        let waiting = state.pending.take_written(request);
-        if waiting.is_none() {
-            self.stats.late_answers += 1;
-        }
-        let ended = match outcome {
-            Ok(raw) => {
-                let value = state.transform.convert(raw.clone());
-                if !state.is_event() {
-                    let outcome = Outcome::Good(raw);
-                    state.handle_outcome(now, now.monotonic, outcome, &mut self.stats);
-                }
-                value
-            }
-            Err(fault) => Err(fault),
-        };
-        if let Some(waiting) = waiting {
-            match &ended {
-                Ok(_) => self.stats.commands_ok += 1,
-                Err(fault) => self.stats.count_refusal(fault.kind),
-            }
-            self.end(point, waiting, ended.as_ref());
-        }
+        state.handle_recovered(now, &mut self.stats);
         self.settle(point);
         self.check_invariants();
     }
@@ -410,11 +244,16 @@ impl Pipeline {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = now;
+        // Each point once, whatever it arms next: time moves on by the caller's hand alone.
+        let mut due = SmallVec::<[PointId; 16]>::new();
         while let Some((at, point)) = self.timers.first().copied() {
             if at > now.monotonic {
                 break;
             }
             self.timers.pop_first();
+            due.push(point);
+        }
+        for point in due {
             let state = self
                 .points
                 .get_mut(point)
@@ -424,35 +263,36 @@ impl Pipeline {
             for waiting in state.pending.take_due(now.monotonic) {
                 self.stats.commands_timed_out += 1;
                 let story = match waiting.answer {
-                    Awaited::Written(..) => "the device has not answered within ",
+                    Awaited::Written { .. } => "the device has not answered within ",
                     Awaited::Reading => "no reading came within ",
                 };
-                let waited = command::duration_text(waiting.deadline().since(waiting.since));
+                let waited = duration_text(waiting.deadline().since(waiting.since));
                 let fault = Fault::new(FaultKind::Timeout, format!("{story}{waited}"));
-                self.end(point, waiting, Err(&fault));
+                self.end(point, &waiting, Err(&fault));
             }
             self.settle(point);
         }
         self.check_invariants();
     }
 
-    /// The gateway stops: every command that waits ends, every further one is refused, and devices are offline.
+    /// The gateway stops: every command that waits ends, every further one is refused, and devices
+    /// are offline.
     pub fn handle_stop(&mut self, now: Now) {
         self.now = now;
         self.is_stopping = true;
-        let fault = stopping();
+        let fault = command::stopping();
         for point in self.points.keys() {
             let Some(state) = self.points.get_mut(point) else {
                 continue;
             };
             for waiting in state.pending.take_all() {
                 self.stats.count_refusal(fault.kind);
-                self.end(point, waiting, Err(&fault));
+                self.end(point, &waiting, Err(&fault));
             }
             self.settle(point);
         }
         for device in self.devices.keys() {
-            self.refresh_device(device);
+            self.publish_availability(device, false);
         }
         self.check_invariants();
     }
@@ -491,23 +331,6 @@ impl Pipeline {
         None
     }
 
-    /// What is known of a point.
-    pub fn snapshot(&self, point: PointId) -> Option<Snapshot<'_>> {
-        let state = self.points.get(point)?;
-        let good = state.good();
-        let condition = state.condition();
-        Some(Snapshot {
-            settings: &state.settings,
-            value: good.map(|sample| &sample.value),
-            quality: condition.map(|condition| condition.quality),
-            reason: condition.and_then(|condition| condition.reason.as_ref()),
-            time: good.and_then(|sample| sample.wall.or_else(|| self.now.wall_at(sample.at))),
-            at: good.map(|sample| sample.at),
-            seq: state.seq(),
-            pending: state.pending.len(),
-        })
-    }
-
     /// Every point, in the order of their slots.
     pub fn points(&self) -> impl Iterator<Item = PointId> {
         self.points.iter().map(|(point, _)| point)
@@ -518,163 +341,13 @@ impl Pipeline {
         &self.stats
     }
 
-    /// Whether a command may begin, and what it then waits for and asks for.
-    fn begin(&mut self, point: PointId, command: &Command<'_>) -> Result<Begun, Refusal> {
-        let state = self.points.get(point).expect("the caller has found it");
-        let settings = &state.settings;
-        let spec = &settings.spec;
-        let parsed = match command.verb {
-            Verb::Set => parse_set(command.payload, settings.value_type, &settings.booleans)
-                .map(|parsed| (Some((parsed.wanted, parsed.hold)), parsed.transaction)),
-            Verb::Get => parse_get(command.payload).map(|transaction| (None, transaction)),
-        };
-        // Permission comes before understanding, but even a refusal repeats the transaction.
-        let (allowed, transaction) = match &parsed {
-            Ok((_, transaction)) | Err(Refusal { transaction, .. }) => {
-                (self.allow(state, command), transaction.clone())
-            }
-        };
-        if let Err(fault) = allowed {
-            return Err(Refusal { fault, transaction });
-        }
-        let Some((wanted, hold)) = parsed?.0 else {
-            let is_asked = state.pending.has_reader();
-            let output = (!is_asked).then_some(Output::Sample(point));
-            return Ok((Awaited::Reading, output, transaction));
-        };
-        debug_assert!(spec.writable, "`allow` has asked");
-        let refuse = |fault| Refusal {
-            fault,
-            transaction: transaction.clone(),
-        };
-        let value = match wanted {
-            Wanted::Value(value) => value,
-            Wanted::Toggle => opposite(state).map_err(refuse)?,
-        };
-        let raw = state.transform.command(value.clone()).map_err(refuse)?;
-        self.last_request += 1;
-        let request = RequestId(self.last_request);
-        let write = PointWrite {
-            point,
-            request,
-            value: raw,
-            hold,
-        };
-        let awaited = Awaited::Written(request, value);
-        Ok((awaited, Some(Output::Write(write)), transaction))
-    }
-
-    /// Whether a command of this sort is allowed at all, and there is room for it.
-    fn allow(&self, state: &Point, command: &Command<'_>) -> Result<(), Fault> {
-        let refused = |detail: &str| Err(Fault::new(FaultKind::Refused, detail));
-        if self.is_stopping {
-            return Err(stopping());
-        }
-        let settings = &state.settings;
-        if command.stored {
-            return refused("a retained command is not obeyed when a subscription brings it");
-        }
-        if command.retained && !settings.accept_retained {
-            return refused("a retained command is not obeyed; publish it without RETAIN");
-        }
-        match command.verb {
-            Verb::Set if !settings.spec.writable => return refused("the point is not writable"),
-            Verb::Get if settings.spec.kind == PointKind::Event => {
-                return refused("an event has no value that could be read");
-            }
-            Verb::Set | Verb::Get => {}
-        }
-        if state.pending.is_full() {
-            let detail = format!("{PENDING_COMMANDS_MAX} commands are waiting already");
-            return Err(Fault::new(FaultKind::Busy, detail));
-        }
-        Ok(())
-    }
-
-    /// Where a command's result goes.
-    fn reply_to(&mut self, point: PointId, command: &Command<'_>) -> Reply {
-        let own_topic = self.points.get(point).map(|state| &*state.settings.topic);
-        let is_own_result =
-            |topic: &str| own_topic.and_then(|own| topic.strip_prefix(own)) == Some("/result");
-        let correlation_data = command
-            .correlation_data
-            .filter(|data| data.len() <= CORRELATION_DATA_MAX);
-        let is_whole = correlation_data == command.correlation_data;
-        let asked_for = command.response_topic.filter(|topic| !is_own_result(topic));
-        let accepted = asked_for.filter(|topic| is_whole && self.is_free_topic(topic));
-        if asked_for.is_some() && accepted.is_none() {
-            self.stats.response_topics_refused += 1;
-        }
-        Reply {
-            response_topic: accepted.map(Box::from),
-            correlation_data: correlation_data.map(Box::from),
-            transaction: None,
-            ticket: command.ticket,
-        }
-    }
-
-    /// Whether a stranger may direct a result to this topic: a name, not a broker's, not one of the gateway's.
-    fn is_free_topic(&self, topic: &str) -> bool {
-        if topic.len() > RESPONSE_TOPIC_MAX || TopicName::new(topic).is_err() {
-            return false;
-        }
-        let is_ours = |owner: &str| {
-            !owner.is_empty()
-                && topic
-                    .strip_prefix(owner)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        let mut above = topic.match_indices('/').map(|(at, _)| &topic[..at]);
-        !topic.starts_with('$')
-            && !is_ours(&self.base_topic)
-            && !self.topics.contains_key(topic)
-            && !above.any(|topic| self.topics.contains_key(topic))
-    }
-
-    fn answer_readers(&mut self, point: PointId, readers: Vec<Waiting>) {
-        let Some(state) = self.points.get(point) else {
-            return;
-        };
-        let fault = state.condition().and_then(|condition| {
-            let is_fault = condition.quality == Quality::Fault;
-            condition.reason.clone().filter(|_| is_fault)
-        });
-        let outcome = match (fault, state.good()) {
-            (Some(fault), _) => Err(fault),
-            (None, Some(sample)) => Ok(sample.value.clone()),
-            (None, None) => Err(Fault::new(FaultKind::NotMeasured, "there is no value yet")),
-        };
-        for waiting in readers {
-            match &outcome {
-                Ok(_) => self.stats.commands_ok += 1,
-                Err(_) => self.stats.commands_failed += 1,
-            }
-            self.end(point, waiting, outcome.as_ref());
-        }
-    }
-
-    /// Tells everybody who wants to know how a command of a present point has ended.
-    fn end(&mut self, point: PointId, waiting: Waiting, outcome: Result<&Value, &Fault>) {
-        if let Some(state) = self.points.get(point) {
-            let settings = &state.settings;
-            let outputs = answers(
-                &mut self.writer,
-                self.now,
-                point,
-                settings,
-                waiting,
-                outcome,
-            );
-            self.queue.extend(outputs);
-        }
-    }
-
-    /// Clears what is retained under a point's topics, unless another point has taken them over meanwhile.
-    fn clear_all(&mut self, settings: &PointSettings, is_value_retained: bool) {
+    /// Clears what is retained under a point's topics, unless another point has taken them over
+    /// meanwhile.
+    fn clear_all(&mut self, settings: &PointSettings) {
         if self.topics.contains_key(&settings.topic) {
             return;
         }
-        if is_value_retained {
+        if settings.retain {
             self.clear(settings, "");
         }
         self.clear(settings, "/quality");
@@ -697,7 +370,8 @@ impl Pipeline {
         }
     }
 
-    /// After a point has changed: its place among those with something to say, its timer, its device.
+    /// After a point has changed: its place among those with something to say, its timer, its
+    /// device.
     fn settle(&mut self, point: PointId) {
         let Some(state) = self.points.get_mut(point) else {
             return;
@@ -715,13 +389,6 @@ impl Pipeline {
                 self.timers.insert((next, point));
             }
             state.armed = next;
-        }
-        let reach = state.reach();
-        if reach != state.known_reach {
-            state.known_reach = reach;
-            if let Some(device) = state.device {
-                self.refresh_device(device);
-            }
         }
     }
 
@@ -750,52 +417,4 @@ impl Default for Pipeline {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// What a command that begins waits for, what it asks for, and its transaction.
-type Begun = (Awaited, Option<Output>, Option<Box<str>>);
-
-/// What tells everybody who wants to know how a command has ended.
-fn answers(
-    writer: &mut Writer,
-    now: Now,
-    point: PointId,
-    settings: &PointSettings,
-    waiting: Waiting,
-    outcome: Result<&Value, &Fault>,
-) -> impl Iterator<Item = Output> {
-    let latency = now.monotonic.since(waiting.since);
-    let ending = Ending { outcome, latency };
-    let results = writer.results(now, settings, &waiting.reply, &ending);
-    let answer = waiting.reply.ticket.map(|ticket| {
-        Output::Answer(Answer {
-            ticket,
-            point,
-            outcome: outcome.cloned().map_err(Fault::clone),
-            latency,
-        })
-    });
-    let results = results.into_iter().flatten().map(Output::Publish);
-    results.chain(answer)
-}
-
-/// What a toggle means: the opposite of what the writes under way will make of the point, else of what it is.
-fn opposite(state: &Point) -> Result<Value, Fault> {
-    let value = match state.pending.last_written() {
-        Some(value) => value,
-        None => state.known_value()?,
-    };
-    match value {
-        Value::Bool(active) => Ok(Value::Bool(!active)),
-        Value::Int(number) => Ok(Value::Bool(*number == 0)),
-        Value::Uint(number) => Ok(Value::Bool(*number == 0)),
-        Value::Float(_) | Value::Text(_) => {
-            let detail = "only what is on or off can be toggled";
-            Err(Fault::new(FaultKind::BadValue, detail))
-        }
-    }
-}
-
-fn stopping() -> Fault {
-    Fault::new(FaultKind::Stopping, "the gateway is stopping")
 }

@@ -26,8 +26,15 @@ pub(super) struct Waiting {
 /// What ends a command.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Awaited {
-    /// The answer to this write, which makes the point this, in the published unit.
-    Written(RequestId, Value),
+    /// The answer to a write.
+    Written {
+        /// Named by the answer.
+        request: RequestId,
+        /// What the point becomes, in the published unit.
+        value: Value,
+        /// For a while only.
+        is_pulse: bool,
+    },
     /// The next reading.
     Reading,
 }
@@ -57,9 +64,13 @@ impl Pending {
 
     /// Takes the command that waits for this write.
     pub(super) fn take_written(&mut self, request: RequestId) -> Option<Waiting> {
-        let index = self.commands.iter().position(
-            |command| matches!(command.answer, Awaited::Written(waits_for, _) if waits_for == request),
-        )?;
+        let is_it = |command: &Waiting| match &command.answer {
+            Awaited::Written {
+                request: awaited, ..
+            } => *awaited == request,
+            Awaited::Reading => false,
+        };
+        let index = self.commands.iter().position(is_it)?;
         Some(self.commands.remove(index))
     }
 
@@ -91,7 +102,7 @@ impl Pending {
             .iter()
             .rev()
             .find_map(|command| match &command.answer {
-                Awaited::Written(_, value) => Some(value),
+                Awaited::Written { value, .. } => Some(value),
                 Awaited::Reading => None,
             })
     }
@@ -124,7 +135,7 @@ impl Waiting {
     pub(super) fn deadline(&self) -> Instant {
         self.since
             + match self.answer {
-                Awaited::Written(..) => SET_TIMEOUT,
+                Awaited::Written { .. } => SET_TIMEOUT,
                 Awaited::Reading => GET_TIMEOUT,
             }
     }

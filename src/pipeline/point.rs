@@ -1,8 +1,9 @@
-//! One point as the pipeline knows it: its last value, what has been said about it, and when to speak again.
+//! One point as the pipeline knows it: its last value, what has been said about it, and when to
+//! speak again.
 //!
-//! There are three things to say: the value, its quality, and the reason. Each has a slot that is marked when it is due and
-//! read when the message is drawn, so a flood of readings overwrites instead of growing. Events alone are queued, for each
-//! one counts; their queue is bounded.
+//! There are three things to say: the value, its quality, and the reason. Each has a slot that is
+//! marked when it is due and read when the message is drawn, so a flood of readings overwrites
+//! instead of growing. Events alone are queued, for each one counts; their queue is bounded.
 //!
 //! | what happens | value topic, bare | value topic, JSON | quality and reason |
 //! |---|---|---|---|
@@ -13,13 +14,12 @@
 use std::collections::VecDeque;
 
 use super::EVENTS_QUEUED_MAX;
-use super::command::duration_text;
 use super::number::is_change;
+use super::parse::duration_text;
 use super::pending::Pending;
 use super::settings::{PayloadFormat, PointSettings};
 use super::stats::Stats;
 use super::transform::Transform;
-use crate::id::DeviceId;
 use crate::point::{Fault, FaultKind, Outcome, PointKind, Quality, Value};
 use crate::time::{Duration, Instant, Now, WallTime};
 
@@ -31,10 +31,6 @@ pub(super) struct Point {
     pub(super) pending: Pending,
     /// The deadline that the pipeline's timers hold for this point.
     pub(super) armed: Option<Instant>,
-    /// Whose availability it bears on.
-    pub(super) device: Option<DeviceId>,
-    /// What the device has been told of [`Point::reach`].
-    pub(super) known_reach: Option<bool>,
     /// Whether it stands in the pipeline's list of points with something to say.
     pub(super) is_queued: bool,
     /// The last value measured, for as long as nothing better is known.
@@ -45,14 +41,18 @@ pub(super) struct Point {
     raw: Option<Raw>,
     /// Whether `raw` is what was heard last, rather than a fault of the device.
     is_raw_current: bool,
+    /// Whether its device has ever said what the point is, and not only been told.
+    is_read: bool,
+    /// What the device has been told since it last said what the point is.
+    told: Option<Value>,
     /// When the device was last heard of; at first, when the point was made.
     heard: Instant,
     /// The last value message; `None` before the first.
     published: Option<Published>,
     /// What the quality topic says.
     announced_quality: Option<Quality>,
-    /// What the reason topic says; the outer `None`: something from before our time, perhaps.
-    announced_reason: Option<Option<Fault>>,
+    /// What the reason topic says.
+    announced_reason: Announced,
     /// An event's value has not been published yet.
     has_fresh_event: bool,
     due: Due,
@@ -127,6 +127,27 @@ struct Published {
     reason: Option<Fault>,
 }
 
+/// What stands in the reason topic.
+#[derive(Debug)]
+enum Announced {
+    /// Something from before our time, perhaps.
+    Unknown,
+    /// It is clear.
+    Nothing,
+    /// This.
+    Reason(Fault),
+}
+
+impl Announced {
+    fn says(&self, reason: Option<&Fault>) -> bool {
+        match self {
+            Self::Unknown => false,
+            Self::Nothing => reason.is_none(),
+            Self::Reason(said) => reason == Some(said),
+        }
+    }
+}
+
 /// Slots that are due.
 #[derive(Debug, Default)]
 struct Due {
@@ -156,17 +177,17 @@ impl Point {
             settings,
             pending: Pending::default(),
             armed: None,
-            device: None,
-            known_reach: None,
             is_queued: false,
             good: None,
             condition: None,
             raw: None,
             is_raw_current: false,
+            is_read: false,
+            told: None,
             heard: now.monotonic,
             published: None,
             announced_quality: None,
-            announced_reason: None,
+            announced_reason: Announced::Unknown,
             has_fresh_event: false,
             due: Due::default(),
             events: VecDeque::new(),
@@ -174,7 +195,7 @@ impl Point {
         }
     }
 
-    /// Takes in what a driver found out, or what a write has made of the point.
+    /// Takes in what a driver found out.
     pub(super) fn handle_outcome(
         &mut self,
         now: Now,
@@ -182,6 +203,45 @@ impl Point {
         outcome: Outcome,
         stats: &mut Stats,
     ) {
+        self.is_read |= !matches!(outcome, Outcome::Fault(_));
+        self.told = None;
+        self.take_in(now, at, outcome, stats);
+    }
+
+    /// The device has been told what to be, for good. That is no measurement, but for a point that
+    /// is never read it is all there is.
+    pub(super) fn handle_told(&mut self, now: Now, raw: Value, value: Value, stats: &mut Stats) {
+        if self.is_event() {
+            return;
+        }
+        if self.is_read {
+            self.told = Some(value);
+        } else {
+            self.take_in(now, now.monotonic, Outcome::Good(raw), stats);
+        }
+    }
+
+    /// What was wrong is over, although there is no value to show for it: what was last known holds
+    /// again.
+    pub(super) fn handle_recovered(&mut self, now: Now, stats: &mut Stats) {
+        let is_fault = |condition: &Condition| condition.quality == Quality::Fault;
+        if !self.condition.as_ref().is_some_and(is_fault) {
+            return;
+        }
+        self.heard = now.monotonic;
+        self.condition = Some(match &self.good {
+            Some(sample) => sample.condition(),
+            None => Condition {
+                quality: Quality::Good,
+                reason: None,
+                at: now.monotonic,
+                wall: now.wall_at(now.monotonic),
+            },
+        });
+        self.refresh(now, stats);
+    }
+
+    fn take_in(&mut self, now: Now, at: Instant, outcome: Outcome, stats: &mut Stats) {
         self.heard = now.monotonic;
         let (raw, doubt) = match outcome {
             Outcome::Good(raw) => (raw, None),
@@ -214,6 +274,7 @@ impl Point {
     pub(super) fn handle_timeout(&mut self, now: Now, stats: &mut Stats) {
         if self.stale_at().is_some_and(|at| at <= now.monotonic) {
             stats.stale += 1;
+            self.told = None;
             let silence = self.settings.stale_after.unwrap_or_default();
             let detail = format!("nothing has been heard for {}", duration_text(silence));
             let (at, wall) = match &self.good {
@@ -230,7 +291,8 @@ impl Point {
         self.refresh(now, stats);
     }
 
-    /// Takes on other settings and says again whatever reads differently by them. `has_moved`: under another topic.
+    /// Takes on other settings and says again whatever reads differently by them. `has_moved`:
+    /// under another topic.
     pub(super) fn handle_settings(
         &mut self,
         now: Now,
@@ -263,7 +325,7 @@ impl Point {
         }
         if has_moved {
             self.announced_quality = None;
-            self.announced_reason = None;
+            self.announced_reason = Announced::Unknown;
         }
         self.refresh(now, stats);
     }
@@ -289,9 +351,12 @@ impl Point {
         let condition = self.condition.as_ref()?;
         // The reason first: who reads "fault" can then already ask why.
         if core::mem::take(&mut self.due.reason)
-            && self.announced_reason.as_ref() != Some(&condition.reason)
+            && !self.announced_reason.says(condition.reason.as_ref())
         {
-            self.announced_reason = Some(condition.reason.clone());
+            self.announced_reason = match &condition.reason {
+                Some(reason) => Announced::Reason(reason.clone()),
+                None => Announced::Nothing,
+            };
             return Some(Saying::Reason(condition.reason.clone()));
         }
         if core::mem::take(&mut self.due.quality)
@@ -346,37 +411,16 @@ impl Point {
         self.settings.spec.kind == PointKind::Event
     }
 
-    /// Whether its value topic is retained: events never are, whatever is configured.
-    pub(super) fn is_retained(&self) -> bool {
-        self.settings.retain && !self.is_event()
-    }
-
-    /// Whether its device was there when last heard of: a wrong answer is an answer. `None`: nothing is known.
-    pub(super) fn reach(&self) -> Option<bool> {
-        let condition = self.condition.as_ref()?;
-        Some(match (condition.quality, &condition.reason) {
-            (Quality::Good | Quality::Uncertain, _) => true,
-            (Quality::Stale, _) => false,
-            (Quality::Fault, reason) => !reason.as_ref().is_some_and(|fault| {
-                matches!(
-                    fault.kind,
-                    FaultKind::NoAnswer
-                        | FaultKind::Timeout
-                        | FaultKind::BusError
-                        | FaultKind::WrongDevice
-                        | FaultKind::Unplugged
-                        | FaultKind::Silent
-                        | FaultKind::Stopping
-                )
-            }),
-        })
-    }
-
     /// The value as it is known to be, for a toggle.
     ///
     /// # Errors
     /// Why it is not known.
     pub(super) fn known_value(&self) -> Result<&Value, Fault> {
+        // What it was told last is not published before the device confirms it, but a second toggle
+        // must not repeat the first.
+        if let Some(told) = &self.told {
+            return Ok(told);
+        }
         let story = match (&self.good, &self.condition) {
             (Some(sample), Some(condition)) => match condition.quality {
                 Quality::Good | Quality::Uncertain => return Ok(&sample.value),
@@ -481,7 +525,7 @@ impl Point {
     fn refresh(&mut self, now: Now, stats: &mut Stats) {
         if let Some(condition) = &self.condition {
             self.due.quality |= self.announced_quality != Some(condition.quality);
-            self.due.reason |= self.announced_reason.as_ref() != Some(&condition.reason);
+            self.due.reason |= !self.announced_reason.says(condition.reason.as_ref());
         }
         if self.is_event() {
             if self.has_fresh_event && self.held_until().is_none_or(|at| at <= now.monotonic) {
@@ -555,8 +599,8 @@ impl Point {
         Some(self.published.as_ref()?.at + interval)
     }
 
-    /// When `max_interval` asks for a message. A bare value is repeated only while it is true: repeated after a fault, it
-    /// would look alive.
+    /// When `max_interval` asks for a message. A bare value is repeated only while it is true:
+    /// repeated after a fault, it would look alive.
     fn repeat_at(&self) -> Option<Instant> {
         let interval = not_zero(self.settings.max_interval)?;
         let is_alive = self.condition.as_ref().is_some_and(|now| {

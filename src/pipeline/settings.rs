@@ -8,8 +8,9 @@ use crate::time::Duration;
 /// How one point's values become messages, and messages commands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PointSettings {
-    /// From the driver's table, with the configuration's `unit`, `min` and `max` already in it. `resolution` and `range` are
-    /// in the published unit, that is after `scale` and `offset`: see [`scaled`].
+    /// From the driver's table, with the configuration's `unit`, `min` and `max` already in it.
+    /// `resolution` and `range` are in the published unit, that is after `scale` and `offset`: see
+    /// [`scaled`].
     pub spec: PointSpec,
     /// What its values are, and hence what a command may say.
     pub value_type: ValueType,
@@ -59,8 +60,9 @@ pub enum ValueType {
     Text,
 }
 
-/// A driver's table entry as it is after `scale` and `offset`, for [`PointSettings::spec`]: what the sensor can measure and
-/// tell apart, in the published unit. The configuration's own `min` and `max` are in that unit already and go on top.
+/// A driver's table entry as it is after `scale` and `offset`, for [`PointSettings::spec`]: what
+/// the sensor can measure and tell apart, in the published unit. The configuration's own `min` and
+/// `max` are in that unit already and go on top.
 #[must_use]
 pub fn scaled(mut spec: PointSpec, scale: f64, offset: f64) -> PointSpec {
     spec.resolution = six_digits(spec.resolution * scale.abs());
@@ -71,7 +73,8 @@ pub fn scaled(mut spec: PointSpec, scale: f64, offset: f64) -> PointSpec {
     spec
 }
 
-/// Without the binary dust of a product: 0.01 × 1.8 is 0.018, and values rounded to it have three decimals.
+/// Without the binary dust of a product: 0.01 × 1.8 is 0.018, and values rounded to it have three
+/// decimals.
 fn six_digits(number: f64) -> f64 {
     format!("{number:.5e}").parse().unwrap_or(number)
 }
@@ -114,10 +117,10 @@ mod tests {
             writable: false,
         };
         let fahrenheit = scaled(celsius.clone(), 1.8, 32.0);
-        assert_eq!(fahrenheit.resolution, 0.018);
+        assert_eq!(fahrenheit.resolution.to_string(), "0.018");
         assert_eq!(fahrenheit.range, Some((-40.0, 185.0)));
         let negative = scaled(celsius, -1.0, 0.0);
-        assert_eq!(negative.resolution, 0.01);
+        assert_eq!(negative.resolution.to_string(), "0.01");
         assert_eq!(negative.range, Some((-85.0, 40.0)));
     }
 }

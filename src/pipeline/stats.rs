@@ -1,9 +1,12 @@
-//! What the pipeline has counted since it was made: every limit, refusal and loss has a number here.
+//! What the pipeline has counted since it was made: every limit, refusal and loss has a number
+//! here.
+
+use serde::{Serialize, Serializer};
 
 use crate::point::FaultKind;
 
 /// Counters, which only grow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Stats {
     /// Readings of points that exist.
     pub readings: u64,
@@ -27,7 +30,9 @@ pub struct Stats {
     pub events_dropped: u64,
     /// Times a point went silent for its `stale_after`.
     pub stale: u64,
-    /// Readings that were faults, by kind in the order of [`FaultKind::ALL`]; those that the pipeline found are among them.
+    /// Readings that were faults, by kind in the order of [`FaultKind::ALL`]; those that the
+    /// pipeline found are among them.
+    #[serde(serialize_with = "by_kind")]
     pub faults: [u64; FaultKind::ALL.len()],
     /// Commands that came in for points that exist.
     pub commands: u64,
@@ -35,7 +40,8 @@ pub struct Stats {
     pub commands_ok: u64,
     /// Commands that were not understood, or did not fit the point.
     pub commands_bad_value: u64,
-    /// Commands that were not allowed: a point that is not writable, a retained command, a gateway that stops.
+    /// Commands that were not allowed: a point that is not writable, a retained command, a gateway
+    /// that stops.
     pub commands_refused: u64,
     /// Commands refused because [`super::PENDING_COMMANDS_MAX`] of that point were waiting.
     pub commands_busy: u64,
@@ -43,7 +49,8 @@ pub struct Stats {
     pub commands_failed: u64,
     /// Commands that nobody answered in time.
     pub commands_timed_out: u64,
-    /// Commands lost without a result, because [`super::OUTPUTS_QUEUED_MAX`] outputs had not been drawn.
+    /// Commands lost without a result, because [`super::OUTPUTS_QUEUED_MAX`] outputs had not been
+    /// drawn.
     pub commands_dropped: u64,
     /// Answers for which nobody was waiting any more.
     pub late_answers: u64,
@@ -75,6 +82,16 @@ impl Stats {
             _ => self.commands_failed += 1,
         }
     }
+}
+
+/// Kinds that occurred, by their word.
+fn by_kind<S: Serializer>(
+    counts: &[u64; FaultKind::ALL.len()],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let rows = FaultKind::ALL.into_iter().zip(counts);
+    let occurred = rows.filter(|(_, count)| **count > 0);
+    serializer.collect_map(occurred.map(|(kind, count)| (kind.as_str(), count)))
 }
 
 fn index(kind: FaultKind) -> usize {

@@ -1,7 +1,8 @@
 //! From what a device says to what is published, and back: scale, offset, rounding, range.
 //!
-//! `published = raw × scale + offset`, rounded, and then inside the range or a fault. Whole numbers stay whole, and exact,
-//! as long as scale and offset are whole: a 64-bit counter loses nothing on its way.
+//! `published = raw × scale + offset`, rounded, and then inside the range or a fault. Whole numbers
+//! stay whole, and exact, as long as scale and offset are whole: a 64-bit counter loses nothing on
+//! its way.
 
 use super::number::{EXACT_INTEGER_MAX, Rounding, write_float};
 use super::settings::PointSettings;
@@ -42,7 +43,8 @@ impl Transform {
         Ok(value)
     }
 
-    /// As [`Transform::publish`], without asking whether it is in range: for what a device answers to a command.
+    /// As [`Transform::publish`], without asking whether it is in range: for what a device answers
+    /// to a command.
     ///
     /// # Errors
     /// The value is not a finite number.
@@ -75,8 +77,9 @@ impl Transform {
         }
     }
 
-    /// The raw value that is to be written so that the point becomes `value`; a number that is whole but for what binary
-    /// fractions lose becomes a whole number, which is what a register takes.
+    /// The raw value that is to be written so that the point becomes `value`; a number that is
+    /// whole but for what binary fractions lose becomes a whole number, which is what a register
+    /// takes.
     ///
     /// # Errors
     /// The value lies outside of the point's range.

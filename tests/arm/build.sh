@@ -29,6 +29,8 @@ needs_arm_compiler() {
   library=$(foreign_dependencies libstd-rust-web-dev | grep '^libstd-rust-web-')
   foreign_unpack "$ARM_RUST" rustc-web libstd-rust-web-dev rust-web-src "$library" \
     "$(foreign_dependencies "$library" | grep '^libllvm')" || skip "could not download Debian's rustc-web"
+  # cargo remembers what a compiler said of itself by the date of our wrapper, which is not the compiler's.
+  rm -f "$cache/arm/target/.rustc_info.json"
 }
 
 # What rustc calls the target $1.

@@ -57,6 +57,8 @@ pub struct ReceivedMessage {
     pub message: ApplicationMessage,
     /// To be handed back if messages are acknowledged by the caller; `None` if this one needs none.
     pub ack: Option<AckToken>,
+    /// Of its last hop; for people, who may want to see it.
+    pub packet_id: Option<PacketId>,
     /// The server sent it before, and cannot know whether it arrived.
     pub dup: bool,
     /// Which of our subscriptions it came by, as far as they have identifiers.

@@ -532,6 +532,7 @@ impl Client {
         self.events.push_back(Event::Message(ReceivedMessage {
             message,
             ack: token.filter(|_| by_caller),
+            packet_id: publish.packet_id,
             dup: publish.dup,
             subscription_identifiers: publish.properties.subscription_identifiers.iter().collect(),
         }));

@@ -79,11 +79,21 @@ impl<'a> Packet<'a> {
     ///
     /// `version` is that of the connection. A CONNECT is read without it, for it is what says the version.
     pub fn parse(version: ProtocolVersion, frame: &'a [u8]) -> Result<Self, DecodeError> {
+        // Nearly all packets are this one, so nothing of the others is in its way.
+        if frame
+            .first()
+            .is_some_and(|byte| byte >> 4 == PacketType::Publish as u8)
+        {
+            return Ok(Self::Publish(Publish::parse(version, frame)?));
+        }
+        Self::parse_other(version, frame)
+    }
+
+    #[inline(never)]
+    fn parse_other(version: ProtocolVersion, frame: &'a [u8]) -> Result<Self, DecodeError> {
         let (packet, flags, mut reader) = open(version, frame)?;
         let packet = match packet {
-            PacketType::Publish => {
-                return Publish::read(version, flags, reader).map(Self::Publish);
-            }
+            PacketType::Publish => Self::Publish(Publish::read(version, flags, &mut reader)?),
             PacketType::Connect => Self::Connect(Connect::read(&mut reader)?),
             PacketType::Connack => Self::Connack(Connack::read(version, &mut reader)?),
             PacketType::Puback => Self::Puback(Ack::read(version, &mut reader)?),
@@ -253,6 +263,7 @@ impl<'a> Packet<'a> {
 }
 
 /// Reads the fixed header and checks its flags.
+#[inline]
 fn open(
     version: ProtocolVersion,
     frame: &[u8],

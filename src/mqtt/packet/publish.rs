@@ -33,18 +33,20 @@ const RETAIN: u8 = 0b0001;
 
 impl<'a> Publish<'a> {
     /// As [`Packet::parse`](super::Packet::parse), for a caller that knows from the first byte what it has.
+    #[inline]
     pub fn parse(version: ProtocolVersion, frame: &'a [u8]) -> Result<Self, DecodeError> {
-        let (packet, flags, reader) = open(version, frame)?;
+        let (packet, flags, mut reader) = open(version, frame)?;
         if packet != PacketType::Publish {
             return Err(reader.error_at(Fault::PacketTypeReserved, "packet type", 0));
         }
-        Self::read(version, flags, reader)
+        Self::read(version, flags, &mut reader)
     }
 
+    #[inline]
     pub(super) fn read(
         version: ProtocolVersion,
         flags: u8,
-        mut reader: Reader<'a>,
+        reader: &mut Reader<'a>,
     ) -> Result<Self, DecodeError> {
         let Some(qos) = QoS::from_bits((flags & QOS) >> QOS_SHIFT) else {
             return Err(reader.error_at(Fault::QosInvalid, "flags", 0)); // [MQTT-3.3.1-4]
@@ -62,7 +64,7 @@ impl<'a> Publish<'a> {
             QoS::AtLeastOnce | QoS::ExactlyOnce => Some(reader.packet_id()?),
         };
         let properties = if version.is_v5() {
-            PublishProperties::read(&mut reader)?
+            PublishProperties::read(reader)?
         } else {
             PublishProperties::default()
         };
@@ -110,10 +112,13 @@ impl<'a> Publish<'a> {
     /// # Panics
     /// If `out` is not exactly [`Publish::encoded_len`] long.
     pub fn encode(&self, version: ProtocolVersion, out: &mut [u8]) {
-        let head_len = self.head_len(version, self.payload.len());
-        let (head, payload) = out.split_at_mut(head_len);
-        self.encode_head(version, self.payload.len(), head);
-        payload.copy_from_slice(self.payload);
+        let mut writer = Writer::new(out);
+        writer.byte(self.first_byte());
+        writer.variable(self.body_len(version, self.payload.len()));
+        self.write_head(version, &mut writer);
+        writer.bytes(self.payload);
+        let written = writer.position();
+        assert_eq!(written, out.len(), "a packet is as long as it said");
     }
 
     /// Where the packet identifier stands in the encoded packet, so that one encoding can be copied to many receivers and

@@ -1,0 +1,304 @@
+//! `fieldgate bench`: a load generator with a latency histogram, against any broker.
+//!
+//! `bench` measures the broker that is named; `bench compare` starts this one and mosquitto, each
+//! pinned to the same CPU, and measures both in turn. [`load`] says how a run goes and what its
+//! latencies mean.
+
+mod compare;
+mod histogram;
+mod load;
+mod process;
+mod report;
+
+use lexopt::Parser;
+
+use crate::host::dial::Address;
+use crate::mqtt::{ProtocolVersion, QoS};
+
+use self::load::{CLIENTS_MAX, PAYLOAD_MIN, Plan, Workload};
+use self::process::Process;
+use super::client::{port, qos, resolve, text, version};
+use super::{Argument, Failure, Globals, code, help, other_argument, output};
+
+pub(crate) fn run(parser: Parser, globals: Globals) -> Result<u8, Failure> {
+    let Some(options) = Options::parse(parser, globals)? else {
+        return Ok(code::DONE);
+    };
+    if options.compare {
+        return compare::run(&options);
+    }
+    let address = options.address()?;
+    let mut reports = Vec::new();
+    for plan in options.plans() {
+        let outcome = load::run(&plan, &address)?;
+        if !options.json {
+            output::print(&report::text(&plan, &outcome))?;
+        }
+        reports.push(report::json(&plan, &outcome));
+    }
+    if options.json {
+        output::print_json(&serde_json::Value::Array(reports))?;
+    }
+    Ok(code::DONE)
+}
+
+/// What the command line says.
+#[derive(Debug, Clone)]
+struct Options {
+    compare: bool,
+    json: bool,
+    host: String,
+    port: u16,
+    unix: Option<std::path::PathBuf>,
+    /// Empty: all, or fan-in if only one broker is measured.
+    workloads: Vec<Workload>,
+    qos: Vec<QoS>,
+    clients: usize,
+    topics: Option<usize>,
+    payload: usize,
+    messages: u64,
+    rate: Option<f64>,
+    window: u64,
+    version: ProtocolVersion,
+    broker: Option<Process>,
+}
+
+impl Options {
+    /// `None`: help was asked for and given.
+    fn parse(mut parser: Parser, mut globals: Globals) -> Result<Option<Self>, Failure> {
+        let mut options = Self {
+            compare: false,
+            json: false,
+            host: "localhost".to_owned(),
+            port: 1883,
+            unix: None,
+            workloads: Vec::new(),
+            qos: Vec::new(),
+            clients: 10,
+            topics: None,
+            payload: 64,
+            messages: 100_000,
+            rate: None,
+            window: 100,
+            version: ProtocolVersion::V5,
+            broker: None,
+        };
+        while let Some(argument) = Argument::next(&mut parser)? {
+            let name = match &argument {
+                Argument::Long(name) => name.as_str(),
+                Argument::Short('h') => "host",
+                Argument::Short('p') => "port",
+                Argument::Short('q') => "qos",
+                Argument::Short('V') => "version",
+                Argument::Short(_) => "",
+                Argument::Value(word) if word == "compare" && !options.compare => {
+                    options.compare = true;
+                    continue;
+                }
+                Argument::Value(word) if word == "field" => {
+                    let text = "`bench field` is not available in this version";
+                    return Err(Failure::usage(text));
+                }
+                Argument::Value(_) => "",
+            };
+            match name {
+                "host" => options.host = text(&mut parser)?,
+                "port" => options.port = port(&text(&mut parser)?)?,
+                "unix" => options.unix = Some(parser.value()?.into()),
+                "workload" => options.workloads.push(workload(&text(&mut parser)?)?),
+                "qos" => options.qos.push(qos(&text(&mut parser)?)?),
+                "clients" => {
+                    options.clients =
+                        count(&mut parser, "--clients", 1, CLIENTS_MAX as u64)? as usize;
+                }
+                "topics" => {
+                    let topics = count(&mut parser, "--topics", 1, 1_000_000)?;
+                    options.topics = Some(topics as usize);
+                }
+                "payload" => {
+                    let (min, max) = (PAYLOAD_MIN as u64, 1024 * 1024 - 1024);
+                    options.payload = count(&mut parser, "--payload", min, max)? as usize;
+                }
+                "messages" => options.messages = count(&mut parser, "--messages", 1, 1 << 40)?,
+                "rate" => options.rate = Some(rate(&text(&mut parser)?)?),
+                "window" => options.window = count(&mut parser, "--window", 1, 1 << 20)?,
+                "version" if matches!(argument, Argument::Short(_)) || has_value(&mut parser) => {
+                    options.version = version(&text(&mut parser)?)?;
+                }
+                "protocol-version" => options.version = version(&text(&mut parser)?)?,
+                "pid" => options.broker = Some(pid(&text(&mut parser)?)?),
+                _ => {
+                    let ended = other_argument(argument, &mut parser, &mut globals, help::BENCH)?;
+                    if ended.is_some() {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+        options.json = globals.json;
+        if options.compare && (options.broker.is_some() || options.unix.is_some()) {
+            return Err(Failure::usage("`bench compare` starts its brokers itself"));
+        }
+        Ok(Some(options))
+    }
+
+    /// Every combination that is to be measured.
+    fn plans(&self) -> Vec<Plan> {
+        let workloads = match (&self.workloads[..], self.compare) {
+            ([], true) => &Workload::ALL,
+            ([], false) => &Workload::ALL[..1],
+            (some, _) => some,
+        };
+        let qos = match (&self.qos[..], self.compare) {
+            ([], true) => &[QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][..],
+            ([], false) => &[QoS::AtMostOnce],
+            (some, _) => some,
+        };
+        let plan = |workload, qos| Plan {
+            workload,
+            qos,
+            clients: self.clients,
+            topics: self.topics.unwrap_or(match workload {
+                Workload::FanOut => 1,
+                Workload::FanIn | Workload::PointToPoint => self.clients,
+            }),
+            payload: self.payload,
+            // A fan-out delivers each message many times: the same number of deliveries takes as long.
+            messages: match workload {
+                Workload::FanOut => (self.messages / self.clients as u64).max(1),
+                Workload::FanIn | Workload::PointToPoint => self.messages,
+            },
+            rate: self.rate,
+            window: self.window,
+            version: self.version,
+            broker: self.broker,
+        };
+        workloads
+            .iter()
+            .flat_map(|workload| qos.iter().map(|qos| plan(*workload, *qos)))
+            .collect()
+    }
+
+    fn address(&self) -> Result<Address, Failure> {
+        if let Some(path) = &self.unix {
+            return Ok(Address::Unix(path.clone()));
+        }
+        // The first that answers is found by asking; a load is for one.
+        for address in resolve(&self.host, self.port)? {
+            if let Address::Tcp(at) = address
+                && std::net::TcpStream::connect(at).is_ok()
+            {
+                return Ok(address);
+            }
+        }
+        let text = format!("nothing listens at {}:{}", self.host, self.port);
+        Err(Failure::failed(text))
+    }
+}
+
+/// `--version` alone asks for ours; with a value it is the protocol's.
+fn has_value(parser: &mut Parser) -> bool {
+    parser
+        .try_raw_args()
+        .and_then(|arguments| {
+            arguments
+                .peek()
+                .map(|next| !next.to_string_lossy().starts_with('-'))
+        })
+        .unwrap_or(true)
+}
+
+fn workload(text: &str) -> Result<Workload, Failure> {
+    let found = Workload::ALL.into_iter().find(|it| it.name() == text);
+    found.ok_or_else(|| {
+        Failure::usage(format!(
+            "a workload is fan-in, fan-out or p2p, not `{text}`"
+        ))
+    })
+}
+
+fn count(parser: &mut Parser, option: &str, min: u64, max: u64) -> Result<u64, Failure> {
+    let text = text(parser)?;
+    let value = text
+        .parse()
+        .ok()
+        .filter(|value| (min..=max).contains(value));
+    value.ok_or_else(|| {
+        Failure::usage(format!(
+            "{option} takes a number from {min} to {max}, not `{text}`"
+        ))
+    })
+}
+
+fn rate(text: &str) -> Result<f64, Failure> {
+    let value: Option<f64> = text.trim_end_matches("/s").parse().ok();
+    value
+        .filter(|rate| rate.is_finite() && (0.001..=1e8).contains(rate))
+        .ok_or_else(|| Failure::usage(format!("--rate takes messages a second, not `{text}`")))
+}
+
+fn pid(text: &str) -> Result<Process, Failure> {
+    let found = text.parse().ok().and_then(Process::new);
+    found.ok_or_else(|| Failure::usage(format!("--pid {text}: there is no such process")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Options, Failure> {
+        let parsed = Options::parse(Parser::from_args(arguments), Globals::default())?;
+        Ok(parsed.expect("no help was asked for"))
+    }
+
+    #[test]
+    fn one_broker_is_one_run_unless_more_are_named() {
+        assert_eq!(parse(&[]).unwrap().plans().len(), 1);
+        let arguments = [
+            "--workload",
+            "fan-in",
+            "--workload",
+            "p2p",
+            "--qos",
+            "0",
+            "--qos",
+            "1",
+        ];
+        assert_eq!(parse(&arguments).unwrap().plans().len(), 4);
+        assert_eq!(parse(&["compare"]).unwrap().plans().len(), 9);
+    }
+
+    #[test]
+    fn a_fan_out_makes_as_many_deliveries_as_asked_for() {
+        let arguments = [
+            "--workload",
+            "fan-out",
+            "--clients",
+            "50",
+            "--messages",
+            "1000",
+        ];
+        let plans = parse(&arguments).unwrap().plans();
+        assert_eq!((plans[0].messages, plans[0].topics), (20, 1));
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_wrong_usage() {
+        for arguments in [
+            &["--clients", "0"][..],
+            &["--payload", "15"],
+            &["--rate", "0"],
+            &["--rate", "nan"],
+            &["--workload", "mesh"],
+            &["--pid", "4294967295"],
+            &["compare", "--unix", "/x"],
+            &["field"],
+            &["--version", "6"],
+        ] {
+            assert_eq!(parse(arguments).unwrap_err().code(), 2, "{arguments:?}");
+        }
+        let options = parse(&["--version", "3.1.1", "--rate", "500/s"]).unwrap();
+        assert_eq!(options.version, ProtocolVersion::V4);
+        assert_eq!(options.rate, Some(500.0));
+    }
+}

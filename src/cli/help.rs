@@ -1,0 +1,254 @@
+//! Help texts, by hand: what a person needs first stands first. `tests/cli` keeps snapshots of them.
+
+/// Without a verb.
+pub(crate) const SHORT: &str = "\
+fieldgate demo       a broker, this machine's sensors and a small plant, at once and without a file
+fieldgate check      what is wrong with a configuration, or what it means
+fieldgate run        the gateway
+fieldgate sub, pub   an MQTT client
+
+fieldgate --help     everything else
+";
+
+/// `--help`.
+pub(crate) const LONG: &str = "\
+fieldgate: an MQTT gateway and broker for the hardware of this machine
+
+Usage: fieldgate VERB [OPTIONS]
+
+The gateway
+  demo     runs with no file and no hardware: try this first
+  run      runs the gateway in the foreground
+  check    prints every error of the configuration, or what it means
+Field devices
+  scan     lists what is connected to this machine
+  read     reads a point, through the running gateway or directly
+  set      commands a point
+MQTT
+  pub      publishes, with mosquitto_pub's options
+  sub      subscribes and prints, with mosquitto_sub's options
+  bench    measures a broker
+
+Every verb takes
+  --help           what it does and takes
+  --config FILE    the configuration; else $FIELDGATE_CONFIG, else
+                   /etc/fieldgate/fieldgate.toml
+  --json           the answer as JSON, where a program may want it
+and fieldgate alone takes --version.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration;
+others are told by the verb's help. NO_COLOR is obeyed.
+";
+
+pub(crate) const RUN: &str = "\
+Runs the gateway in the foreground, as systemd does.
+
+Usage: fieldgate run [--config FILE] [-v] [-q]
+
+  -v    says more (debug); -vv everything (trace)
+  -q    says less: only warnings and errors
+  RUST_LOG wins over both, and both over [log] of the file.
+
+SIGTERM and SIGINT stop it cleanly: outputs go to their safe state. A second one
+stops it at once. SIGHUP reads the configuration again; one with errors leaves the
+running one in place.
+
+Exit codes: 0 stopped, 1 failed, 78 wrong configuration.
+";
+
+pub(crate) const DEMO: &str = "\
+Runs the gateway with no file and no hardware: an MQTT broker on loopback, the
+machine's own sensors as device `machine`, and a simulated tank with pump and valve
+as device `plant`, behind a real serial driver. Base topic: demo.
+
+Usage: fieldgate demo [--port PORT] [-v]
+
+  --port PORT    the broker's port; else 1883, or the next one that is free
+  -v             says what the gateway logs
+
+It prints where to look, then a live table on a terminal, else a line for each value.
+";
+
+pub(crate) const CHECK: &str = "\
+Prints every error of the configuration at once, with its place. Touches no hardware.
+
+Usage: fieldgate check [--config FILE] [--print] [--strict] [--hardware] [--json]
+
+  --print       the merged configuration, and where each setting comes from
+  --strict      warnings fail too
+  --hardware    also looks whether what it names is there and may be used;
+                outputs are not driven
+
+Exit codes: 0 right (also with warnings), 78 wrong, 1 with --strict and warnings, or
+with --hardware and something missing.
+";
+
+pub(crate) const SCAN: &str = "\
+Lists what is connected: the board, GPIO chips and their lines with consumers, I2C
+buses, 1-Wire, SPI, serial ports by id, IIO and hardware monitors. Never writes to a
+device, and sends nothing on a bus.
+
+Usage: fieldgate scan [--json]
+";
+
+pub(crate) const READ: &str = "\
+Reads a point, or all points of a device.
+
+Usage: fieldgate read DEVICE[/POINT] [--config FILE] [--socket PATH] [--json]
+
+Through the running gateway; without one, directly: then the configuration says how
+the device is reached, and outputs are left out, for reading one would mean to drive it.
+
+  --socket PATH    the gateway's control socket; else the configuration says
+  --timeout TIME   how long to wait for an answer: 10s
+
+Exit codes: 0 read, 3 the quality is not good, 4 no answer, 1 anything else.
+";
+
+pub(crate) const SET: &str = "\
+Commands a point, through the running gateway.
+
+Usage: fieldgate set DEVICE/POINT VALUE [--for TIME] [--direct]
+                     [--config FILE] [--socket PATH] [--json]
+
+  VALUE            true false on off 1 0 open closed toggle, or a number, or text
+  --for TIME       goes back afterwards: 500ms, 2s, 1m
+  --direct         without a running gateway: drives the device itself, holds it until
+                   Ctrl-C or --for, and leaves it in its safe state
+  --socket PATH    the gateway's control socket; else the configuration says
+  --timeout TIME   how long to wait for an answer: 10s
+
+Exit codes: 0 done, 1 refused, 4 no answer.
+";
+
+pub(crate) const PUB: &str = "\
+Publishes a message, with mosquitto_pub's options.
+
+Usage: fieldgate pub -t TOPIC {-m TEXT | -f FILE | -n | -s | -l} [OPTIONS]
+
+What
+  -t, --topic TOPIC        where to
+  -m, --message TEXT       the payload
+  -f, --file FILE          its content is the payload
+  -n, --null-message       an empty payload
+  -s, --stdin-file         all of standard input is the payload
+  -l, --stdin-line         each line of standard input is a message
+  -q, --qos 0|1|2          default 0
+  -r, --retain             to be kept for later subscribers
+  --repeat N               send it N times
+  --repeat-delay SECONDS   and wait in between
+Where
+  -h, --host HOST          default localhost
+  -p, --port PORT          default 1883
+  --unix PATH              a unix socket instead
+  -L, --url URL            mqtt://[user[:password]@]host[:port]/topic
+  -u, --username NAME
+  -P, --pw PASSWORD
+How
+  -V, --protocol-version   5, 311 (default) or 31
+  -i, --id ID              the client identifier; else one by chance
+  -I, --id-prefix TEXT     and the process's number behind it
+  -c, --disable-clean-session   keep the session; needs -i
+  -x SECONDS               how long, -1 for ever (MQTT 5)
+  -k, --keepalive SECONDS  default 60
+  -M, --max-inflight N     QoS 1 and 2 messages under way, default 20
+  -D, --property COMMAND NAME VALUE
+                           an MQTT 5 property; COMMAND is connect, publish or will:
+      connect   receive-maximum maximum-packet-size topic-alias-maximum
+                session-expiry-interval user-property
+      publish   payload-format-indicator message-expiry-interval content-type
+                response-topic correlation-data user-property
+      will      the same, and will-delay-interval
+                user-property takes a name and a value
+  --will-topic TOPIC, --will-payload TEXT, --will-qos 0|1|2, --will-retain
+Itself
+  -d, --debug              say what happens
+  --quiet                  say nothing
+
+TLS options are not available in this version.
+
+Exit codes: 0 published (with QoS 1 and 2: acknowledged), 2 wrong usage, CONNACK's code
+if the broker refuses, else 1.
+";
+
+pub(crate) const SUB: &str = "\
+Subscribes and prints what comes, with mosquitto_sub's options.
+
+Usage: fieldgate sub -t FILTER [-t FILTER…] [OPTIONS]
+
+What
+  -t, --topic FILTER       what to receive; + and # are wildcards
+  -T, --filter-out FILTER  not these
+  -U, --unsubscribe FILTER undo a subscription of a kept session
+  -q, --qos 0|1|2          the highest to receive at, default 0
+  -C N                     end after N messages
+  -W SECONDS               end after this time, with exit code 27
+  -E                       end as soon as the broker has acknowledged
+  -R                       nothing that was retained
+  --retained-only          only what was retained; ends at the first that was not
+  --retain-as-published    keep the flag as it was published (MQTT 5)
+  --remove-retained        and remove it on the broker
+How it is printed
+  -v, --verbose            the topic, a space, the payload
+  -N                       without an end of line
+  --json                   one JSON object a line, as -F %j
+  -F FORMAT                %t topic, %p payload, %x %X hex, %l length, %q QoS,
+                           %r retained, %m packet id, %j JSON, %J JSON in JSON,
+                           %C content type, %D correlation data, %E expiry,
+                           %F payload format, %P user properties, %R response topic,
+                           %S subscription ids, %I time, %U Unix time, %% percent;
+                           @X as strftime's %X, @N nanoseconds, @@;
+                           \\n \\t \\e \\0 and other escapes;
+                           %-20t to the left, %05l with zeros, %8.8t cut
+Where
+  -h, --host HOST          default localhost
+  -p, --port PORT          default 1883
+  --unix PATH              a unix socket instead
+  -L, --url URL            mqtt://[user[:password]@]host[:port]/topic
+  -u, --username NAME
+  -P, --pw PASSWORD
+How
+  -V, --protocol-version   5, 311 (default) or 31
+  -i, --id ID              the client identifier; else one by chance
+  -I, --id-prefix TEXT     and the process's number behind it
+  -c, --disable-clean-session   keep the session; needs -i
+  -x SECONDS               how long, -1 for ever (MQTT 5)
+  -k, --keepalive SECONDS  default 60
+  -D, --property COMMAND NAME VALUE
+                           an MQTT 5 property; COMMAND is connect or will, see
+                           fieldgate pub --help
+  --will-topic TOPIC, --will-payload TEXT, --will-qos 0|1|2, --will-retain
+Itself
+  -d, --debug              say what happens
+  --quiet                  say nothing
+
+TLS options are not available in this version.
+
+Exit codes: 0 told to end (-C, -E, a signal), 2 wrong usage, 27 -W has passed, CONNACK's
+code if the broker refuses, else 1.
+";
+
+pub(crate) const BENCH: &str = "\
+Measures a broker: CPU time, memory, throughput and latency.
+
+Usage: fieldgate bench [OPTIONS]            the broker at --host and --port
+       fieldgate bench compare [OPTIONS]    this one and mosquitto, started for it
+
+  --workload fan-in|fan-out|p2p   many to one, one to many, pairs; may be repeated
+  --qos 0|1|2              may be repeated; default 0, all with compare
+  --clients N              publishers, subscribers or pairs, default 10
+  --topics N               default: one for each publisher
+  --payload BYTES          default 64, at least 16
+  --messages N             deliveries to make, default 100000
+  --rate N                 published a second, all together; default: as many as go
+  --window N               without a rate: deliveries outstanding for each receiver,
+                           default 100
+  --version 3.1.1|5        of MQTT, default 5
+  --host HOST, --port PORT, --unix PATH
+  --pid PID                the broker's process: its CPU time and memory are told
+  --json                   for programs
+
+With --rate, latency runs from the time at which a message was due, whether or not it
+could be sent then: a broker that stalls is charged for all that should have gone
+meanwhile. Without, latency says how full the window is, and no more.
+";

@@ -1,0 +1,325 @@
+//! Quantities with their units written out: `"1h30m"`, `"64KiB"`. A number without a unit is never
+//! guessed at.
+
+use core::fmt::Write as _;
+
+use crate::time::Duration;
+
+/// Duration units from long to short, in nanoseconds.
+const DURATIONS: [(&str, u64); 6] = [
+    ("d", 86_400_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+    ("us", 1_000),
+];
+
+/// Size units, in bytes.
+const SIZES: [(&str, u64); 7] = [
+    ("GiB", 1 << 30),
+    ("GB", 1_000_000_000),
+    ("MiB", 1 << 20),
+    ("MB", 1_000_000),
+    ("KiB", 1 << 10),
+    ("KB", 1_000),
+    ("B", 1),
+];
+
+/// Why a text is no quantity: what is wrong, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UnitError {
+    /// `"m" after "s"`
+    pub(super) wrong: String,
+    /// Text to write instead, if it can be told.
+    pub(super) instead: Option<String>,
+}
+
+impl UnitError {
+    fn new(wrong: impl Into<String>, instead: Option<String>) -> Self {
+        Self {
+            wrong: wrong.into(),
+            instead,
+        }
+    }
+}
+
+/// Whole numbers with units, long ones first, each at most once: `1h30m`, `100ms`.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+    let mut rest = text;
+    let mut total: u64 = 0;
+    let mut last: Option<usize> = None;
+    if text.is_empty() {
+        return Err(UnitError::new("it is empty", None));
+    }
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, tail) = rest.split_at(digits);
+        let letters = tail.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let (unit, tail) = tail.split_at(letters);
+        if number.is_empty() || (unit.is_empty() && !tail.is_empty()) {
+            return Err(UnitError::new(
+                "it is not a whole number with its unit",
+                decimal_duration(text),
+            ));
+        }
+        if unit.is_empty() {
+            return Err(UnitError::new(
+                format!("`{number}` has no unit"),
+                bare_duration(number, &text[..text.len() - rest.len()]),
+            ));
+        }
+        let Some(index) = DURATIONS.iter().position(|(name, _)| *name == unit) else {
+            return Err(UnitError::new(
+                format!("`{unit}` is not a unit of time"),
+                duration_unit_meant(unit).map(|unit| format!("{number}{unit}")),
+            ));
+        };
+        if last.is_some_and(|last| last >= index) {
+            return Err(UnitError::new(
+                "its units do not go from long to short, each once",
+                None,
+            ));
+        }
+        last = Some(index);
+        total = number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(DURATIONS[index].1))
+            .and_then(|nanos| total.checked_add(nanos))
+            .ok_or_else(|| UnitError::new("it is longer than 584 years", None))?;
+        rest = tail;
+    }
+    Ok(Duration::from_nanos(total))
+}
+
+/// `1.5s` and `0,5 s` as whole numbers.
+fn decimal_duration(text: &str) -> Option<String> {
+    let compact: String = text
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .map(|c| if c == ',' { '.' } else { c })
+        .collect();
+    let split = compact.find(|c: char| c.is_ascii_alphabetic())?;
+    let (number, unit) = compact.split_at(split);
+    let nanos = DURATIONS.iter().find(|(name, _)| *name == unit)?.1;
+    let value: f64 = number.parse().ok()?;
+    if !(value > 0.0 && value * (nanos as f64) < 1e18) {
+        return None;
+    }
+    let micros = (value * nanos as f64 / 1e3).round() as u64;
+    (micros > 0).then(|| format_duration(Duration::from_micros(micros)))
+}
+
+/// A number alone: in the unit that follows what came before, seconds otherwise.
+fn bare_duration(number: &str, before: &str) -> Option<String> {
+    let unit = match before.chars().last() {
+        None => "s",
+        Some('h') => "m",
+        Some('m') => "s",
+        _ => return None,
+    };
+    Some(format!("{before}{number}{unit}"))
+}
+
+/// What people write for units elsewhere.
+fn duration_unit_meant(unit: &str) -> Option<&'static str> {
+    Some(match unit {
+        "sec" | "secs" | "second" | "seconds" | "S" => "s",
+        "min" | "mins" | "minute" | "minutes" | "M" => "m",
+        "hour" | "hours" | "hr" | "hrs" | "H" => "h",
+        "day" | "days" | "D" => "d",
+        "msec" | "msecs" | "millisecond" | "milliseconds" | "MS" | "millis" => "ms",
+        "usec" | "usecs" | "microsecond" | "microseconds" | "micros" => "us",
+        _ => return None,
+    })
+}
+
+/// The shortest text that reads back the same: `1h30m`. Below a microsecond is lost: nothing is
+/// configured that finely.
+pub(super) fn format_duration(duration: Duration) -> String {
+    let mut nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    let mut out = String::new();
+    for (unit, size) in DURATIONS {
+        if nanos >= size {
+            let _ = write!(out, "{}{unit}", nanos / size);
+            nanos %= size;
+        }
+    }
+    if out.is_empty() {
+        out.push_str("0s");
+    }
+    out
+}
+
+/// A whole number with its unit: `64KiB`, `1MB`.
+pub(super) fn parse_size(text: &str) -> Result<u64, UnitError> {
+    let compact: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    let digits = compact.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = compact.split_at(digits);
+    if number.is_empty() {
+        return Err(UnitError::new(
+            "it is not a whole number with its unit",
+            None,
+        ));
+    }
+    if unit.is_empty() {
+        return Err(UnitError::new(
+            format!("`{number}` has no unit"),
+            number.parse().ok().map(likely_size),
+        ));
+    }
+    let Some((_, bytes)) = SIZES.iter().find(|(name, _)| *name == unit) else {
+        let meant = match unit.to_ascii_lowercase().as_str() {
+            "k" | "kb" | "kib" => Some("KiB"),
+            "m" | "mb" | "mib" => Some("MiB"),
+            "g" | "gb" | "gib" => Some("GiB"),
+            "b" | "byte" | "bytes" => Some("B"),
+            _ => None,
+        };
+        return Err(UnitError::new(
+            format!("{} is not a unit of size", super::diagnostic::shown(unit)),
+            meant.map(|unit| format!("{number}{unit}")),
+        ));
+    };
+    if compact != text {
+        return Err(UnitError::new("there is a space in it", Some(compact)));
+    }
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(*bytes))
+        .ok_or_else(|| UnitError::new("it is larger than 16 EiB", None))
+}
+
+/// A number alone: bytes, if it is a number of bytes that somebody would write; megabytes
+/// otherwise.
+fn likely_size(number: u64) -> String {
+    if number >= 1 << 10 {
+        format_size(number)
+    } else {
+        format!("{number}MiB")
+    }
+}
+
+/// The largest unit that fits without a remainder: `64KiB`, `1MB`.
+pub(super) fn format_size(bytes: u64) -> String {
+    let (unit, size) = SIZES
+        .iter()
+        .filter(|(_, size)| bytes >= *size && bytes.is_multiple_of(*size))
+        .max_by_key(|(_, size)| *size)
+        .unwrap_or(&("B", 1));
+    format!("{}{unit}", bytes / size)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn durations_as_the_documentation_writes_them() {
+        for (text, millis) in [
+            ("100ms", 100),
+            ("10s", 10_000),
+            ("5m", 300_000),
+            ("1h30m", 5_400_000),
+            ("7d", 604_800_000),
+            ("1d1h1m1s1ms", 90_061_001),
+        ] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)));
+            assert_eq!(format_duration(Duration::from_millis(millis)), text);
+        }
+        assert_eq!(parse_duration("250us"), Ok(Duration::from_micros(250)));
+    }
+
+    #[test]
+    fn what_is_not_a_duration_comes_with_what_would_be() {
+        for (text, instead) in [
+            ("10", Some("10s")),
+            ("1h30", Some("1h30m")),
+            ("5m30", Some("5m30s")),
+            ("1.5s", Some("1s500ms")),
+            ("0,5 s", Some("500ms")),
+            ("10 s", Some("10s")),
+            ("10sec", Some("10s")),
+            ("5min", Some("5m")),
+            ("3weeks", None),
+            ("s", None),
+            ("", None),
+            ("-5s", None),
+            ("30m1h", None),
+            ("1s1s", None),
+            ("99999999999999999999s", None),
+            ("9999999999d", None),
+            ("é5s", None),
+            ("5µs", None),
+        ] {
+            let error = parse_duration(text).unwrap_err();
+            assert_eq!(error.instead.as_deref(), instead, "{text}: {}", error.wrong);
+        }
+    }
+
+    #[test]
+    fn sizes_as_the_documentation_writes_them() {
+        for (text, bytes) in [
+            ("64KiB", 65_536),
+            ("1MB", 1_000_000),
+            ("1MiB", 1_048_576),
+            ("1GiB", 1 << 30),
+            ("512B", 512),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes));
+            assert_eq!(format_size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_size_comes_with_what_would_be() {
+        for (text, instead) in [
+            ("1048576", Some("1MiB")),
+            ("96", Some("96MiB")),
+            ("64k", Some("64KiB")),
+            ("64 KiB", Some("64KiB")),
+            ("1 mb", Some("1MiB")),
+            ("10 apples", None),
+            ("", None),
+            ("-1B", None),
+            ("1.5MiB", None),
+            ("99999999999999999999B", None),
+            ("99999999999999GiB", None),
+        ] {
+            assert_eq!(
+                parse_size(text).unwrap_err().instead.as_deref(),
+                instead,
+                "{text}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_duration_reads_back(micros in 1u64..10_000_000_000_000) {
+            let duration = Duration::from_micros(micros);
+            prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
+        }
+
+        #[test]
+        fn a_size_reads_back(bytes in 1u64..=u64::MAX) {
+            prop_assert_eq!(parse_size(&format_size(bytes)), Ok(bytes));
+        }
+
+        #[test]
+        fn no_text_panics(text in "\\PC{0,20}") {
+            let _ = parse_duration(&text);
+            let _ = parse_size(&text);
+        }
+
+        #[test]
+        fn no_nearly_right_text_panics(text in "[0-9.,smhdukKMGiB -]{0,24}") {
+            let _ = parse_duration(&text);
+            let _ = parse_size(&text);
+        }
+    }
+}

@@ -1,0 +1,768 @@
+//! GPIO lines through the kernel's character device.
+//!
+//! A worker for each chip requests, sets, reads and releases, because a chip behind I2C or USB may
+//! sleep in any of these; edges are read on the loop from the request's descriptor, which is
+//! non-blocking and in the poll. Stamps and debounce are the kernel's. What becomes of a released
+//! line is up to its chip: the header's lines stay as they are.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gpiocdev::line::{EdgeDetection, EdgeKind, EventClock, Value};
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use super::timer::{TimerKey, Timers};
+use super::token::{Readiness, Source};
+use super::worker::{self, Mailbox, Refused, Worker};
+use crate::field::line::{
+    Bias, Chip, Direction, Drive, Edges, LineCommand, LineEvent, LineRef, LineSettings,
+};
+use crate::id::{LineId, RequestId};
+use crate::point::{Fault, FaultKind};
+use crate::slab::{IdTable, Key};
+use crate::time::{Duration, Instant};
+
+/// Operations that may wait for one chip. One more is answered with a fault.
+const CHIP_QUEUE_MAX: usize = 256;
+
+/// After this long the loop answers for a chip that does not.
+const LINE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Edges of one line that are handed over in one turn; the others wait in the kernel's buffer for
+/// the next.
+pub(super) const EDGES_PER_TURN: usize = 64;
+
+/// Labels of the chip behind the 40-pin header: Pi 0 to 3, Pi 4, Pi 5.
+const HEADER_LABELS: [&str; 3] = ["pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1"];
+
+/// As `gpioinfo` shows who holds a line.
+const CONSUMER: &str = "fieldgate";
+
+/// What has gone wrong with lines, for the host's counters.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Health {
+    /// Operations that the loop answered because their worker did not.
+    pub expired: u64,
+    /// Answers that came after that.
+    pub late: u64,
+}
+
+/// All lines that the field asked for.
+#[derive(Debug)]
+pub(super) struct Lines {
+    mailbox: Mailbox,
+    /// A worker for each chip that has lines, by the name that the configuration uses.
+    workers: BTreeMap<Chip, ChipWorker>,
+    table: IdTable<LineId, Line>,
+    /// Operations without an answer. Bounded by [`CHIP_QUEUE_MAX`] for each chip.
+    owed: BTreeMap<u64, Owed>,
+    next_op: u64,
+    health: Health,
+}
+
+#[derive(Debug)]
+struct ChipWorker {
+    worker: Worker<Op>,
+    lines: usize,
+}
+
+#[derive(Debug)]
+struct Line {
+    chip: Chip,
+    state: State,
+    /// On the loop's ready list.
+    pub is_ready: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Requested,
+    Held(Handle),
+}
+
+/// A line that is ours.
+#[derive(Debug, Clone)]
+struct Handle {
+    request: Arc<gpiocdev::Request>,
+    offset: u32,
+    /// Edges so far, where the kernel does not count them (the first version of its interface).
+    counted: Option<u32>,
+    has_edges: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Owed {
+    line: LineId,
+    what: OwedWhat,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum OwedWhat {
+    Request,
+    Set(RequestId),
+    Read,
+}
+
+/// What a chip's worker is asked. The last one to let go of a request gives the line back, which
+/// may sleep, so that is a worker's affair too.
+#[derive(Debug)]
+struct Op {
+    number: u64,
+    line: LineId,
+    what: OpWhat,
+}
+
+#[derive(Debug)]
+enum OpWhat {
+    Request(LineSettings),
+    Set(Handle, bool),
+    Read(Handle),
+    Release(Handle),
+}
+
+/// What it answers.
+#[derive(Debug)]
+pub(super) struct Answer {
+    op: u64,
+    line: LineId,
+    what: AnswerWhat,
+}
+
+#[derive(Debug)]
+enum AnswerWhat {
+    Requested(Result<(Handle, bool), Fault>),
+    Level(Result<bool, Fault>),
+}
+
+/// How reading edges ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum EdgesRead {
+    /// Nothing is left.
+    Drained,
+    /// The budget is spent.
+    More,
+    /// The chip is gone; the line has been let go.
+    Lost(Fault),
+}
+
+impl Lines {
+    pub(super) fn new(mailbox: Mailbox) -> Self {
+        Self {
+            mailbox,
+            workers: BTreeMap::new(),
+            table: IdTable::new(),
+            owed: BTreeMap::new(),
+            next_op: 0,
+            health: Health::default(),
+        }
+    }
+
+    /// Does what the field asks. `Some`: it could not be done, and this is the answer.
+    pub(super) fn command(
+        &mut self,
+        registry: &Registry,
+        timers: &mut Timers,
+        now: Instant,
+        command: LineCommand,
+    ) -> Option<(LineId, LineEvent)> {
+        match command {
+            LineCommand::Request { line, settings } => {
+                self.let_go(registry, line);
+                let entry = Line {
+                    chip: settings.chip.clone(),
+                    state: State::Requested,
+                    is_ready: false,
+                };
+                if let Err(fault) = self.hold_worker(&settings.chip) {
+                    return Some((line, LineEvent::Lost(fault)));
+                }
+                self.table.insert(line, entry);
+                self.submit(
+                    timers,
+                    now,
+                    line,
+                    OwedWhat::Request,
+                    OpWhat::Request(settings),
+                )
+            }
+            LineCommand::Set {
+                line,
+                request,
+                active,
+            } => {
+                let Some(handle) = self.handle(line) else {
+                    let outcome = Err(not_held());
+                    return Some((line, LineEvent::Set { request, outcome }));
+                };
+                let what = OpWhat::Set(handle, active);
+                self.submit(timers, now, line, OwedWhat::Set(request), what)
+            }
+            LineCommand::Read { line } => {
+                let Some(handle) = self.handle(line) else {
+                    return Some((line, LineEvent::Lost(not_held())));
+                };
+                self.submit(timers, now, line, OwedWhat::Read, OpWhat::Read(handle))
+            }
+            LineCommand::Release { line } => {
+                self.let_go(registry, line);
+                None
+            }
+        }
+    }
+
+    /// A worker has answered. `Some`: the field still waits for it.
+    pub(super) fn answered(
+        &mut self,
+        registry: &Registry,
+        timers: &mut Timers,
+        answer: Answer,
+    ) -> Option<(LineId, LineEvent)> {
+        timers.disarm(TimerKey::LineOp(answer.op));
+        let owed = self.owed.remove(&answer.op);
+        let line = answer.line;
+        let is_current = owed.is_some() && self.table.contains(line);
+        if owed.is_none() {
+            self.health.late += 1;
+        }
+        match (answer.what, owed.map(|owed| owed.what)) {
+            (AnswerWhat::Requested(Ok((handle, active))), _) => {
+                if !is_current {
+                    self.give_back(None, handle);
+                    return None;
+                }
+                if let Err(error) = watch(registry, line, &handle) {
+                    let fault = Fault::new(
+                        FaultKind::BusError,
+                        format!("cannot wait for edges: {error}"),
+                    );
+                    self.give_back(None, handle);
+                    self.forget(line);
+                    return Some((line, LineEvent::Lost(fault)));
+                }
+                if let Some(entry) = self.table.get_mut(line) {
+                    entry.state = State::Held(handle);
+                }
+                Some((line, LineEvent::Ready { active }))
+            }
+            (AnswerWhat::Requested(Err(fault)), _) => {
+                if !is_current {
+                    return None;
+                }
+                self.forget(line);
+                Some((line, LineEvent::Lost(fault)))
+            }
+            (AnswerWhat::Level(outcome), Some(OwedWhat::Set(request))) => {
+                is_current.then_some((line, LineEvent::Set { request, outcome }))
+            }
+            (AnswerWhat::Level(Ok(active)), Some(_)) => {
+                is_current.then_some((line, LineEvent::Level { active }))
+            }
+            (AnswerWhat::Level(Err(fault)), Some(_)) => {
+                if !is_current {
+                    return None;
+                }
+                self.let_go(registry, line);
+                Some((line, LineEvent::Lost(fault)))
+            }
+            (AnswerWhat::Level(_), None) => None,
+        }
+    }
+
+    /// An operation's deadline has passed. `Some`: it is answered now.
+    pub(super) fn expired(&mut self, registry: &Registry, op: u64) -> Option<(LineId, LineEvent)> {
+        let owed = self.owed.remove(&op)?;
+        self.health.expired += 1;
+        let fault = Fault::new(
+            FaultKind::Timeout,
+            format!(
+                "the GPIO chip has not answered for {} s",
+                LINE_TIMEOUT.as_secs()
+            ),
+        );
+        log::warn!("GPIO chip is silent past its deadline line={}", owed.line);
+        if !self.table.contains(owed.line) {
+            return None;
+        }
+        match owed.what {
+            OwedWhat::Set(request) => Some((
+                owed.line,
+                LineEvent::Set {
+                    request,
+                    outcome: Err(fault),
+                },
+            )),
+            OwedWhat::Request | OwedWhat::Read => {
+                self.let_go(registry, owed.line);
+                Some((owed.line, LineEvent::Lost(fault)))
+            }
+        }
+    }
+
+    /// The line behind an event of the poll; `true`: put it on the ready list, it was not there.
+    pub(super) fn event(&mut self, slot: u32, readiness: Readiness) -> bool {
+        let Some(line) = self.table.key_at_slot(slot) else {
+            return false;
+        };
+        let entry = self.table.get_mut(line).expect("the key was read just now");
+        let is_new = readiness.readable && !entry.is_ready;
+        entry.is_ready |= is_new;
+        is_new
+    }
+
+    /// Reads edges within the budget, and hands each to `event`.
+    pub(super) fn read_edges(
+        &mut self,
+        registry: &Registry,
+        slot: u32,
+        mut event: impl FnMut(LineId, LineEvent),
+    ) -> EdgesRead {
+        let Some(line) = self.table.key_at_slot(slot) else {
+            return EdgesRead::Drained;
+        };
+        let entry = self.table.get_mut(line).expect("the key was read just now");
+        entry.is_ready = false;
+        let State::Held(handle) = &mut entry.state else {
+            return EdgesRead::Drained;
+        };
+        let outcome = read_edges(handle, |edge| event(line, edge));
+        match outcome {
+            Ok(true) => EdgesRead::Drained,
+            Ok(false) => {
+                entry.is_ready = true;
+                EdgesRead::More
+            }
+            Err(error) => {
+                let fault = fault_of(&error, "reading edges");
+                self.let_go(registry, line);
+                event(line, LineEvent::Lost(fault.clone()));
+                EdgesRead::Lost(fault)
+            }
+        }
+    }
+
+    /// Whether operations are still without an answer: a clean stop waits for them.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.owed.is_empty()
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.health
+    }
+
+    fn submit(
+        &mut self,
+        timers: &mut Timers,
+        now: Instant,
+        line: LineId,
+        owed: OwedWhat,
+        what: OpWhat,
+    ) -> Option<(LineId, LineEvent)> {
+        let op = self.next_op;
+        self.next_op += 1;
+        let chip = self.table.get(line).map(|entry| &entry.chip);
+        let worker = chip.and_then(|chip| self.workers.get(chip));
+        let refused = match worker {
+            None => "its chip has no worker",
+            Some(chip) => match chip.worker.submit(Op {
+                number: op,
+                line,
+                what,
+            }) {
+                Ok(()) => {
+                    self.owed.insert(op, Owed { line, what: owed });
+                    timers.arm(TimerKey::LineOp(op), now + LINE_TIMEOUT);
+                    return None;
+                }
+                Err(Refused::Full(_)) => "too many operations wait for its chip",
+                Err(Refused::Gone(_)) => "its chip's worker has ended",
+            },
+        };
+        let fault = Fault::new(FaultKind::Busy, refused);
+        Some(match owed {
+            OwedWhat::Set(request) => (
+                line,
+                LineEvent::Set {
+                    request,
+                    outcome: Err(fault),
+                },
+            ),
+            OwedWhat::Request | OwedWhat::Read => {
+                self.forget(line);
+                (line, LineEvent::Lost(fault))
+            }
+        })
+    }
+
+    fn handle(&self, line: LineId) -> Option<Handle> {
+        match &self.table.get(line)?.state {
+            State::Held(handle) => Some(handle.clone()),
+            State::Requested => None,
+        }
+    }
+
+    /// Counts a line to its chip's worker, which is started for the first.
+    fn hold_worker(&mut self, chip: &Chip) -> Result<(), Fault> {
+        if let Some(worker) = self.workers.get_mut(chip) {
+            worker.lines += 1;
+            return Ok(());
+        }
+        let mailbox = self.mailbox.clone();
+        let worker = Worker::start("gpio", CHIP_QUEUE_MAX, move |op| serve(&mailbox, op))
+            .map_err(|error| Fault::new(FaultKind::BusError, format!("no thread: {error}")))?;
+        self.workers
+            .insert(chip.clone(), ChipWorker { worker, lines: 1 });
+        Ok(())
+    }
+
+    /// Ends the loop's part in a line and hands it back to the kernel through the worker.
+    fn let_go(&mut self, registry: &Registry, line: LineId) {
+        let handle = self.handle(line);
+        if let Some(handle) = handle {
+            if handle.has_edges {
+                // It was registered; if the kernel has dropped it by itself, so much the better.
+                let _ = registry.deregister(&mut SourceFd(&handle.request.as_raw_fd()));
+            }
+            let chip = self.table.get(line).map(|entry| entry.chip.clone());
+            if let Some(entry) = self.table.get_mut(line) {
+                entry.state = State::Requested;
+            }
+            self.give_back(chip.as_ref(), handle);
+        }
+        self.forget(line);
+    }
+
+    /// Lets a worker drop a request: the chip's own, or one for the purpose.
+    fn give_back(&mut self, chip: Option<&Chip>, handle: Handle) {
+        let op = Op {
+            number: 0,
+            line: LineId::from_parts(0, 0),
+            what: OpWhat::Release(handle),
+        };
+        let worker = chip.and_then(|chip| self.workers.get(chip));
+        let op = match worker.map(|chip| &chip.worker) {
+            Some(worker) => match worker.submit(op) {
+                Ok(()) => return,
+                Err(Refused::Full(op) | Refused::Gone(op)) => op,
+            },
+            None => op,
+        };
+        if let Err(error) = worker::spawn("gpio-release", move || drop(op)) {
+            log::warn!("a line is given back on the loop: {error}");
+        }
+    }
+
+    /// Takes a line out of the tables, and its chip's worker with the last one.
+    fn forget(&mut self, line: LineId) {
+        let Some(entry) = self.table.remove(line) else {
+            return;
+        };
+        if let Some(worker) = self.workers.get_mut(&entry.chip) {
+            worker.lines -= 1;
+            if worker.lines == 0 {
+                self.workers.remove(&entry.chip);
+            }
+        }
+    }
+}
+
+/// Puts the descriptor of a line with edges in the poll.
+fn watch(registry: &Registry, line: LineId, handle: &Handle) -> io::Result<()> {
+    if !handle.has_edges {
+        return Ok(());
+    }
+    let fd = handle.request.as_raw_fd();
+    // The kernel hands the request out blocking, and `read` must never wait here.
+    fcntl(
+        handle.request.as_ref(),
+        FcntlArg::F_SETFL(OFlag::O_NONBLOCK),
+    )?;
+    let token = Source::Line(line.slot()).token();
+    registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
+}
+
+/// `Ok(true)`: everything that the kernel had was read.
+fn read_edges(
+    handle: &mut Handle,
+    mut event: impl FnMut(LineEvent),
+) -> Result<bool, gpiocdev::Error> {
+    /// `struct gpio_v2_line_event` has 48 bytes; 16 of them are the kernel's default buffer for a
+    /// line.
+    const WORDS: usize = 16 * 6;
+
+    let size = handle.request.edge_event_u64_size();
+    let mut words = [0_u64; WORDS];
+    let mut count = 0;
+    while count < EDGES_PER_TURN {
+        let room = (WORDS / size).min(EDGES_PER_TURN - count) * size;
+        let read = match handle
+            .request
+            .read_edge_events_into_slice(&mut words[..room])
+        {
+            Ok(read) => read,
+            Err(error) if would_block(&error) => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        if read < size {
+            return Ok(true);
+        }
+        for words in words[..read].chunks_exact(size) {
+            let edge = handle.request.edge_event_from_slice(words)?;
+            let line_seqno = match &mut handle.counted {
+                Some(counted) => {
+                    *counted = counted.wrapping_add(1);
+                    *counted
+                }
+                None => edge.line_seqno,
+            };
+            event(LineEvent::Edge {
+                at: Instant::from_nanos(edge.timestamp_ns),
+                active: edge.kind == EdgeKind::Rising,
+                line_seqno,
+            });
+            count += 1;
+        }
+    }
+    Ok(false)
+}
+
+fn serve(mailbox: &Mailbox, op: Op) {
+    let what = match op.what {
+        OpWhat::Request(settings) => AnswerWhat::Requested(request(&settings)),
+        OpWhat::Set(handle, active) => AnswerWhat::Level(
+            handle
+                .request
+                .set_value(handle.offset, value_of(active))
+                .map(|()| active)
+                .map_err(|error| fault_of(&error, "setting the line")),
+        ),
+        OpWhat::Read(handle) => AnswerWhat::Level(level(&handle)),
+        OpWhat::Release(handle) => {
+            drop(handle);
+            return;
+        }
+    };
+    mailbox.post(worker::Answer::Line(Answer {
+        op: op.number,
+        line: op.line,
+        what,
+    }));
+}
+
+fn level(handle: &Handle) -> Result<bool, Fault> {
+    handle
+        .request
+        .value(handle.offset)
+        .map(|value| value == Value::Active)
+        .map_err(|error| fault_of(&error, "reading the line"))
+}
+
+/// Finds chip and line and requests it. Blocks; called by workers.
+fn request(settings: &LineSettings) -> Result<(Handle, bool), Fault> {
+    let path = find_chip(&settings.chip)?;
+    let chip =
+        gpiocdev::Chip::from_path(&path).map_err(|error| fault_of(&error, "opening the chip"))?;
+    let offset = find_line(&chip, &settings.line)?;
+    let mut builder = gpiocdev::Request::builder();
+    builder
+        .on_chip(&path)
+        .with_consumer(CONSUMER)
+        .with_line(offset);
+    if settings.active_low {
+        builder.as_active_low();
+    }
+    let has_edges = matches!(settings.direction, Direction::Input { .. });
+    let mut as_it_is = false;
+    match &settings.direction {
+        Direction::Input {
+            edges,
+            debounce,
+            event_buffer,
+        } => {
+            builder
+                .as_input()
+                .with_bias(bias_of(settings.bias))
+                .with_edge_detection(edges_of(*edges))
+                .with_event_clock(EventClock::Monotonic);
+            if !debounce.is_zero() {
+                builder.with_debounce_period(*debounce);
+            }
+            if *event_buffer > 0 {
+                builder.with_kernel_event_buffer_size(*event_buffer);
+            }
+        }
+        Direction::Output {
+            initial: Some(active),
+            drive,
+        } => {
+            builder
+                .as_output(value_of(*active))
+                .with_bias(bias_of(settings.bias))
+                .with_drive(drive_of(*drive));
+        }
+        Direction::Output { initial: None, .. } => {
+            // Look first, then drive what was seen: the kernel cannot do both in one step.
+            builder.as_is();
+            as_it_is = true;
+        }
+    }
+    let request = builder
+        .request()
+        .map_err(|error| refused(&chip, offset, &error))?;
+    let abi = chip.detect_abi_version().ok();
+    let handle = Handle {
+        request: Arc::new(request),
+        offset,
+        counted: (abi == Some(gpiocdev::AbiVersion::V1)).then_some(0),
+        has_edges,
+    };
+    let active = level(&handle)?;
+    if as_it_is && let Direction::Output { drive, .. } = &settings.direction {
+        let mut config = gpiocdev::request::Config::default();
+        config
+            .with_line(offset)
+            .as_output(value_of(active))
+            .with_bias(bias_of(settings.bias))
+            .with_drive(drive_of(*drive));
+        if settings.active_low {
+            config.as_active_low();
+        }
+        handle
+            .request
+            .reconfigure(&config)
+            .map_err(|error| fault_of(&error, "driving the line as it is"))?;
+    }
+    Ok((handle, active))
+}
+
+fn find_chip(chip: &Chip) -> Result<PathBuf, Fault> {
+    let labels: &[&str] = match chip {
+        Chip::Path(path) => return Ok(PathBuf::from(&**path)),
+        Chip::Header => &HEADER_LABELS,
+        Chip::Label(label) => &[label],
+    };
+    // A machine without any chip has no GPIO; to the user that is the same as not having this one.
+    let mut seen = Vec::new();
+    for path in gpiocdev::chip::chips().unwrap_or_default() {
+        let Ok(info) = gpiocdev::Chip::from_path(&path).and_then(|chip| chip.info()) else {
+            continue;
+        };
+        if labels.contains(&info.label.as_str()) {
+            return Ok(path);
+        }
+        seen.push(info.label);
+    }
+    let wanted = match chip {
+        Chip::Header => "of a 40-pin header".to_owned(),
+        _ => format!("labelled '{}'", labels[0]),
+    };
+    let there = if seen.is_empty() {
+        "there is none that we may open".to_owned()
+    } else {
+        format!("there is {}", seen.join(", "))
+    };
+    Err(Fault::new(
+        FaultKind::BusError,
+        format!("no GPIO chip {wanted}; {there}"),
+    ))
+}
+
+fn find_line(chip: &gpiocdev::Chip, line: &LineRef) -> Result<u32, Fault> {
+    match line {
+        LineRef::Offset(offset) => Ok(*offset),
+        LineRef::Name(name) => chip
+            .find_line_info(name)
+            .map(|info| info.offset)
+            .ok_or_else(|| {
+                let chip = chip.name();
+                Fault::new(
+                    FaultKind::BusError,
+                    format!("{chip} has no line named '{name}'"),
+                )
+            }),
+        LineRef::Pin(pin) => Err(Fault::new(
+            FaultKind::BusError,
+            format!("header pin {pin} is no line of this chip"),
+        )),
+    }
+}
+
+/// A request that failed, with who holds the line if somebody does.
+fn refused(chip: &gpiocdev::Chip, offset: u32, error: &gpiocdev::Error) -> Fault {
+    let name = chip.name();
+    if errno_of(error) == Some(Errno::EBUSY)
+        && let Ok(info) = chip.line_info(offset)
+    {
+        return Fault::new(
+            FaultKind::BusError,
+            format!("line {offset} of {name} is in use by '{}'", info.consumer),
+        );
+    }
+    let mut fault = fault_of(error, "requesting the line");
+    fault.detail = format!("line {offset} of {name}: {}", fault.detail).into();
+    fault
+}
+
+fn fault_of(error: &gpiocdev::Error, doing: &str) -> Fault {
+    let kind = match errno_of(error) {
+        Some(Errno::ENODEV | Errno::ENXIO) => FaultKind::Unplugged,
+        Some(Errno::ETIMEDOUT | Errno::EAGAIN) => FaultKind::Timeout,
+        _ => FaultKind::BusError,
+    };
+    Fault::new(kind, format!("{doing}: {error}"))
+}
+
+fn errno_of(error: &gpiocdev::Error) -> Option<Errno> {
+    match error {
+        gpiocdev::Error::Os(errno) | gpiocdev::Error::Uapi(_, gpiocdev_uapi::Error::Os(errno)) => {
+            Some(Errno::from_raw(errno.0))
+        }
+        _ => None,
+    }
+}
+
+fn would_block(error: &gpiocdev::Error) -> bool {
+    matches!(errno_of(error), Some(Errno::EAGAIN | Errno::EINTR))
+}
+
+fn not_held() -> Fault {
+    Fault::new(FaultKind::BusError, "the line is not held")
+}
+
+fn value_of(active: bool) -> Value {
+    if active {
+        Value::Active
+    } else {
+        Value::Inactive
+    }
+}
+
+fn edges_of(edges: Edges) -> EdgeDetection {
+    match edges {
+        Edges::Rising => EdgeDetection::RisingEdge,
+        Edges::Falling => EdgeDetection::FallingEdge,
+        Edges::Both => EdgeDetection::BothEdges,
+    }
+}
+
+fn bias_of(bias: Bias) -> Option<gpiocdev::line::Bias> {
+    match bias {
+        Bias::AsIs => None,
+        Bias::Disabled => Some(gpiocdev::line::Bias::Disabled),
+        Bias::PullUp => Some(gpiocdev::line::Bias::PullUp),
+        Bias::PullDown => Some(gpiocdev::line::Bias::PullDown),
+    }
+}
+
+fn drive_of(drive: Drive) -> gpiocdev::line::Drive {
+    match drive {
+        Drive::PushPull => gpiocdev::line::Drive::PushPull,
+        Drive::OpenDrain => gpiocdev::line::Drive::OpenDrain,
+        Drive::OpenSource => gpiocdev::line::Drive::OpenSource,
+    }
+}
