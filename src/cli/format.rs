@@ -417,11 +417,34 @@ struct JsonProperties<'a> {
     response_topic: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     correlation_data: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    subscription_identifiers: Vec<u32>,
-    /// Names may repeat and their order counts, so it is a list of objects with one name each.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    user_properties: Vec<std::collections::BTreeMap<&'a str, &'a str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscription_identifier: Option<OneOrMore>,
+    #[serde(skip_serializing_if = "Pairs::is_empty")]
+    user_properties: Pairs<'a>,
+}
+
+/// Nearly always one.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(u32),
+    More(Vec<u32>),
+}
+
+/// An object with its names in the order in which they came. A name that came twice stands twice, as
+/// with mosquitto_sub.
+struct Pairs<'a>(crate::mqtt::UserProperties<'a>);
+
+impl Pairs<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Pairs<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter())
+    }
 }
 
 impl JsonProperties<'_> {
@@ -431,7 +454,7 @@ impl JsonProperties<'_> {
             && self.content_type.is_none()
             && self.response_topic.is_none()
             && self.correlation_data.is_none()
-            && self.subscription_identifiers.is_empty()
+            && self.subscription_identifier.is_none()
             && self.user_properties.is_empty()
     }
 }
@@ -464,16 +487,12 @@ fn json(
                 .response_topic
                 .map(crate::mqtt::TopicName::as_str),
             correlation_data: properties.correlation_data.map(lossy),
-            subscription_identifiers: received
-                .subscription_identifiers
-                .iter()
-                .map(|id| id.value())
-                .collect(),
-            user_properties: properties
-                .user_properties
-                .iter()
-                .map(|pair| [pair].into())
-                .collect(),
+            subscription_identifier: match &received.subscription_identifiers[..] {
+                [] => None,
+                [one] => Some(OneOrMore::One(one.value())),
+                more => Some(OneOrMore::More(more.iter().map(|id| id.value()).collect())),
+            },
+            user_properties: Pairs(properties.user_properties),
         },
         payload: quoted.then(|| lossy(publish.payload)),
     };
@@ -569,7 +588,8 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["payload"], "say \"hi\"\n");
         assert_eq!(value["mid"], 42);
-        assert_eq!(value["properties"]["user-properties"][1]["seq"], "7");
+        assert_eq!(value["properties"]["user-properties"]["seq"], "7");
+        assert_eq!(value["properties"]["subscription-identifier"], 3);
         assert!(text.starts_with("{\"tst\":\"2026-11-2"), "{text}");
         assert!(text.contains(".123456"), "{text}");
 

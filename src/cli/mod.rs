@@ -10,6 +10,8 @@ mod check;
 mod client;
 mod configuration;
 mod control;
+mod demo;
+mod direct;
 mod failure;
 mod format;
 mod help;
@@ -17,8 +19,12 @@ mod link;
 mod output;
 mod property;
 mod publish;
+mod read;
+mod run;
 mod scan;
+mod set;
 mod subscribe;
+mod table;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -88,8 +94,12 @@ struct Verb {
 }
 
 const VERBS: &[Verb] = &[
+    verb("run", help::RUN, run::run),
+    verb("demo", help::DEMO, demo::run),
     verb("check", help::CHECK, check::run),
     verb("scan", help::SCAN, scan::run),
+    verb("read", help::READ, read::run),
+    verb("set", help::SET, set::run),
     verb("pub", help::PUB, publish::run),
     verb("sub", help::SUB, subscribe::run),
     verb("bench", help::BENCH, bench::run),

@@ -28,6 +28,11 @@ pub(crate) fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
+/// Whether a person looks at standard output.
+pub(crate) fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
 /// Whether standard output wants colours: only on a terminal, and not with `NO_COLOR` (see
 /// no-color.org) or `TERM=dumb`.
 pub(crate) fn color_on_stdout() -> bool {

@@ -310,7 +310,7 @@ impl Publisher<'_> {
         let mut redial_at = None;
         loop {
             let mut until = redial_at;
-            if link.client().is_connected() {
+            if connected_once && link.client().is_connected() {
                 let feed_at = self.publish_more(link)?;
                 if self.exhausted && self.under_way.is_empty() {
                     link.say_goodbye()?;

@@ -375,7 +375,7 @@ fn read_file(open: &mut Vec<(Box<str>, File)>, path: &str, max: u32) -> BusOutco
 
 fn read_from_start(file: &File, max: u32) -> BusOutcome {
     /// A shorter first read of a file that the kernel makes up was all of it.
-    const WHOLE_BELOW: usize = 1024;
+    const WHOLE_BELOW: usize = 2048;
 
     let mut bytes = Bytes::new();
     let mut chunk = [0; 4096];

@@ -85,8 +85,8 @@ pub struct Counters {
     pub worker_expired: u64,
     /// Answers of workers that came after that.
     pub worker_late: u64,
-    /// Buses whose worker owes an overdue answer now.
-    pub buses_stuck: usize,
+    /// Buses and GPIO chips whose worker owes an overdue answer now.
+    pub workers_stuck: usize,
     /// Threads that open, close or load something now.
     pub errands: usize,
     /// Control clients turned away.
@@ -298,9 +298,9 @@ impl EventLoop {
             connections: self.connections.len(),
             lingering: self.lingering.len(),
             linger_cut_short: self.lingering.cut_short(),
-            worker_expired: buses.expired + lines.expired,
+            worker_expired: self.counters.worker_expired + buses.expired + lines.expired,
             worker_late: buses.late + lines.late,
-            buses_stuck: buses.stuck,
+            workers_stuck: buses.stuck + lines.stuck,
             errands: self.errands.running(),
             control_refused: control.refused,
             control_overflowed: control.overflowed,
@@ -828,10 +828,12 @@ impl EventLoop {
             }
             TimerKey::PortOpen(port) => {
                 if let Some(fault) = self.ports.open_expired(port) {
+                    self.counters.worker_expired += 1;
                     self.port_lost(now, port, fault);
                 }
             }
             TimerKey::Load => {
+                self.counters.worker_expired += 1;
                 let outcome = Err("reading the configuration takes too long".into());
                 self.loaded(now, outcome);
             }

@@ -51,6 +51,8 @@ pub(super) struct Health {
     pub expired: u64,
     /// Answers that came after that.
     pub late: u64,
+    /// Chips whose worker owes an overdue answer now.
+    pub stuck: usize,
 }
 
 /// All lines that the field asked for.
@@ -70,6 +72,9 @@ pub(super) struct Lines {
 struct ChipWorker {
     worker: Worker<Op>,
     lines: usize,
+    /// It owes an overdue answer. It is kept while it does, also without lines: another thread for the same
+    /// chip would only hang too.
+    is_stuck: bool,
 }
 
 #[derive(Debug)]
@@ -129,6 +134,7 @@ enum OpWhat {
 /// What it answers.
 #[derive(Debug)]
 pub(super) struct Answer {
+    chip: Chip,
     op: u64,
     line: LineId,
     what: AnswerWhat,
@@ -224,6 +230,7 @@ impl Lines {
         answer: Answer,
     ) -> Option<(LineId, LineEvent)> {
         timers.disarm(TimerKey::LineOp(answer.op));
+        self.recover(&answer.chip);
         let owed = self.owed.remove(&answer.op);
         let line = answer.line;
         let is_current = owed.is_some() && self.table.contains(line);
@@ -285,9 +292,15 @@ impl Lines {
                 LINE_TIMEOUT.as_secs()
             ),
         );
-        log::warn!("GPIO chip is silent past its deadline line={}", owed.line);
-        if !self.table.contains(owed.line) {
-            return None;
+        let chip = &self.table.get(owed.line)?.chip;
+        if let Some(worker) = self.workers.get_mut(chip)
+            && !std::mem::replace(&mut worker.is_stuck, true)
+        {
+            self.health.stuck += 1;
+            log::warn!(
+                "GPIO chip is silent past its deadline chip={}",
+                name_of(chip)
+            );
         }
         match owed.what {
             OwedWhat::Set(request) => Some((
@@ -412,12 +425,31 @@ impl Lines {
             worker.lines += 1;
             return Ok(());
         }
-        let mailbox = self.mailbox.clone();
-        let worker = Worker::start("gpio", CHIP_QUEUE_MAX, move |op| serve(&mailbox, op))
+        let (mailbox, served) = (self.mailbox.clone(), chip.clone());
+        let serve = move |op| serve(&mailbox, &served, op);
+        let worker = Worker::start("gpio", CHIP_QUEUE_MAX, serve)
             .map_err(|error| Fault::new(FaultKind::BusError, format!("no thread: {error}")))?;
-        self.workers
-            .insert(chip.clone(), ChipWorker { worker, lines: 1 });
+        let worker = ChipWorker {
+            worker,
+            lines: 1,
+            is_stuck: false,
+        };
+        self.workers.insert(chip.clone(), worker);
         Ok(())
+    }
+
+    /// A chip has answered something.
+    fn recover(&mut self, chip: &Chip) {
+        let Some(worker) = self.workers.get_mut(chip) else {
+            return;
+        };
+        if std::mem::take(&mut worker.is_stuck) {
+            self.health.stuck -= 1;
+            log::info!("GPIO chip answers again chip={}", name_of(chip));
+            if worker.lines == 0 {
+                self.workers.remove(chip);
+            }
+        }
     }
 
     /// Ends the loop's part in a line and hands it back to the kernel through the worker.
@@ -464,7 +496,7 @@ impl Lines {
         };
         if let Some(worker) = self.workers.get_mut(&entry.chip) {
             worker.lines -= 1;
-            if worker.lines == 0 {
+            if worker.lines == 0 && !worker.is_stuck {
                 self.workers.remove(&entry.chip);
             }
         }
@@ -505,8 +537,11 @@ fn read_edges(
             .read_edge_events_into_slice(&mut words[..room])
         {
             Ok(read) => read,
-            Err(error) if would_block(&error) => return Ok(true),
-            Err(error) => return Err(error),
+            Err(error) => match errno_of(&error) {
+                Some(Errno::EAGAIN) => return Ok(true),
+                Some(Errno::EINTR) => continue,
+                _ => return Err(error),
+            },
         };
         if read < size {
             return Ok(true);
@@ -531,7 +566,7 @@ fn read_edges(
     Ok(false)
 }
 
-fn serve(mailbox: &Mailbox, op: Op) {
+fn serve(mailbox: &Mailbox, chip: &Chip, op: Op) {
     let what = match op.what {
         OpWhat::Request(settings) => AnswerWhat::Requested(request(&settings)),
         OpWhat::Set(handle, active) => AnswerWhat::Level(
@@ -548,6 +583,7 @@ fn serve(mailbox: &Mailbox, op: Op) {
         }
     };
     mailbox.post(worker::Answer::Line(Answer {
+        chip: chip.clone(),
         op: op.number,
         line: op.line,
         what,
@@ -726,8 +762,12 @@ fn errno_of(error: &gpiocdev::Error) -> Option<Errno> {
     }
 }
 
-fn would_block(error: &gpiocdev::Error) -> bool {
-    matches!(errno_of(error), Some(Errno::EAGAIN | Errno::EINTR))
+/// What the log calls a chip.
+fn name_of(chip: &Chip) -> &str {
+    match chip {
+        Chip::Header => "header",
+        Chip::Label(name) | Chip::Path(name) => name,
+    }
 }
 
 fn not_held() -> Fault {
@@ -764,5 +804,160 @@ fn drive_of(drive: Drive) -> gpiocdev::line::Drive {
         Drive::PushPull => gpiocdev::line::Drive::PushPull,
         Drive::OpenDrain => gpiocdev::line::Drive::OpenDrain,
         Drive::OpenSource => gpiocdev::line::Drive::OpenSource,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use mio::{Events, Poll};
+
+    use super::*;
+
+    /// Real edges are the virtual Pi's to make; here are the ways in which there is no line.
+    struct Bench {
+        poll: Poll,
+        mailbox: Mailbox,
+        timers: Timers,
+        lines: Lines,
+        id: LineId,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let poll = Poll::new().unwrap();
+            let mailbox = Mailbox::new(poll.registry()).unwrap();
+            Self {
+                lines: Lines::new(mailbox.clone()),
+                poll,
+                mailbox,
+                timers: Timers::default(),
+                id: LineId::from_parts(3, 1),
+            }
+        }
+
+        fn request(&mut self, chip: Chip, line: LineRef) -> Option<(LineId, LineEvent)> {
+            let settings = LineSettings {
+                chip,
+                line,
+                direction: Direction::Input {
+                    edges: Edges::Both,
+                    debounce: Duration::ZERO,
+                    event_buffer: 0,
+                },
+                active_low: false,
+                bias: Bias::AsIs,
+            };
+            let line = self.id;
+            self.command(LineCommand::Request { line, settings })
+        }
+
+        fn command(&mut self, command: LineCommand) -> Option<(LineId, LineEvent)> {
+            let now = Instant::from_nanos(0);
+            self.lines
+                .command(self.poll.registry(), &mut self.timers, now, command)
+        }
+
+        fn answer(&mut self) -> Option<(LineId, LineEvent)> {
+            let mut answers = Vec::new();
+            let mut events = Events::with_capacity(1);
+            while answers.is_empty() {
+                self.poll
+                    .poll(&mut events, Some(Duration::from_secs(10)))
+                    .unwrap();
+                assert!(!events.is_empty(), "no answer");
+                self.mailbox.take(&mut answers);
+            }
+            let Some(worker::Answer::Line(answer)) = answers.pop() else {
+                panic!("{answers:?}");
+            };
+            self.lines
+                .answered(self.poll.registry(), &mut self.timers, answer)
+        }
+    }
+
+    #[test]
+    fn a_chip_that_is_not_there_is_named() {
+        let mut bench = Bench::new();
+        for (chip, named) in [
+            (Chip::Label("no-such-chip".into()), "no-such-chip"),
+            (Chip::Path("/dev/null".into()), "/dev/null"),
+        ] {
+            assert_eq!(bench.request(chip, LineRef::Offset(1)), None);
+            let Some((line, LineEvent::Lost(fault))) = bench.answer() else {
+                panic!("it cannot be ready");
+            };
+            assert_eq!(line, bench.id);
+            assert!(fault.detail.contains(named), "{fault}");
+        }
+        assert!(bench.lines.workers.is_empty(), "no line, no thread");
+        assert_eq!(bench.timers.next(), None);
+    }
+
+    #[test]
+    fn a_line_that_is_not_held_is_refused_and_not_waited_for() {
+        let mut bench = Bench::new();
+        let (line, request) = (bench.id, RequestId(1));
+        let set = LineCommand::Set {
+            line,
+            request,
+            active: true,
+        };
+        let Some((_, LineEvent::Set { outcome, .. })) = bench.command(set) else {
+            panic!("it is answered");
+        };
+        assert!(outcome.is_err());
+        assert_eq!(bench.command(LineCommand::Release { line }), None);
+        assert!(!bench.lines.is_busy());
+    }
+
+    #[test]
+    fn a_stuck_chip_is_answered_for_and_gets_no_second_thread() {
+        let mut bench = Bench::new();
+        let chip = Chip::Label("stuck".into());
+        let (release, gate) = channel::<()>();
+        let worker = ChipWorker {
+            worker: Worker::start("test", 8, move |_| {
+                let _ = gate.recv();
+            })
+            .unwrap(),
+            lines: 0,
+            is_stuck: false,
+        };
+        bench.lines.workers.insert(chip.clone(), worker);
+        for op in 0..2 {
+            assert_eq!(bench.request(chip.clone(), LineRef::Offset(1)), None);
+            let due = Instant::from_nanos(0) + LINE_TIMEOUT;
+            assert_eq!(bench.timers.pop_due(due), Some(TimerKey::LineOp(op)));
+            let expired = bench.lines.expired(bench.poll.registry(), op);
+            let Some((_, LineEvent::Lost(fault))) = expired else {
+                panic!("{expired:?}");
+            };
+            assert_eq!(fault.kind, FaultKind::Timeout);
+            assert_eq!(
+                (bench.lines.workers.len(), bench.lines.health.stuck),
+                (1, 1)
+            );
+        }
+        let late = Answer {
+            chip,
+            op: 0,
+            line: bench.id,
+            what: AnswerWhat::Requested(Err(not_held())),
+        };
+        let registry = bench.poll.registry();
+        assert_eq!(
+            bench.lines.answered(registry, &mut bench.timers, late),
+            None
+        );
+        let health = Health {
+            expired: 2,
+            late: 1,
+            stuck: 0,
+        };
+        assert_eq!(bench.lines.health(), health);
+        assert!(bench.lines.workers.is_empty());
+        drop(release);
     }
 }

@@ -73,7 +73,7 @@ impl Plant {
         Ok(Self {
             path,
             waker,
-            thread: Some(spawn_without_signals(move || panel.run(poll))?),
+            thread: Some(spawn_without_signals("plant", move || panel.run(poll))?),
             _other_side: pty.slave,
         })
     }
@@ -95,12 +95,22 @@ impl Drop for Plant {
     }
 }
 
-/// Signals are the gateway's: a thread that took one would end the process without a clean stop.
-fn spawn_without_signals(run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+/// Starts a thread of the demo that takes no signal. They are the gateway's: one that came here
+/// would end the process without a clean stop.
+pub fn spawn_without_signals(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
     let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
-    let thread = thread::Builder::new().name("plant".into()).spawn(run);
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
     before.thread_set_mask()?;
     thread
+}
+
+/// Asks this process for a clean end, as Ctrl-C does, from any thread.
+pub fn stop_this_process() {
+    // A process may always send itself a signal.
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGTERM);
 }
 
 const STOP: Token = Token(0);

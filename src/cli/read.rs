@@ -1,0 +1,293 @@
+//! `fieldgate read`: one reading, through the running gateway, else directly.
+
+use std::path::PathBuf;
+
+use lexopt::Parser;
+use serde_json::{Map, Value, json};
+
+use crate::time::Duration;
+
+use super::configuration::{control_socket, load};
+use super::control::{Answer, ControlClient, code_of};
+use super::direct::{Direct, Use};
+use super::{Argument, Failure, Globals, code, help, other_argument, output};
+
+/// How long to wait for one answer when nobody says.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failure> {
+    let (mut what, mut socket, mut timeout) = (None, None, TIMEOUT);
+    while let Some(argument) = Argument::next(&mut parser)? {
+        match &argument {
+            Argument::Long(name) if name == "socket" => socket = Some(parser.value()?.into()),
+            Argument::Long(name) if name == "timeout" => {
+                timeout = duration(&super::client::text(&mut parser)?)?;
+            }
+            Argument::Value(value) if what.is_none() => {
+                what = Some(value.to_string_lossy().into_owned());
+            }
+            _ => {
+                let ended = other_argument(argument, &mut parser, &mut globals, help::READ)?;
+                if let Some(code) = ended {
+                    return Ok(code);
+                }
+            }
+        }
+    }
+    let what =
+        what.ok_or_else(|| Failure::usage("what to read is said by DEVICE or DEVICE/POINT"))?;
+    let target = Target::parse(&what)?;
+    let config = globals.config_path();
+    let socket: PathBuf = socket.unwrap_or_else(|| control_socket(&config));
+    let points = match ControlClient::connect(&socket)? {
+        Some(mut gateway) => read(&target, |verb, fields| {
+            gateway.request(verb, fields, timeout)
+        })?,
+        None => {
+            let meant = load(&config)?.meant;
+            let mut direct = Direct::start(&meant, target.device, Use::Read)?;
+            let points = read(&target, |verb, fields| {
+                direct.request(verb, fields, timeout)
+            })?;
+            direct.stop()?;
+            points
+        }
+    };
+    print(&target, &points, globals.json)?;
+    Ok(exit_code(&points))
+}
+
+/// `500ms`, `2s`, `1m`; what the gateway understands of `for`.
+pub(crate) fn duration(text: &str) -> Result<Duration, Failure> {
+    let wrong = || Failure::usage(format!("a time looks like 500ms, 2s or 1m, not `{text}`"));
+    let mut time = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| c.is_ascii_alphabetic())
+            .ok_or_else(wrong)?;
+        let (number, unit) = rest.split_at(digits);
+        let letters = unit.find(|c: char| !c.is_ascii_alphabetic());
+        let (unit, behind) = unit.split_at(letters.unwrap_or(unit.len()));
+        let factor = match unit {
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(wrong()),
+        };
+        let value: f64 = number.parse().map_err(|_| wrong())?;
+        let part = Duration::try_from_secs_f64(value * factor).map_err(|_| wrong())?;
+        time = time.checked_add(part).ok_or_else(wrong)?;
+        rest = behind;
+    }
+    if time.is_zero() {
+        return Err(wrong());
+    }
+    Ok(time)
+}
+
+/// What is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Target<'a> {
+    device: &'a str,
+    /// `None`: all of them.
+    point: Option<&'a str>,
+}
+
+impl<'a> Target<'a> {
+    fn parse(text: &'a str) -> Result<Self, Failure> {
+        let mut parts = text.split('/');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(device), point, None) if !device.is_empty() && point != Some("") => {
+                Ok(Self { device, point })
+            }
+            _ => Err(Failure::usage(format!(
+                "a point is named DEVICE/POINT, not `{text}`"
+            ))),
+        }
+    }
+}
+
+/// A point, and what came of reading it.
+#[derive(Debug, Clone, PartialEq)]
+struct Point {
+    path: String,
+    answer: Answer,
+}
+
+impl Point {
+    fn field(&self, name: &str) -> Option<&Value> {
+        match &self.answer {
+            Answer::Ok(data) => data.get(name).filter(|value| !value.is_null()),
+            Answer::Error(_) => None,
+        }
+    }
+
+    fn is_good(&self) -> bool {
+        self.field("quality").and_then(Value::as_str) == Some("good")
+    }
+}
+
+/// Asks for the point, or for every point that the device has.
+fn read(
+    target: &Target<'_>,
+    mut request: impl FnMut(&str, Map<String, Value>) -> Result<Answer, Failure>,
+) -> Result<Vec<Point>, Failure> {
+    let names: Vec<String> = match target.point {
+        Some(point) => vec![point.to_owned()],
+        None => match request("devices", Map::new())? {
+            Answer::Ok(devices) => names_of(&devices, target.device)?,
+            Answer::Error(error) => return Err(Failure::failed(error)),
+        },
+    };
+    let mut points = Vec::new();
+    for name in names {
+        let path = format!("{}/{name}", target.device);
+        let fields = Map::from_iter([("point".to_owned(), json!(path))]);
+        let answer = request("read", fields)?;
+        points.push(Point { path, answer });
+    }
+    Ok(points)
+}
+
+fn names_of(devices: &Value, device: &str) -> Result<Vec<String>, Failure> {
+    let Some(found) = devices.get(device) else {
+        let names: Vec<&str> = devices
+            .as_object()
+            .map(|devices| devices.keys().map(String::as_str).collect())
+            .unwrap_or_default();
+        return Err(Failure::failed(format!("there is no device `{device}`"))
+            .hint(format!("the gateway has {}", names.join(", "))));
+    };
+    let points = found.get("points").and_then(Value::as_object);
+    Ok(points
+        .map(|points| points.keys().cloned().collect())
+        .unwrap_or_default())
+}
+
+fn print(target: &Target<'_>, points: &[Point], json: bool) -> Result<(), Failure> {
+    if json {
+        let mut values: Vec<Value> = points.iter().map(as_json).collect();
+        let value = match target.point {
+            Some(_) => values.pop().unwrap_or(Value::Null),
+            None => Value::Array(values),
+        };
+        return output::print_json(&value).map(drop);
+    }
+    let rows: Vec<_> = points.iter().map(row).collect();
+    output::print(&output::columns(&rows, "")).map(drop)
+}
+
+fn as_json(point: &Point) -> Value {
+    match &point.answer {
+        Answer::Ok(data) => data.clone(),
+        Answer::Error(error) => json!({ "point": point.path, "error": error }),
+    }
+}
+
+fn row(point: &Point) -> Vec<String> {
+    let word = |name| point.field(name).map(plain).unwrap_or_default();
+    match &point.answer {
+        Answer::Ok(_) => {
+            let value = format!("{} {}", word("value"), word("unit"));
+            let mut row = vec![point.path.clone(), value.trim().to_owned(), word("quality")];
+            row.push(word("reason"));
+            row
+        }
+        Answer::Error(error) => vec![point.path.clone(), String::new(), error.clone()],
+    }
+}
+
+/// A value as a person reads it: text without quotes.
+pub(crate) fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn exit_code(points: &[Point]) -> u8 {
+    let errors = points.iter().find_map(|point| match &point.answer {
+        Answer::Error(error) => Some(code_of(error)),
+        Answer::Ok(_) => None,
+    });
+    match errors {
+        Some(code) => code,
+        None if points.iter().all(Point::is_good) => code::DONE,
+        None => code::NOT_GOOD,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(
+        devices: Value,
+        read: Value,
+    ) -> impl FnMut(&str, Map<String, Value>) -> Result<Answer, Failure> {
+        move |verb, fields| {
+            Ok(Answer::Ok(match verb {
+                "devices" => devices.clone(),
+                _ => {
+                    let mut data = read.clone();
+                    data["point"] = fields["point"].clone();
+                    data
+                }
+            }))
+        }
+    }
+
+    #[test]
+    fn a_device_is_all_its_points() {
+        let devices = json!({"g": {"points": {"humidity": {}, "temperature": {}}}});
+        let good = json!({"value": 21.4, "unit": "°C", "quality": "good"});
+        let target = Target::parse("g").unwrap();
+        let points = read(&target, answers(devices.clone(), good)).unwrap();
+        let paths: Vec<_> = points.iter().map(|point| point.path.as_str()).collect();
+        assert_eq!(paths, ["g/humidity", "g/temperature"]);
+        assert_eq!(exit_code(&points), 0);
+        assert_eq!(row(&points[1]), ["g/temperature", "21.4 °C", "good", ""]);
+
+        let other = Target::parse("h").unwrap();
+        let failure = read(&other, answers(devices, Value::Null)).unwrap_err();
+        assert!(
+            failure.to_string().contains("the gateway has g"),
+            "{failure}"
+        );
+    }
+
+    #[test]
+    fn quality_and_errors_decide_the_exit_code() {
+        let stale = json!({"value": 1, "quality": "stale", "reason": "silent: 30 s"});
+        let target = Target::parse("g/p").unwrap();
+        let points = read(&target, answers(Value::Null, stale)).unwrap();
+        assert_eq!(exit_code(&points), code::NOT_GOOD);
+        let point = |error: &str| Point {
+            path: "g/p".to_owned(),
+            answer: Answer::Error(error.to_owned()),
+        };
+        assert_eq!(
+            exit_code(&[point("no_answer: nothing at 0x76")]),
+            code::NO_ANSWER
+        );
+        assert_eq!(
+            exit_code(&[point("there is no point \"g/p\"")]),
+            code::FAILED
+        );
+    }
+
+    #[test]
+    fn names_and_times_are_checked() {
+        for text in ["", "/p", "g/", "g/p/q"] {
+            assert!(Target::parse(text).is_err(), "{text}");
+        }
+        assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
+        assert_eq!(duration("1.5s").unwrap(), Duration::from_millis(1500));
+        assert_eq!(duration("1m30s").unwrap(), Duration::from_secs(90));
+        for text in ["", "5", "s", "-1s", "0s", "1d", "1 s", "infs", "nans"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}
