@@ -31,8 +31,8 @@ pub(crate) fn load(path: &Path) -> Result<Loaded, Failure> {
     }
 }
 
-/// Where the gateway's control socket is: as the configuration says, and where there is none, or one
-/// with errors, where it would be by itself.
+/// Where the gateway's control socket is: as the configuration says, and where there is none, or
+/// one with errors, where it would be by itself.
 pub(crate) fn control_socket(path: &Path) -> PathBuf {
     if let Ok(loaded) = config::load(path, &environment()) {
         return PathBuf::from(&*loaded.meant.control.socket);

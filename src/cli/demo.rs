@@ -1,8 +1,9 @@
 //! `fieldgate demo`: the whole gateway with no file and no hardware.
 //!
-//! It is the gateway that `run` runs, with a configuration that is written here and read as any other:
-//! the machine's own figures, and the plant of `host::plant` behind a pty, through the driver that
-//! a user's scale would have. What it shows, it has received as an MQTT client of its own broker.
+//! It is the gateway that `run` runs, with a configuration that is written here and read as any
+//! other: the machine's own figures, and the plant of `host::plant` behind a pty, through the
+//! driver that a user's scale would have. What it shows, it has received as an MQTT client of its
+//! own broker.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -108,6 +109,12 @@ fn probe(port: u16) -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr()
 }
 
+/// A line of the plant, with a group for each point.
+const PATTERN: &str = concat!(
+    r"^LEVEL=(?<level>\S+) TEMP=(?<temperature>\S+) FLOW=(?<flow>\S+)",
+    r" PUMP=(?<pump>\S+) VALVE=(?<valve>\S+)$"
+);
+
 /// What a user would write for this. Every key is one of the interface's.
 fn configuration(address: SocketAddr, plant: &str) -> String {
     format!(
@@ -132,7 +139,7 @@ baud = 115200
 [device.plant]
 driver = "lines"
 bus = "serial.plant"
-pattern = '^LEVEL=(?<level>[0-9.]+) TEMP=(?<temperature>[-0-9.]+) FLOW=(?<flow>[0-9.]+) PUMP=(?<pump>[01]) VALVE=(?<valve>[01])$'
+pattern = '{PATTERN}'
 simulated = true
 stale_after = "5s"
 [device.plant.point.level]

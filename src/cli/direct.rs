@@ -1,8 +1,8 @@
 //! A gateway for one command: the same machine and the same host, with one device and nobody else.
 //!
 //! `read` without a running gateway and `set --direct` use a device through the very code that a
-//! gateway would use: a configuration with that device alone, no listener, and a control socket in a
-//! folder that only this user may enter.
+//! gateway would use: a configuration with that device alone, no listener, and a control socket in
+//! a folder that only this user may enter.
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;

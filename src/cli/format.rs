@@ -431,8 +431,8 @@ enum OneOrMore {
     More(Vec<u32>),
 }
 
-/// An object with its names in the order in which they came. A name that came twice stands twice, as
-/// with mosquitto_sub.
+/// An object with its names in the order in which they came. A name that came twice stands twice,
+/// as with mosquitto_sub.
 struct Pairs<'a>(crate::mqtt::UserProperties<'a>);
 
 impl Pairs<'_> {

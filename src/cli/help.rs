@@ -1,4 +1,5 @@
-//! Help texts, by hand: what a person needs first stands first. `tests/cli` keeps snapshots of them.
+//! Help texts, by hand: what a person needs first stands first. `tests/cli` keeps snapshots of
+//! them.
 
 /// Without a verb.
 pub(crate) const SHORT: &str = "\

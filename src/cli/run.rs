@@ -98,7 +98,7 @@ pub(crate) fn ended(outcome: Result<ExitReason, HostError>) -> Result<u8, Failur
             };
             let folder = folder.unwrap_or_default();
             Err(Failure::failed("cannot run").because(error).hint(format!(
-                "this user must be able to write to {folder}; `[control] socket` names another place"
+                "this user must be able to write to {folder}; `[control] socket` names another"
             )))
         }
         Err(error) => Err(Failure::failed("cannot run").because(error)),

@@ -1,4 +1,5 @@
-//! `fieldgate set`: one command, through the running gateway; without one only if `--direct` says so.
+//! `fieldgate set`: one command, through the running gateway; without one only if `--direct` says
+//! so.
 
 use std::path::PathBuf;
 
@@ -11,7 +12,7 @@ use super::configuration::{control_socket, load};
 use super::control::{Answer, ControlClient, code_of};
 use super::direct::{Direct, Use};
 use super::read::{TIMEOUT, duration, plain};
-use super::{Argument, Failure, Globals, code, help, other_argument, output};
+use super::{Argument, Failure, Globals, help, other_argument, output};
 
 /// A pulse's end is waited for a little longer than the pulse.
 const PULSE_SLACK: Duration = Duration::from_millis(500);

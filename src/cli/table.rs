@@ -1,7 +1,7 @@
 //! The demo's live view: an MQTT client of the demo's own broker, on a thread of its own.
 //!
-//! On a terminal it is a table that is drawn over itself, elsewhere a line for each message. It knows
-//! nothing but what the broker sends: what it shows is what any subscriber gets.
+//! On a terminal it is a table that is drawn over itself, elsewhere a line for each message. It
+//! knows nothing but what the broker sends: what it shows is what any subscriber gets.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -5,7 +5,7 @@
 //! nothing: when to dial again, what to publish and what to print is its caller's.
 //!
 //! ```text
-//! dial ─► turn(until) ─► poll_happening until None ─► with(link, |client| client.publish(…)) ─► turn …
+//! dial ─► turn(until) ─► poll_happening until None ─► with(link, |client| …) ─► turn …
 //! ```
 //!
 //! | limit | at the limit |

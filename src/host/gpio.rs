@@ -72,8 +72,8 @@ pub(super) struct Lines {
 struct ChipWorker {
     worker: Worker<Op>,
     lines: usize,
-    /// It owes an overdue answer. It is kept while it does, also without lines: another thread for the same
-    /// chip would only hang too.
+    /// It owes an overdue answer. It is kept while it does, also without lines: another thread for
+    /// the same chip would only hang too.
     is_stuck: bool,
 }
 

@@ -43,8 +43,8 @@ impl Histogram {
         self.max
     }
 
-    /// The smallest time within which `per_mille` of a thousand lie, to within one part in 128 above
-    /// it; 0 if there is none.
+    /// The smallest time within which `per_mille` of a thousand lie, to within one part in 128
+    /// above it; 0 if there is none.
     pub(super) fn percentile(&self, per_mille: u64) -> u64 {
         let rank = (self.count * per_mille).div_ceil(1000).max(1);
         let mut seen = 0;

@@ -163,7 +163,8 @@ impl Options {
                 Workload::FanIn | Workload::PointToPoint => self.clients,
             }),
             payload: self.payload,
-            // A fan-out delivers each message many times: the same number of deliveries takes as long.
+            // A fan-out delivers each message many times: the same number of deliveries takes as
+            // long.
             messages: match workload {
                 Workload::FanOut => (self.messages / self.clients as u64).max(1),
                 Workload::FanIn | Workload::PointToPoint => self.messages,

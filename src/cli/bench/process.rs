@@ -26,8 +26,8 @@ impl Process {
 
     /// CPU time of all its threads since it started, user and system together.
     pub(super) fn cpu(self) -> Option<Duration> {
-        // The scheduler counts nanoseconds for each living thread, `stat` hundredths of a second for
-        // all. A thread that has ended is only in the latter.
+        // The scheduler counts nanoseconds for each living thread, `stat` hundredths of a second
+        // for all. A thread that has ended is only in the latter.
         let ticks = self.cpu_in_ticks()?;
         let precise = self.cpu_in_nanos().unwrap_or_default();
         let tick = Duration::from_millis(1000 / TICKS_PER_SECOND);
