@@ -179,6 +179,7 @@ fieldgate demo: an MQTT broker at 127.0.0.1:{port}, this machine and a small pla
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::plant::Physics;
     use crate::field::settings::Driver;
 
     #[test]
@@ -220,7 +221,7 @@ mod tests {
             panic!("the plant is a `lines` device");
         };
         let pattern = regex_lite::Regex::new(lines.pattern.as_deref().unwrap()).unwrap();
-        let line = crate::host::plant::Physics::default().line();
+        let line = Physics::default().line();
         let found = pattern.captures(&line).unwrap_or_else(|| panic!("{line}"));
         assert_eq!(&found["level"], "62.0");
         assert_eq!(&found["valve"], "1");

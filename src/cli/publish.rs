@@ -37,11 +37,11 @@ pub(crate) fn run(parser: Parser, globals: Globals) -> Result<u8, Failure> {
         Parsed::Ended(code) => Ok(code),
         Parsed::Options(options) => {
             let quiet = options.client.quiet;
-            publish(&options).or_else(|failure| {
+            publish(&options).map_err(|failure| {
                 if quiet && failure.code() != code::USAGE {
-                    Err(Failure::silent(failure.code()))
+                    Failure::silent(failure.code())
                 } else {
-                    Err(failure)
+                    failure
                 }
             })
         }

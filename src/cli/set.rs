@@ -137,6 +137,7 @@ fn tell(path: &str, answer: Answer, json: bool) -> Result<u8, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::code;
     use super::*;
 
     #[test]

@@ -31,11 +31,11 @@ pub(crate) fn run(parser: Parser, globals: Globals) -> Result<u8, Failure> {
         Parsed::Ended(code) => Ok(code),
         Parsed::Options(options) => {
             let quiet = options.client.quiet;
-            Subscriber::start(*options).or_else(|failure| {
+            Subscriber::start(*options).map_err(|failure| {
                 if quiet && failure.code() != code::USAGE {
-                    Err(Failure::silent(failure.code()))
+                    Failure::silent(failure.code())
                 } else {
-                    Err(failure)
+                    failure
                 }
             })
         }

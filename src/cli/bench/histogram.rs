@@ -59,7 +59,7 @@ impl Histogram {
 }
 
 fn bucket(value: u64) -> usize {
-    let exponent = 63 - (value | 1).leading_zeros();
+    let exponent = (value | 1).ilog2();
     if exponent < SUB_BITS {
         return value as usize;
     }
