@@ -6,11 +6,11 @@
 //!
 //! | file | knows |
 //! |---|---|
-//! | `event_loop` | the order of a turn; budgets; what each output means |
+//! | `event_loop/` | the order of a turn; budgets; what each output means |
 //! | `token`, `timer`, `clock` | the poll's tokens, the host's deadlines, both clocks |
 //! | `net/` | listeners, connections, transports, lingering |
 //! | `worker` | threads for what blocks, and the mailbox that wakes the loop |
-//! | `bus`, `gpio`, `serial` | I2C and the machine's files, lines, ttys |
+//! | `bus`, `gpio/`, `serial` | I2C and the machine's files, lines, ttys |
 //! | `control` | the control socket and who may use it |
 //! | `signal`, `systemd`, `log` | the process's surroundings |
 //! | `dial`, `scan`, `probe`, `plant`, `local_time` | for the verbs: clients, what is connected, the demo |
@@ -115,11 +115,12 @@ pub enum HostError {
     },
 }
 
+/// Without the cause, which is its source.
 impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::System { what, error } => write!(f, "{what}: {error}"),
-            Self::Control { path, error } => write!(f, "control socket {path}: {error}"),
+            Self::System { what, .. } => f.write_str(what),
+            Self::Control { path, .. } => write!(f, "control socket {path}"),
             Self::Panicked { message } => write!(f, "internal error: {message}"),
         }
     }

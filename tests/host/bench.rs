@@ -239,7 +239,7 @@ impl Client {
 
     /// Takes in what is there.
     pub fn receive(&mut self) {
-        let mut buffer = [0; 64 * 1024];
+        let mut buffer = [0; 16 * 1024];
         loop {
             let read = match &mut self.stream {
                 Stream::Tcp(stream) => stream.read(&mut buffer),

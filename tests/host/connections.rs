@@ -128,7 +128,7 @@ fn a_reason_code_arrives_before_the_end_although_input_lies_unread() {
         client.input.clear();
         // A packet that no client may send, and much after it that nobody will read.
         client.send(b"\xD0\0");
-        client.try_send(&[0; 100_000]);
+        client.try_send(&vec![0; 100_000]);
         let last_words = bench.rest(&mut client);
         assert_eq!(last_words.first(), Some(&0xE0), "{last_words:?}");
         assert!(last_words[2] >= 0x80, "{last_words:?}");

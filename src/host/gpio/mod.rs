@@ -5,24 +5,24 @@
 //! non-blocking and in the poll. Stamps and debounce are the kernel's. What becomes of a released
 //! line is up to its chip: the header's lines stay as they are.
 
+mod request;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use gpiocdev::line::{EdgeDetection, EdgeKind, EventClock, Value};
+use gpiocdev::line::EdgeKind;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+use self::request::{errno_of, fault_of, level, request, value_of};
 use super::timer::{TimerKey, Timers};
 use super::token::{Readiness, Source};
 use super::worker::{self, Mailbox, Refused, Worker};
-use crate::field::line::{
-    Bias, Chip, Direction, Drive, Edges, LineCommand, LineEvent, LineRef, LineSettings,
-};
+use crate::field::line::{Chip, LineCommand, LineEvent, LineSettings};
 use crate::id::{LineId, RequestId};
 use crate::point::{Fault, FaultKind};
 use crate::slab::{IdTable, Key};
@@ -37,12 +37,6 @@ const LINE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Edges of one line that are handed over in one turn; the others wait in the kernel's buffer for
 /// the next.
 pub(super) const EDGES_PER_TURN: usize = 64;
-
-/// Labels of the chip behind the 40-pin header: Pi 0 to 3, Pi 4, Pi 5.
-const HEADER_LABELS: [&str; 3] = ["pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1"];
-
-/// As `gpioinfo` shows who holds a line.
-const CONSUMER: &str = "fieldgate";
 
 /// What has gone wrong with lines, for the host's counters.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -590,27 +584,11 @@ fn serve(mailbox: &Mailbox, chip: &Chip, op: Op) {
     }));
 }
 
-fn level(handle: &Handle) -> Result<bool, Fault> {
-    handle
-        .request
-        .value(handle.offset)
-        .map(|value| value == Value::Active)
-        .map_err(|error| fault_of(&error, "reading the line"))
-}
-
-/// Finds chip and line and requests it. Blocks; called by workers.
-fn request(settings: &LineSettings) -> Result<(Handle, bool), Fault> {
-    let path = find_chip(&settings.chip)?;
-    let chip =
-        gpiocdev::Chip::from_path(&path).map_err(|error| fault_of(&error, "opening the chip"))?;
-    let offset = find_line(&chip, &settings.line)?;
-    let mut builder = gpiocdev::Request::builder();
-    builder
-        .on_chip(&path)
-        .with_consumer(CONSUMER)
-        .with_line(offset);
-    if settings.active_low {
-        builder.as_active_low();
+/// What the log calls a chip.
+fn name_of(chip: &Chip) -> &str {
+    match chip {
+        Chip::Header => "header",
+        Chip::Label(name) | Chip::Path(name) => name,
     }
     let has_edges = matches!(settings.direction, Direction::Input { .. });
     let mut as_it_is = false;
@@ -774,36 +752,159 @@ fn not_held() -> Fault {
     Fault::new(FaultKind::BusError, "the line is not held")
 }
 
-fn value_of(active: bool) -> Value {
-    if active {
-        Value::Active
-    } else {
-        Value::Inactive
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
 
-fn edges_of(edges: Edges) -> EdgeDetection {
-    match edges {
-        Edges::Rising => EdgeDetection::RisingEdge,
-        Edges::Falling => EdgeDetection::FallingEdge,
-        Edges::Both => EdgeDetection::BothEdges,
-    }
-}
+    use mio::{Events, Poll};
 
-fn bias_of(bias: Bias) -> Option<gpiocdev::line::Bias> {
-    match bias {
-        Bias::AsIs => None,
-        Bias::Disabled => Some(gpiocdev::line::Bias::Disabled),
-        Bias::PullUp => Some(gpiocdev::line::Bias::PullUp),
-        Bias::PullDown => Some(gpiocdev::line::Bias::PullDown),
-    }
-}
+    use super::*;
+    use crate::field::line::{Bias, Direction, Edges, LineRef};
 
-fn drive_of(drive: Drive) -> gpiocdev::line::Drive {
-    match drive {
-        Drive::PushPull => gpiocdev::line::Drive::PushPull,
-        Drive::OpenDrain => gpiocdev::line::Drive::OpenDrain,
-        Drive::OpenSource => gpiocdev::line::Drive::OpenSource,
+    /// Real edges are the virtual Pi's to make; here are the ways in which there is no line.
+    struct Bench {
+        poll: Poll,
+        mailbox: Mailbox,
+        timers: Timers,
+        lines: Lines,
+        id: LineId,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let poll = Poll::new().unwrap();
+            let mailbox = Mailbox::new(poll.registry()).unwrap();
+            Self {
+                lines: Lines::new(mailbox.clone()),
+                poll,
+                mailbox,
+                timers: Timers::default(),
+                id: LineId::from_parts(3, 1),
+            }
+        }
+
+        fn request(&mut self, chip: Chip, line: LineRef) -> Option<(LineId, LineEvent)> {
+            let settings = LineSettings {
+                chip,
+                line,
+                direction: Direction::Input {
+                    edges: Edges::Both,
+                    debounce: Duration::ZERO,
+                    event_buffer: 0,
+                },
+                active_low: false,
+                bias: Bias::AsIs,
+            };
+            let line = self.id;
+            self.command(LineCommand::Request { line, settings })
+        }
+
+        fn command(&mut self, command: LineCommand) -> Option<(LineId, LineEvent)> {
+            let now = Instant::from_nanos(0);
+            self.lines
+                .command(self.poll.registry(), &mut self.timers, now, command)
+        }
+
+        fn answer(&mut self) -> Option<(LineId, LineEvent)> {
+            let mut answers = Vec::new();
+            let mut events = Events::with_capacity(1);
+            while answers.is_empty() {
+                self.poll
+                    .poll(&mut events, Some(Duration::from_secs(10)))
+                    .unwrap();
+                assert!(!events.is_empty(), "no answer");
+                self.mailbox.take(&mut answers);
+            }
+            let Some(worker::Answer::Line(answer)) = answers.pop() else {
+                panic!("{answers:?}");
+            };
+            self.lines
+                .answered(self.poll.registry(), &mut self.timers, answer)
+        }
+    }
+
+    #[test]
+    fn a_chip_that_is_not_there_is_named() {
+        let mut bench = Bench::new();
+        for (chip, named) in [
+            (Chip::Label("no-such-chip".into()), "no-such-chip"),
+            (Chip::Path("/dev/null".into()), "/dev/null"),
+        ] {
+            assert_eq!(bench.request(chip, LineRef::Offset(1)), None);
+            let Some((line, LineEvent::Lost(fault))) = bench.answer() else {
+                panic!("it cannot be ready");
+            };
+            assert_eq!(line, bench.id);
+            assert!(fault.detail.contains(named), "{fault}");
+        }
+        assert!(bench.lines.workers.is_empty(), "no line, no thread");
+        assert_eq!(bench.timers.next(), None);
+    }
+
+    #[test]
+    fn a_line_that_is_not_held_is_refused_and_not_waited_for() {
+        let mut bench = Bench::new();
+        let (line, request) = (bench.id, RequestId(1));
+        let set = LineCommand::Set {
+            line,
+            request,
+            active: true,
+        };
+        let Some((_, LineEvent::Set { outcome, .. })) = bench.command(set) else {
+            panic!("it is answered");
+        };
+        assert!(outcome.is_err());
+        assert_eq!(bench.command(LineCommand::Release { line }), None);
+        assert!(!bench.lines.is_busy());
+    }
+
+    #[test]
+    fn a_stuck_chip_is_answered_for_and_gets_no_second_thread() {
+        let mut bench = Bench::new();
+        let chip = Chip::Label("stuck".into());
+        let (release, gate) = channel::<()>();
+        let worker = ChipWorker {
+            worker: Worker::start("test", 8, move |_| {
+                let _ = gate.recv();
+            })
+            .unwrap(),
+            lines: 0,
+            is_stuck: false,
+        };
+        bench.lines.workers.insert(chip.clone(), worker);
+        for op in 0..2 {
+            assert_eq!(bench.request(chip.clone(), LineRef::Offset(1)), None);
+            let due = Instant::from_nanos(0) + LINE_TIMEOUT;
+            assert_eq!(bench.timers.pop_due(due), Some(TimerKey::LineOp(op)));
+            let expired = bench.lines.expired(bench.poll.registry(), op);
+            let Some((_, LineEvent::Lost(fault))) = expired else {
+                panic!("{expired:?}");
+            };
+            assert_eq!(fault.kind, FaultKind::Timeout);
+            assert_eq!(
+                (bench.lines.workers.len(), bench.lines.health.stuck),
+                (1, 1)
+            );
+        }
+        let late = Answer {
+            chip,
+            op: 0,
+            line: bench.id,
+            what: AnswerWhat::Requested(Err(not_held())),
+        };
+        let registry = bench.poll.registry();
+        assert_eq!(
+            bench.lines.answered(registry, &mut bench.timers, late),
+            None
+        );
+        let health = Health {
+            expired: 2,
+            late: 1,
+            stuck: 0,
+        };
+        assert_eq!(bench.lines.health(), health);
+        assert!(bench.lines.workers.is_empty());
+        drop(release);
     }
 }
 

@@ -3,11 +3,15 @@
 //! A turn has an order, and the durability of acknowledgements rests on it: take in (workers'
 //! answers, then sources within their budgets), advance time, let the gateway settle, do what it
 //! says, write. A source that has spent its budget stays on the ready list, and while anything is
-//! on it the poll does not wait.
+//! on it the poll does not wait. Clients' connections are in `clients`, what the gateway says in
+//! `outputs`.
 //!
 //! ```text
 //! poll ─ now ─ answers ─ sources ─ time ─ end_turn ─ outputs ─ write ─ watchdog
 //! ```
+
+mod clients;
+mod outputs;
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -20,26 +24,20 @@ use mio::{Events, Poll};
 use super::bus::Buses;
 use super::control::{Control, Served};
 use super::gpio::{EdgesRead, Lines};
-use super::net::{
-    ACCEPTS_PER_TURN, Accepted, CONNECTIONS_MAX, Closing, Connection, Lingering, Listener,
-    READ_PER_TURN, ReadOutcome, Transport, WRITE_PER_TURN, WriteOutcome,
-};
+use super::net::{Closing, Connection, Lingering, Listener};
 use super::serial::{self, Ports, Progress};
 use super::signal::{Asked, Signals};
 use super::systemd::Systemd;
 use super::timer::{Alarm, TimerKey, Timers};
 use super::token::{Readiness, Source};
 use super::worker::{Answer, Errands, Mailbox};
-use super::{ExitReason, HostError, HostEvent, HostSettings, Loader, Observer, clock};
-use crate::buffer::RecvBuffer;
-use crate::field::line::{LineCommand, LineEvent};
-use crate::field::port::{PortCommand, PortEvent};
+use super::{ExitReason, HostError, HostSettings, Loader, Observer, clock};
+use crate::field::line::LineEvent;
+use crate::field::port::PortEvent;
 use crate::gateway::Gateway;
-use crate::gateway::boundary::{
-    CloseCause, CloseHow, ControlEvent, Input, JournalCommand, JournalEvent, Notice, Output,
-};
-use crate::gateway::settings::{Bind, Config};
-use crate::id::{ConnId, ControlId, LineId, ListenerId, PortId, RequestId};
+use crate::gateway::boundary::{CloseCause, ControlEvent, Input};
+use crate::gateway::settings::Config;
+use crate::id::{ConnId, LineId, ListenerId, PortId, RequestId};
 use crate::point::Fault;
 use crate::slab::{GenSlab, IdTable, Key};
 use crate::time::{Duration, Instant, Now};
@@ -308,8 +306,6 @@ impl EventLoop {
         }
     }
 
-    // ------------------------------------------------------------------------------------ poll
-
     fn wait(&mut self, limit: Option<Duration>) -> Result<(), HostError> {
         let now = clock::monotonic();
         // The first turn has the outputs of the gateway's beginning to do.
@@ -341,8 +337,6 @@ impl EventLoop {
         }
         Ok(())
     }
-
-    // --------------------------------------------------------------------------------- take in
 
     /// What the host and its workers have to tell.
     fn take_in(&mut self, now: Now) {
@@ -393,8 +387,6 @@ impl EventLoop {
         }
     }
 
-    // --------------------------------------------------------------------------------- sources
-
     /// Notes what the poll has said, then gives each ready source one budget.
     fn serve_sources(&mut self, now: Now) {
         let happened = std::mem::take(&mut self.happened);
@@ -437,24 +429,6 @@ impl EventLoop {
         if is_new {
             self.ready.push_back(source);
         }
-    }
-
-    fn note_connection(&mut self, slot: u32, readiness: Readiness) -> bool {
-        let Some(conn) = self.connections.key_at_slot(slot) else {
-            return false;
-        };
-        let Some(connection) = self.connections.get_mut(conn) else {
-            return false;
-        };
-        let was_writable = connection.is_writable();
-        connection.note(readiness);
-        if connection.is_writable()
-            && !was_writable
-            && !std::mem::replace(&mut connection.is_ready_to_write, true)
-        {
-            self.writable.push_back(conn);
-        }
-        connection.is_readable() && !std::mem::replace(&mut connection.is_ready_to_read, true)
     }
 
     fn serve(&mut self, now: Now, source: Source) {
@@ -507,72 +481,6 @@ impl EventLoop {
         }
     }
 
-    // ------------------------------------------------------------------------------- listeners
-
-    fn listener_at(&mut self, slot: u32) -> Option<(ListenerId, &mut Listener)> {
-        let id = self.listeners.key_at_slot(slot)?;
-        Some((id, self.listeners.get_mut(id)?))
-    }
-
-    fn accept(&mut self, now: Now, slot: u32) {
-        let Some((id, listener)) = self.listener_at(slot) else {
-            return;
-        };
-        listener.is_ready = false;
-        for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = self.listeners.get_mut(id) else {
-                return;
-            };
-            match listener.accept() {
-                Accepted::Peer(stream, peer) => {
-                    listener.is_paused = false;
-                    let Some(conn) = self.admit(Transport::Plain(stream)) else {
-                        continue;
-                    };
-                    let input = Input::Accepted {
-                        conn,
-                        listener: id,
-                        peer,
-                    };
-                    self.gateway.handle_input(now, input);
-                }
-                Accepted::Gone => {}
-                Accepted::Nobody => return,
-                Accepted::Exhausted(error) => {
-                    self.counters.accepts_exhausted += 1;
-                    if !std::mem::replace(&mut listener.is_paused, true) {
-                        log::error!("cannot accept clients: {error}");
-                    }
-                    let again = now.monotonic + ACCEPT_AGAIN;
-                    self.timers.arm(TimerKey::AcceptAgain(id), again);
-                    return;
-                }
-            }
-        }
-        if let Some(listener) = self.listeners.get_mut(id) {
-            listener.is_ready = true;
-            self.ready.push_back(Source::Listener(slot));
-        }
-    }
-
-    /// Takes a new connection into the tables and the poll.
-    fn admit(&mut self, mut transport: Transport) -> Option<ConnId> {
-        let conn = self.connections.vacant_key();
-        let token = Source::Connection(conn.slot()).token();
-        let registered = if self.connections.len() < CONNECTIONS_MAX {
-            transport.register(self.poll.registry(), token)
-        } else {
-            Err(io::Error::other("too many connections"))
-        };
-        if let Err(error) = registered {
-            self.counters.accepts_refused += 1;
-            log::warn!("connection refused: {error}");
-            return None;
-        }
-        self.counters.accepted += 1;
-        Some(self.connections.insert(Connection::new(transport)))
-    }
-
     fn accept_control(&mut self, now: Now) {
         let Some(control) = &mut self.control else {
             return;
@@ -601,135 +509,6 @@ impl EventLoop {
             self.ready.push_back(Source::Control(slot));
         }
     }
-
-    // ----------------------------------------------------------------------------- connections
-
-    /// Reads one connection within its budget.
-    fn read(&mut self, now: Now, conn: ConnId) {
-        let Some(connection) = self.connections.get_mut(conn) else {
-            return;
-        };
-        connection.is_ready_to_read = false;
-        match connection.closing {
-            Closing::No => self.read_to_gateway(now, conn),
-            Closing::PeerDone => self.close(now, conn, CloseCause::Peer),
-            Closing::Flush => self.read_to_nowhere(now, conn),
-        }
-    }
-
-    fn read_to_gateway(&mut self, now: Now, conn: ConnId) {
-        let mut left = READ_PER_TURN;
-        loop {
-            let Some(connection) = self.connections.get_mut(conn) else {
-                return;
-            };
-            if !connection.is_readable() {
-                return;
-            }
-            if left == 0 {
-                connection.is_ready_to_read = true;
-                self.ready.push_back(Source::Connection(conn.slot()));
-                return;
-            }
-            // Paused, or a whole frame waits to be parsed: `poll_resumed` says when to go on.
-            let buffer = self.gateway.recv_buffer(conn);
-            let Some((buffer, room)) = buffer.and_then(with_room) else {
-                if let Some(errno) = connection.write_failed() {
-                    self.close(now, conn, CloseCause::Failed(errno));
-                }
-                return;
-            };
-            let room = room.min(left);
-            let outcome = connection.read(&mut buffer.spare()[..room]);
-            let count = match outcome {
-                ReadOutcome::More(count) | ReadOutcome::Drained(count) => count,
-                ReadOutcome::Ended | ReadOutcome::Failed(_) => 0,
-            };
-            if count > 0 {
-                left -= count;
-                // The gateway commits what is new.
-                self.gateway
-                    .handle_input(now, Input::Received { conn, count });
-            } else {
-                // Room that stayed empty goes back to the pool.
-                buffer.commit(0);
-            }
-            match outcome {
-                ReadOutcome::More(_) => {}
-                ReadOutcome::Drained(_) => return,
-                ReadOutcome::Ended => {
-                    self.peer_done(now, conn);
-                    return;
-                }
-                ReadOutcome::Failed(errno) => {
-                    self.close(now, conn, CloseCause::Failed(errno));
-                    return;
-                }
-            }
-        }
-    }
-
-    /// The peer has sent its last byte.
-    fn peer_done(&mut self, now: Now, conn: ConnId) {
-        let Some(connection) = self.connections.get_mut(conn) else {
-            return;
-        };
-        if let Some(errno) = connection.write_failed() {
-            self.close(now, conn, CloseCause::Failed(errno));
-            return;
-        }
-        // What its last bytes are answered with is written first: the gateway hears of the end in
-        // the next turn.
-        connection.closing = Closing::PeerDone;
-        connection.is_ready_to_read = true;
-        self.ready.push_back(Source::Connection(conn.slot()));
-    }
-
-    /// Discards what the peer of a closing connection still says.
-    fn read_to_nowhere(&mut self, now: Now, conn: ConnId) {
-        let mut scratch = [0; 4096];
-        let mut left = READ_PER_TURN;
-        while let Some(connection) = self.connections.get_mut(conn) {
-            if !connection.is_readable() {
-                return;
-            }
-            if left == 0 {
-                connection.is_ready_to_read = true;
-                self.ready.push_back(Source::Connection(conn.slot()));
-                return;
-            }
-            match connection.read(&mut scratch) {
-                ReadOutcome::More(count) => left = left.saturating_sub(count),
-                // It may still read what we have to say.
-                ReadOutcome::Drained(_) | ReadOutcome::Ended => return,
-                ReadOutcome::Failed(_) => {
-                    self.close(now, conn, CloseCause::Ours);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// The end of a connection: out of the tables, and one `Closed` for the gateway, before its
-    /// slot is anybody else's.
-    fn close(&mut self, now: Now, conn: ConnId, cause: CloseCause) {
-        if self.connections.remove(conn).is_some() {
-            self.timers.disarm(TimerKey::Flush(conn));
-            self.gateway
-                .handle_input(now, Input::Closed { conn, cause });
-        }
-    }
-
-    /// As [`EventLoop::close`], for when outputs are being done: the gateway hears of it at the
-    /// start of the next turn.
-    fn close_later(&mut self, conn: ConnId, cause: CloseCause) -> Option<Connection> {
-        let connection = self.connections.remove(conn)?;
-        self.timers.disarm(TimerKey::Flush(conn));
-        self.inputs.push_back(Input::Closed { conn, cause });
-        Some(connection)
-    }
-
-    // ----------------------------------------------------------------------------------- ports
 
     fn serve_port(&mut self, now: Now, port: PortId) {
         let registry = self.poll.registry();
@@ -778,8 +557,6 @@ impl EventLoop {
         let event = PortEvent::Closed(fault);
         self.gateway.handle_input(now, Input::Port { port, event });
     }
-
-    // ------------------------------------------------------------------------------------ time
 
     fn advance_time(&mut self, now: Now) {
         while let Some(key) = self.timers.pop_due(now.monotonic) {
@@ -845,276 +622,6 @@ impl EventLoop {
         }
     }
 
-    // --------------------------------------------------------------------------------- outputs
-
-    fn do_outputs(&mut self, now: Now) {
-        while let Some(output) = self.gateway.poll_output() {
-            self.do_output(now, output);
-        }
-        while let Some(conn) = self.gateway.poll_resumed() {
-            self.inputs.push_back(Input::Received { conn, count: 0 });
-            if let Some(connection) = self.connections.get_mut(conn)
-                && connection.is_readable()
-                && !std::mem::replace(&mut connection.is_ready_to_read, true)
-            {
-                self.ready.push_back(Source::Connection(conn.slot()));
-            }
-        }
-    }
-
-    fn do_output(&mut self, now: Now, output: Output) {
-        match output {
-            Output::Listen { listener, bind } => self.listen(listener, &bind),
-            Output::Unlisten { listener } => {
-                self.timers.disarm(TimerKey::AcceptAgain(listener));
-                self.listeners.remove(listener);
-            }
-            Output::Close { conn, how } => self.start_to_close(conn, how),
-            Output::OpenBus { bus, settings } => self.buses.open(bus, settings),
-            Output::CloseBus { bus } => self.buses.close(bus),
-            Output::Bus {
-                bus,
-                request,
-                op,
-                deadline,
-            } => {
-                let refused = self
-                    .buses
-                    .submit(&mut self.timers, bus, request, op, deadline);
-                if let Some(outcome) = refused {
-                    self.inputs.push_back(Input::Bus { request, outcome });
-                }
-            }
-            Output::Line(command) => self.command_line(now, command),
-            Output::Port(command) => self.command_port(now, command),
-            Output::Control { client, line } => self.answer_control(client, &line),
-            Output::Load { request } => self.load(Some(request)),
-            Output::Journal(JournalCommand::Fetch { message }) => {
-                // There is no journal yet: everything is in memory.
-                let payload = None;
-                self.inputs
-                    .push_back(Input::Journal(JournalEvent::Fetched { message, payload }));
-            }
-            Output::Notice(notice) => self.notice(now, &notice),
-        }
-    }
-
-    fn listen(&mut self, id: ListenerId, bind: &Bind) {
-        let token = Source::Listener(id.slot()).token();
-        let outcome = match Listener::open(bind, self.poll.registry(), token) {
-            Ok((listener, bound)) => {
-                self.listeners.insert(id, listener);
-                Ok(bound)
-            }
-            Err(error) => Err(error.to_string().into_boxed_str()),
-        };
-        self.tell(HostEvent::Listening {
-            listener: id,
-            outcome: outcome.as_deref().map_err(|text| &**text),
-        });
-        self.inputs.push_back(Input::Listening {
-            listener: id,
-            outcome,
-        });
-    }
-
-    fn start_to_close(&mut self, conn: ConnId, how: CloseHow) {
-        match how {
-            CloseHow::Now => {
-                self.close_later(conn, CloseCause::Ours);
-            }
-            CloseHow::AfterFlush { deadline } => {
-                let Some(connection) = self.connections.get_mut(conn) else {
-                    return;
-                };
-                connection.closing = Closing::Flush;
-                self.timers.arm(TimerKey::Flush(conn), deadline);
-                // Even if nothing is queued: then it is over as soon as it is looked at.
-                if !std::mem::replace(&mut connection.is_ready_to_write, true) {
-                    self.writable.push_back(conn);
-                }
-            }
-        }
-    }
-
-    fn command_line(&mut self, now: Now, command: LineCommand) {
-        let registry = self.poll.registry();
-        let answer = self
-            .lines
-            .command(registry, &mut self.timers, now.monotonic, command);
-        self.inputs.extend(answer.map(line_input));
-    }
-
-    fn command_port(&mut self, now: Now, command: PortCommand) {
-        let registry = self.poll.registry();
-        let timers = &mut self.timers;
-        let (port, lost) = match command {
-            PortCommand::Open { port, settings } => {
-                let refused = self
-                    .ports
-                    .open(registry, timers, now.monotonic, port, settings);
-                (port, refused)
-            }
-            PortCommand::Write { port, bytes } => {
-                match self.ports.write(registry, timers, port, bytes) {
-                    Progress::Lost(fault) => (port, Some(fault)),
-                    Progress::Some(_) | Progress::Blocked => (port, None),
-                }
-            }
-            PortCommand::Close { port } => {
-                self.ports.close(registry, timers, port);
-                (port, None)
-            }
-        };
-        if let Some(fault) = lost {
-            log::warn!("serial port lost: {fault}");
-            let event = PortEvent::Closed(fault);
-            self.inputs.push_back(Input::Port { port, event });
-        }
-    }
-
-    fn answer_control(&mut self, client: ControlId, line: &str) {
-        if let Some(control) = &mut self.control
-            && control.send(client, line)
-        {
-            self.ready.push_back(Source::Control(client.slot()));
-        }
-    }
-
-    fn notice(&mut self, now: Now, notice: &Notice) {
-        match notice {
-            Notice::Ready | Notice::Reloaded => self.systemd.ready(),
-            Notice::Reloading => self.systemd.reloading(),
-            Notice::Stopped => self.last_bytes(now),
-        }
-        self.tell(HostEvent::Notice(notice));
-    }
-
-    fn tell(&mut self, event: HostEvent<'_>) {
-        if let Some(on_event) = &mut self.on_event {
-            on_event(event);
-        }
-    }
-
-    // ---------------------------------------------------------------------------------- reload
-
-    fn load(&mut self, request: Option<RequestId>) {
-        let refusal = if self.loader.is_none() {
-            "there is no configuration file to read again"
-        } else if self.loads.len() >= LOADS_MAX {
-            "too many reloads wait for one another"
-        } else {
-            self.loads.push_back(request);
-            if self.loads.len() == 1 {
-                self.start_load();
-            }
-            return;
-        };
-        let outcome = Err(refusal.into());
-        self.inputs.push_back(Input::Loaded { request, outcome });
-    }
-
-    fn start_load(&mut self) {
-        let Some(loader) = self.loader.clone() else {
-            return;
-        };
-        self.load_count += 1;
-        let (count, mailbox) = (self.load_count, self.mailbox.clone());
-        let errand = move || {
-            let outcome = match loader() {
-                Ok(config) => Ok(Box::new(config)),
-                Err(errors) => Err(errors.into_boxed_str()),
-            };
-            mailbox.post(Answer::Loaded { count, outcome });
-        };
-        // Without a thread for it, the deadline answers.
-        let _ = self.errands.run("load", errand);
-        let limit = clock::monotonic() + LOAD_LIMIT;
-        self.timers.arm(TimerKey::Load, limit);
-    }
-
-    fn loaded(&mut self, now: Now, outcome: Result<Box<Config>, Box<str>>) {
-        self.timers.disarm(TimerKey::Load);
-        // A late answer belongs to nobody from here on.
-        self.load_count += 1;
-        if let Some(request) = self.loads.pop_front() {
-            self.gateway
-                .handle_input(now, Input::Loaded { request, outcome });
-        }
-        if !self.loads.is_empty() {
-            self.start_load();
-        }
-    }
-
-    // ----------------------------------------------------------------------------------- write
-
-    /// One write for each connection that has something to say and room to say it.
-    fn write_out(&mut self, now: Now) {
-        while let Some(conn) = self.gateway.poll_writable() {
-            if let Some(connection) = self.connections.get_mut(conn)
-                && !std::mem::replace(&mut connection.is_ready_to_write, true)
-            {
-                self.writable.push_back(conn);
-            }
-        }
-        let mut writing = std::mem::take(&mut self.writing);
-        writing.extend(self.writable.drain(..));
-        for conn in writing.drain(..) {
-            self.write(now, conn);
-        }
-        self.writing = writing;
-    }
-
-    fn write(&mut self, now: Now, conn: ConnId) {
-        let Some(connection) = self.connections.get_mut(conn) else {
-            return;
-        };
-        connection.is_ready_to_write = false;
-        if !connection.is_writable() {
-            // Its edge brings it back. Nothing is drawn for a socket that cannot take it.
-            return;
-        }
-        let is_closing = connection.closing == Closing::Flush;
-        let Some(queue) = self.gateway.fill(now, conn, WRITE_PER_TURN) else {
-            if is_closing {
-                self.linger(now, conn);
-            }
-            return;
-        };
-        match connection.write(queue, WRITE_PER_TURN) {
-            WriteOutcome::Taken if !queue.is_empty() || (queue.has_more() && !is_closing) => {
-                connection.is_ready_to_write = true;
-                self.writable.push_back(conn);
-            }
-            WriteOutcome::Taken if is_closing => self.linger(now, conn),
-            WriteOutcome::Taken | WriteOutcome::Blocked => {}
-            WriteOutcome::Failed(_) if is_closing => {
-                self.close_later(conn, CloseCause::Ours);
-            }
-            WriteOutcome::Failed(errno) => {
-                // Its last words may lie unread: a DISCONNECT among them means that no will is to
-                // be sent.
-                connection.fail(errno);
-                if !std::mem::replace(&mut connection.is_ready_to_read, true) {
-                    self.ready.push_back(Source::Connection(conn.slot()));
-                }
-            }
-        }
-    }
-
-    /// Everything is written: the gateway is done with the connection, the socket waits for its
-    /// peer.
-    fn linger(&mut self, now: Now, conn: ConnId) {
-        let transport = self
-            .close_later(conn, CloseCause::Ours)
-            .and_then(Connection::into_lingering);
-        if let Some(transport) = transport {
-            let registry = self.poll.registry();
-            self.lingering
-                .add(registry, &mut self.timers, now.monotonic, transport);
-        }
-    }
-
     fn feed_watchdog(&mut self, now: Now) {
         if std::mem::take(&mut self.watchdog_is_due) {
             self.systemd.alive();
@@ -1124,8 +631,6 @@ impl EventLoop {
             }
         }
     }
-
-    // ------------------------------------------------------------------------------------ stop
 
     /// The gateway has done its part of a stop. What is on its way out gets a moment more.
     fn last_bytes(&mut self, now: Now) {
@@ -1178,12 +683,6 @@ impl EventLoop {
             }
         }
     }
-}
-
-/// A buffer with the room that it has; `None`: it has none.
-fn with_room(buffer: &mut RecvBuffer) -> Option<(&mut RecvBuffer, usize)> {
-    let room = buffer.spare().len();
-    (room > 0).then_some((buffer, room))
 }
 
 fn line_input((line, event): (LineId, LineEvent)) -> Input {
