@@ -179,8 +179,8 @@ fieldgate demo: an MQTT broker at 127.0.0.1:{port}, this machine and a small pla
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::plant::Physics;
     use crate::field::settings::Driver;
+    use crate::host::plant::Physics;
 
     #[test]
     fn its_configuration_is_right_without_a_warning() {

@@ -331,7 +331,10 @@ fn value_of(
         Field::Length => publish.payload.len().to_string(),
         Field::Qos => publish.qos.to_string(),
         Field::Retain => u8::from(publish.retain).to_string(),
-        Field::PacketId => received.packet_id.map_or(0, super::super::mqtt::basic::PacketId::value).to_string(),
+        Field::PacketId => received
+            .packet_id
+            .map_or(0, super::super::mqtt::basic::PacketId::value)
+            .to_string(),
         Field::ContentType => owned(properties.content_type),
         Field::Expiry => number(properties.message_expiry_interval),
         Field::PayloadFormat => number(

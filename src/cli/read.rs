@@ -39,9 +39,11 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
     let target = Target::parse(&what)?;
     let config = globals.config_path();
     let socket: PathBuf = socket.unwrap_or_else(|| control_socket(&config));
-    let points = if let Some(mut gateway) = ControlClient::connect(&socket)? { read(&target, |verb, fields| {
-        gateway.request(verb, fields, timeout)
-    })? } else {
+    let points = if let Some(mut gateway) = ControlClient::connect(&socket)? {
+        read(&target, |verb, fields| {
+            gateway.request(verb, fields, timeout)
+        })?
+    } else {
         let meant = load(&config)?.meant;
         let mut direct = Direct::start(&meant, target.device, Use::Read)?;
         let points = read(&target, |verb, fields| {
@@ -225,7 +227,9 @@ mod tests {
         read: Value,
     ) -> impl FnMut(&str, Map<String, Value>) -> Result<Answer, Failure> {
         move |verb, fields| {
-            Ok(Answer::Ok(if verb == "devices" { devices.clone() } else {
+            Ok(Answer::Ok(if verb == "devices" {
+                devices.clone()
+            } else {
                 let mut data = read.clone();
                 data["point"] = fields["point"].clone();
                 data

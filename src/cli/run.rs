@@ -73,7 +73,9 @@ pub(crate) fn directives(log: &LogSettings, verbosity: Verbosity) -> String {
             *own
         };
         let module = module.replace('/', "::");
-        text.push_str(&format!(",fieldgate::{module}={}", own.as_str()));
+        for part in [",fieldgate::", &module, "=", own.as_str()] {
+            text.push_str(part);
+        }
     }
     text
 }

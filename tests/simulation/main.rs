@@ -36,7 +36,9 @@ fn every_seed_keeps_what_was_promised() {
     let mut failed = Vec::new();
     let mut total = world::Report::default();
     for seed in first..first + seeds {
-        if let Ok(report) = catch_unwind(AssertUnwindSafe(|| World::new(seed).run())) { total.add(&report) } else {
+        if let Ok(report) = catch_unwind(AssertUnwindSafe(|| World::new(seed).run())) {
+            total.add(&report)
+        } else {
             eprintln!("replay with: SIM_SEED={seed} cargo test --test simulation");
             failed.push(seed);
         }
