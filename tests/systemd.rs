@@ -1,7 +1,8 @@
 //! The systemd unit says what the program relies on.
 //!
-//! Above all: a kind of device that the configuration can name, and that the unit does not allow, works on the bench and
-//! fails as a service. How much the unit exposes is `systemd-analyze`'s to say, in `tests/run`.
+//! Above all: a kind of device that the configuration can name, and that the unit does not allow,
+//! works on the bench and fails as a service. How much the unit exposes is `systemd-analyze`'s to
+//! say, in `tests/run`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,8 +10,8 @@ use std::path::Path;
 
 use fieldgate::field::settings::Driver;
 
-/// Which character devices (as `/proc/devices` lists them) each kind of driver opens. `spi` is a bus that the
-/// configuration's language names, and whose drivers come next.
+/// Which character devices (as `/proc/devices` lists them) each kind of driver opens. `spi` is a
+/// bus that the configuration's language names, and whose drivers come next.
 const DEVICES: [(&str, &[&str]); 5] = [
     ("system", &[]),
     ("gpio", &["gpiochip"]),

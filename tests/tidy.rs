@@ -500,7 +500,7 @@ fn collect(folder: &Path, found: &mut Vec<Source>) {
 
 fn is_ignored(name: &str) -> bool {
     // Editors' and tools' leavings that git ignores anyway.
-    name.starts_with(".#") || name.ends_with('~') || name.ends_with(".swp")
+    name.starts_with(".#") || name.ends_with('~')
 }
 
 fn root() -> &'static Path {

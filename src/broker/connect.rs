@@ -8,7 +8,7 @@ use super::connection::{Phase, Tag};
 use super::inflight::WINDOW_MAX;
 use super::session::{Link, NEVER, Session};
 use super::settle::Kind;
-use super::{Broker, CloseHow, Fate, Origin, Output};
+use super::{Broker, CloseHow, Fate, Origin, Output, level_of};
 use crate::buffer::Outbox;
 use crate::id::{ConnId, Lsn, SessionId};
 use crate::mqtt::frame::PACKET_SIZE_MAX;
@@ -281,9 +281,12 @@ impl Broker {
         let Some(connection) = self.connections.get_mut(conn) else {
             return;
         };
-        log::debug!(
-            "CONNECT refused {} reason={reason}: {why}",
-            Tag(conn, &connection.client_id)
+        let count = self.stats.refused_connects;
+        let client = Tag(conn, &connection.client_id);
+        let level = level_of(count);
+        log::log!(
+            level,
+            "CONNECT refused {client} reason={reason} count={count}: {why}"
         );
         connection.phase = Phase::Closing;
         let version = connection.version;

@@ -443,6 +443,16 @@ impl Broker {
     }
 }
 
+/// How loud a line is that strangers can cause as often as they like: a warning for the first time
+/// and each doubling, so that the log shows that and how fast it grows, and cannot be flooded.
+fn level_of(count: u64) -> log::Level {
+    if count.is_power_of_two() {
+        log::Level::Warn
+    } else {
+        log::Level::Debug
+    }
+}
+
 /// What becomes of the will when a session loses its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -572,7 +582,12 @@ impl Broker {
         self.stats.protocol_errors += 1;
         if let Some(connection) = self.connections.get(conn) {
             let client = Tag(conn, &connection.client_id);
-            log::debug!("protocol error {client} reason={reason}: {what}");
+            let count = self.stats.protocol_errors;
+            let level = level_of(count);
+            log::log!(
+                level,
+                "protocol error {client} reason={reason} count={count}: {what}"
+            );
         }
         self.disconnect(conn, reason, what, outbox);
     }

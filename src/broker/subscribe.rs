@@ -3,7 +3,7 @@
 use super::retained::Replay;
 use super::settle::Kind;
 use super::subscriptions::{Subscription, Subscriptions};
-use super::{Broker, Output, Taker};
+use super::{Broker, Output, Taker, level_of};
 use crate::buffer::Outbox;
 use crate::id::{ConnId, SessionId};
 use crate::mqtt::{
@@ -118,13 +118,13 @@ impl Broker {
         if is_new && is_full {
             self.stats.refused_subscriptions += 1;
             let refused = self.stats.refused_subscriptions;
-            if refused.is_power_of_two() {
-                log::warn!(
-                    "subscription refused client={} filter={} refused={refused}: too many, or no memory",
-                    self.session_mut(id).client_id.escape_debug(),
-                    filter.escape_debug(),
-                );
-            }
+            let client = self.session_mut(id).client_id.escape_debug();
+            let filter = filter.escape_debug();
+            let level = level_of(refused);
+            log::log!(
+                level,
+                "subscription refused client={client} filter={filter} count={refused}"
+            );
             return ReasonCode::QuotaExceeded;
         }
         let options = request.options;

@@ -277,7 +277,11 @@ mod tests {
             let mut model: Vec<u8> = Vec::new();
             let mut next = 0_u8;
             for (index, (arriving, leaving)) in steps.into_iter().enumerate() {
-                let bytes: Vec<u8> = (0..arriving).map(|_| { next = next.wrapping_add(1); next }).collect();
+                let mut bytes = vec![0; arriving];
+                for byte in &mut bytes {
+                    next = next.wrapping_add(1);
+                    *byte = next;
+                }
                 let count = read(&mut buffer, &bytes);
                 next = next.wrapping_sub((arriving - count) as u8);
                 model.extend_from_slice(&bytes[..count]);

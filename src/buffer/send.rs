@@ -232,7 +232,10 @@ mod tests {
     proptest! {
         #[test]
         fn sends_what_was_queued_in_order(
-            steps in proptest::collection::vec((0_usize..40_000, any::<bool>(), 0_usize..50_000), 1..30)
+            steps in proptest::collection::vec(
+                (0_usize..40_000, any::<bool>(), 0_usize..50_000),
+                1..30,
+            )
         ) {
             let memory = Memory::new(usize::MAX);
             let mut queue = SendQueue::new(&memory);

@@ -1,7 +1,7 @@
 //! The commands: one file per verb, and what they share.
 //!
 //! A verb takes its arguments and the global options, does its work, and returns an exit code or a
-//! [`Failure`], which is printed here and nowhere else. What a verb *answers* goes to standard
+//! `Failure`, which is printed here and nowhere else. What a verb *answers* goes to standard
 //! output; what it says about itself goes to standard error. Devices and sockets that need a poll
 //! are the host's: a verb drives them through `crate::host`.
 

@@ -246,13 +246,12 @@ mod tests {
         read: Value,
     ) -> impl FnMut(&str, Map<String, Value>) -> Result<Answer, Failure> {
         move |verb, fields| {
-            Ok(Answer::Ok(match verb {
-                "devices" => devices.clone(),
-                _ => {
-                    let mut data = read.clone();
-                    data["point"] = fields["point"].clone();
-                    data
-                }
+            Ok(Answer::Ok(if verb == "devices" {
+                devices.clone()
+            } else {
+                let mut data = read.clone();
+                data["point"] = fields["point"].clone();
+                data
             }))
         }
     }

@@ -58,8 +58,10 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
     let mut fields = Map::new();
     fields.insert("point".to_owned(), json!(path));
     fields.insert("value".to_owned(), json_value(&value));
-    if let Some(hold) = &hold {
-        fields.insert("for".to_owned(), json!(hold));
+    if let Some(pulse) = pulse {
+        // The gateway takes whole numbers; a person may say 1.5s.
+        let millis = pulse.as_millis().max(1);
+        fields.insert("for".to_owned(), json!(format!("{millis}ms")));
     }
     let config = globals.config_path();
     let socket: PathBuf = socket.unwrap_or_else(|| control_socket(&config));

@@ -180,12 +180,14 @@ impl Viewer {
 
     fn draw(&mut self, now: Instant) -> Result<(), Failure> {
         let text = self.view.draw(now, output::color_on_stdout());
-        let mut frame = String::new();
+        // A line that is too wide is cut, not wrapped: the count of lines must be right.
+        let mut frame = String::from("\x1b[?7l");
         if self.drawn > 0 {
             // Up to where the last one began, and away with it.
             write!(frame, "\x1b[{}A\x1b[J", self.drawn).expect("a string takes everything");
         }
         frame.push_str(&text);
+        frame.push_str("\x1b[?7h");
         self.drawn = text.lines().count();
         output::print(&frame).map(drop)
     }
@@ -246,7 +248,7 @@ impl View {
     }
 
     fn draw(&self, now: Instant, color: bool) -> String {
-        let head = ["point", "value", "", "quality", "age"];
+        let head = ["point", "value", "", "age", "quality"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         rows.extend(self.points.iter().map(|(path, shown)| {
             let age = if shown.value.is_empty() {
@@ -258,10 +260,10 @@ impl View {
                 path.clone(),
                 shown.value.clone(),
                 shown.unit.clone(),
+                age,
                 format!("{} {}", shown.quality, shown.reason)
                     .trim()
                     .to_owned(),
-                age,
             ]
         }));
         let mut text = output::columns(&rows, "  ");
@@ -292,9 +294,9 @@ mod tests {
         view.take("demo/plant/pump/result", "{\"status\":\"ok\"}", "", at(2));
         assert_eq!(
             view.draw(at(4), false),
-            "  point        value     quality  age\n\
-             \x20 plant/level  61.3   %  good     3 s\n\
-             \x20 plant/pump   false              2 s\n\
+            "  point        value     age  quality\n\
+             \x20 plant/level  61.3   %  3 s  good\n\
+             \x20 plant/pump   false     2 s\n\
              \x20 plant/pump: {\"status\":\"ok\"}\n"
         );
         assert!(view.draw(at(4), true).starts_with("\x1b[1m"));

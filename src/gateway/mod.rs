@@ -1,14 +1,15 @@
 //! One deterministic value that is the whole gateway: (state, now, input) in, outputs out.
 //!
-//! [`Gateway`] owns the machines, the buffers and the account of their memory. It reads no clock and touches no device:
-//! a host reports with [`Gateway::handle_input`], lets time pass with [`Gateway::handle_timeout`], ends each turn with
-//! [`Gateway::end_turn`] and then does what the `poll_*` methods say. The same calls with the same seed give the same
-//! outputs, always: `tests/simulation` depends on it.
+//! [`Gateway`] owns the machines, the buffers and the account of their memory. It reads no clock
+//! and touches no device: a host reports with [`Gateway::handle_input`], lets time pass with
+//! [`Gateway::handle_timeout`], ends each turn with [`Gateway::end_turn`] and then does what the
+//! `poll_*` methods say. The same calls with the same seed give the same outputs, always:
+//! `tests/simulation` depends on it.
 //!
 //! ```text
 //! completions, sources  → handle_input      parse, decide, queue
 //! time                  → handle_timeout    strictly advances poll_timeout
-//! end_turn                                  acknowledgements at or below the synced mark become bytes
+//! end_turn                                  acknowledgements that are synced become bytes
 //! outputs               ← poll_output       until None
 //! write                 ← poll_writable, fill
 //! ```
@@ -44,7 +45,8 @@ use crate::rng::Rng;
 use crate::slab::{GenSlab, IdTable};
 use crate::time::{Duration, Instant, Now};
 
-/// How long a clean stop may take before it is declared done: outputs that do not answer, clients that do not read.
+/// How long a clean stop may take before it is declared done: outputs that do not answer, clients
+/// that do not read.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The whole gateway; see the module's documentation for the order of calls.
@@ -60,7 +62,8 @@ pub struct Gateway {
     outbox: Outbox,
     recv: IdTable<ConnId, RecvBuffer>,
     ports: IdTable<PortId, RecvBuffer>,
-    /// Connections that wanted to read while the memory budget was spent; offered again once there is room.
+    /// Connections that wanted to read while the memory budget was spent; offered again once there
+    /// is room.
     starved: VecDeque<ConnId>,
     resumed: VecDeque<ConnId>,
     outputs: VecDeque<Output>,
@@ -102,7 +105,8 @@ enum Awaited {
 enum Life {
     Starting,
     Running,
-    /// `offline` is on its way and outputs are on theirs to safety; clients are told once what was queued is written.
+    /// `offline` is on its way and outputs are on theirs to safety; clients are told once what was
+    /// queued is written.
     Stopping {
         deadline: Instant,
         told: Told,
@@ -120,7 +124,8 @@ enum Told {
 }
 
 impl Gateway {
-    /// A gateway that has asked for its listeners, buses, lines and ports. `seed` decides all chance in it.
+    /// A gateway that has asked for its listeners, buses, lines and ports. `seed` decides all
+    /// chance in it.
     pub fn new(config: Config, seed: u64, now: Now) -> Self {
         let mut rng = Rng::from_seed(seed);
         let memory = Memory::new(config.broker.memory);
@@ -196,7 +201,8 @@ impl Gateway {
 
     /// Ends a turn's decisions: acknowledgements whose records are synced become bytes.
     pub fn end_turn(&mut self, now: Now) {
-        // Without a journal everything that was decided is as durable as it will get: the mark is always current.
+        // Without a journal everything that was decided is as durable as it will get: the mark is
+        // always current.
         self.broker.end_turn(now, Lsn(u64::MAX), &mut self.outbox);
         self.route(now);
         while let Some(conn) = self.broker.poll_resumed() {
@@ -242,7 +248,8 @@ impl Gateway {
         self.ports.get_mut(port)
     }
 
-    /// A connection that may be read again: first [`Input::Received`] with a count of 0, then reads.
+    /// A connection that may be read again: first [`Input::Received`] with a count of 0, then
+    /// reads.
     pub fn poll_resumed(&mut self) -> Option<ConnId> {
         self.resumed.pop_front()
     }
@@ -252,8 +259,9 @@ impl Gateway {
         self.outbox.poll_ready()
     }
 
-    /// Draws and encodes until about `budget` bytes wait, and gives the queue to send from. If it says
-    /// [`SendQueue::has_more`] or is not empty afterwards, the host asks again when the socket has room.
+    /// Draws and encodes until about `budget` bytes wait, and gives the queue to send from. If it
+    /// says [`SendQueue::has_more`] or is not empty afterwards, the host asks again when the socket
+    /// has room.
     pub fn fill(&mut self, now: Now, conn: ConnId, budget: usize) -> Option<&mut SendQueue> {
         self.broker.fill(now, conn, budget, &mut self.outbox);
         self.route(now);
@@ -315,7 +323,8 @@ impl Gateway {
             .listeners
             .get(listener)
             .map(|listener| &listener.settings);
-        // A listener that a reload took away may still have had one connection in its backlog: nobody is let in by it.
+        // A listener that a reload took away may still have had one connection in its backlog:
+        // nobody is let in by it.
         let allow_anonymous = settings.is_some_and(|settings| settings.allow_anonymous);
         log::debug!("connection accepted conn={conn} peer={peer}");
         self.broker
@@ -386,7 +395,8 @@ impl Gateway {
         }
     }
 
-    /// Opens and closes listeners so that they are those of the configuration; what did not change is not touched.
+    /// Opens and closes listeners so that they are those of the configuration; what did not change
+    /// is not touched.
     fn update_listeners(&mut self) {
         let mut wanted: Vec<(Box<str>, Bind, ListenerSettings)> = Vec::new();
         for (name, settings) in &self.config.listeners {

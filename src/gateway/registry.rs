@@ -1,7 +1,8 @@
 //! Which devices and points there are, under which ids, and what a reload changes.
 //!
-//! A reload is a difference: a device whose settings compare equal is not touched, least of all an output; a point that
-//! stays keeps its id, its last value and its sequence; what goes is cleared from the broker.
+//! A reload is a difference: a device whose settings compare equal is not touched, least of all an
+//! output; a point that stays keeps its id, its last value and its sequence; what goes is cleared
+//! from the broker.
 
 use std::collections::BTreeMap;
 
@@ -136,8 +137,8 @@ impl Gateway {
                 device.points.remove(&point_name);
             }
         }
-        // A device that only changed keeps its name and its points, without a device in the field until
-        // `add_devices` makes one.
+        // A device that only changed keeps its name and its points, without a device in the field
+        // until `add_devices` makes one.
         if wanted.is_none() {
             self.pipeline.remove_device(now, id);
             self.registry.by_name.remove(name);

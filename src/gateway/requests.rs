@@ -1,5 +1,5 @@
-//! The verbs that ask a running gateway for something: one JSON object a line on the control socket, or a message to
-//! `BASE/gateway/request/VERB`, answered on `BASE/gateway/response/VERB`.
+//! The verbs that ask a running gateway for something: one JSON object a line on the control
+//! socket, or a message to `BASE/gateway/request/VERB`, answered on `BASE/gateway/response/VERB`.
 //!
 //! | verb | takes | answers |
 //! |---|---|---|
@@ -41,7 +41,8 @@ struct Pending {
 #[derive(Debug, Clone)]
 enum Asker {
     Control(ControlId),
-    /// A message, whose answer goes to the verb's response topic and to the one that it names itself.
+    /// A message, whose answer goes to the verb's response topic and to the one that it names
+    /// itself.
     Message {
         verb: Box<str>,
         response_topic: Option<Box<str>>,
@@ -271,7 +272,8 @@ impl Gateway {
         }
     }
 
-    /// A stranger's Response Topic must not make us speak where only we may: on our own topics, or as a command.
+    /// A stranger's Response Topic must not make us speak where only we may: on our own topics, or
+    /// as a command.
     fn may_answer_on(&self, topic: &str) -> bool {
         let base = &*self.config.base_topic;
         let ours = topic

@@ -22,8 +22,8 @@ use crate::time::Now;
 impl Gateway {
     /// Carries values between the machines until each of them is quiet.
     ///
-    /// This ends: a reading makes messages, a command makes at most one write and one result, and nothing that we publish
-    /// ourselves is taken for a command.
+    /// This ends: a reading makes messages, a command makes at most one write and one result, and
+    /// nothing that we publish ourselves is taken for a command.
     pub(super) fn route(&mut self, now: Now) {
         loop {
             let mut quiet = true;
@@ -110,7 +110,8 @@ impl Gateway {
     fn route_broker(&mut self, now: Now, output: broker::Output) {
         match output {
             broker::Output::Close { conn, how } => {
-                // What it sent and we did not parse is not going to be parsed: give the memory back.
+                // What it sent and we did not parse is not going to be parsed: give the memory
+                // back.
                 if let Some(recv) = self.recv.get_mut(conn) {
                     recv.clear();
                 }
@@ -178,7 +179,8 @@ impl Gateway {
         }
     }
 
-    /// Publishes a word under a topic of ours, retained: the gateway's state. An empty word clears it.
+    /// Publishes a word under a topic of ours, retained: the gateway's state. An empty word clears
+    /// it.
     pub(super) fn publish_retained(&mut self, now: Now, topic: &str, word: &str) {
         self.publish_text(now, topic, word, true, &PublishProperties::default());
     }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::Gateway;
 use crate::id::PointId;
-use crate::point::Value;
+use crate::point::{Quality, Value};
 use crate::time::Now;
 
 impl Gateway {
@@ -26,7 +26,7 @@ impl Gateway {
         }
         data.insert(
             "quality".to_owned(),
-            json!(snapshot.quality.map(|quality| quality.as_str())),
+            json!(snapshot.quality.map(Quality::as_str)),
         );
         if let Some(reason) = &snapshot.reason {
             data.insert("reason".to_owned(), json!(reason.to_string()));
@@ -68,8 +68,8 @@ impl Gateway {
             .iter()
             .map(|(_, name, counters)| (name, counters));
         json!({
-            "buses": stats.buses.iter().map(|(name, stats)| (name, stats)).collect::<BTreeMap<_, _>>(),
-            "ports": stats.ports.iter().map(|(name, stats)| (name, stats)).collect::<BTreeMap<_, _>>(),
+            "buses": stats.buses.iter().cloned().collect::<BTreeMap<_, _>>(),
+            "ports": stats.ports.iter().cloned().collect::<BTreeMap<_, _>>(),
             "devices": devices.collect::<BTreeMap<_, _>>(),
             "strays": stats.strays,
         })

@@ -60,12 +60,12 @@ fn system(settings: &SystemSettings) -> Vec<Probe> {
         let outcome = File::open(&**path)
             .and_then(|file| file.take(64).read_to_string(&mut text))
             .map(|_| format!("says {}", text.trim()))
-            .map_err(said);
+            .map_err(|error| said(&error));
         probes.push(Probe::new(&**path, outcome));
     }
     let outcome = nix::sys::statvfs::statvfs(Path::new(&*settings.disk))
         .map(|_| "is there".to_owned())
-        .map_err(|error| said(error.into()));
+        .map_err(|error| said(&error.into()));
     probes.push(Probe::new(&*settings.disk, outcome));
     probes
 }
@@ -100,7 +100,7 @@ fn open_chip(wanted: &Chip) -> Result<GpioChip, String> {
             .read(true)
             .write(true)
             .open(path)
-            .map_err(said)?;
+            .map_err(|error| said(&error))?;
         let mut chip = GpioChip::from_path(path).map_err(|error| error.to_string())?;
         let version = chip.detect_abi_version().unwrap_or(AbiVersion::V1);
         chip.using_abi_version(version);
@@ -157,7 +157,7 @@ fn i2c(settings: &I2cSettings) -> Vec<Probe> {
         .read(true)
         .write(true)
         .open(&path)
-        .map_err(said)
+        .map_err(|error| said(&error))
         .and_then(|_| I2c::with_bus(settings.bus).map_err(|error| error.to_string()));
     let mut bus = match opened {
         Ok(bus) => bus,
@@ -172,7 +172,7 @@ fn i2c(settings: &I2cSettings) -> Vec<Probe> {
             rppal::i2c::Error::Io(error) => match error.raw_os_error() {
                 Some(libc::ENXIO | libc::EREMOTEIO) => "nothing answers".to_owned(),
                 Some(libc::EBUSY) => "is used by a kernel driver".to_owned(),
-                _ => said(error),
+                _ => said(&error),
             },
             other => other.to_string(),
         });
@@ -187,7 +187,7 @@ fn serial(path: &str) -> Probe {
         .open(path)
         .map_err(|error| match error.raw_os_error() {
             Some(libc::EBUSY) => "is used by another program".to_owned(),
-            _ => said(error),
+            _ => said(&error),
         })
         .and_then(|file| {
             nix::sys::termios::tcgetattr(&file)
@@ -214,8 +214,7 @@ fn line_name(line: &LineRef) -> String {
 }
 
 /// The kernel's words, and what to do about the commonest.
-#[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
-fn said(error: io::Error) -> String {
+fn said(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
             "permission denied: this user is not in the device's group".to_owned()

@@ -1,17 +1,19 @@
 //! The small values that every packet speaks in: version, quality of service, identifiers.
 //!
-//! Each is a newtype whose invariant is checked once, where the bytes come in, so that no later code has to ask again.
+//! Each is a newtype whose invariant is checked once, where the bytes come in, so that no later
+//! code has to ask again.
 
 use core::fmt;
 use core::num::{NonZeroU16, NonZeroU32};
 
 use crate::mqtt::wire::VARIABLE_BYTE_INTEGER_MAX;
 
-/// The version that a CONNECT asks for; everything after it on that connection is read and written in it.
+/// The version that a CONNECT asks for; everything after it on that connection is read and written
+/// in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProtocolVersion {
-    /// MQTT 3.1: protocol name `MQIsdp`, level 3. Differs from 3.1.1 in CONNECT's name alone, and in flags that old
-    /// clients set (DUP on SUBSCRIBE, UNSUBSCRIBE and PUBREL).
+    /// MQTT 3.1: protocol name `MQIsdp`, level 3. Differs from 3.1.1 in CONNECT's name alone, and
+    /// in flags that old clients set (DUP on SUBSCRIBE, UNSUBSCRIBE and PUBREL).
     V3,
     /// MQTT 3.1.1: protocol name `MQTT`, level 4.
     V4,
@@ -54,7 +56,8 @@ impl fmt::Display for ProtocolVersion {
     }
 }
 
-/// Quality of service. Ordered, so that the effective one is `published.min(granted)` [MQTT-3.8.4-8].
+/// Quality of service. Ordered, so that the effective one is `published.min(granted)`
+/// [MQTT-3.8.4-8].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(u8)]
 pub enum QoS {

@@ -1,4 +1,5 @@
-//! Why bytes are not a packet. All of it is the peer's to fix; a fault maps to exactly one reason code.
+//! Why bytes are not a packet. All of it is the peer's to fix; a fault maps to exactly one reason
+//! code.
 
 use core::fmt;
 
@@ -74,7 +75,8 @@ pub enum Fault {
     QosInvalid,
     /// DUP on a QoS 0 PUBLISH [MQTT-3.3.1-2].
     DupWithoutQos,
-    /// CONNECT's flags contradict one another [MQTT-3.1.2-11] [MQTT-3.1.2-13] [MQTT-3.1.2-22/3.1.1].
+    /// CONNECT's flags contradict one another [MQTT-3.1.2-11] [MQTT-3.1.2-13]
+    /// [MQTT-3.1.2-22/3.1.1].
     ConnectFlagsInconsistent,
     /// A property identifier that 5.0 does not define.
     PropertyUnknown(u32),

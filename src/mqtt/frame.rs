@@ -18,7 +18,8 @@ pub enum Frame {
         /// How long the whole packet will be, once its header is complete.
         needed: Option<usize>,
     },
-    /// A whole packet is there: `bytes[..total_len]` goes to [`Packet::parse`](crate::mqtt::Packet::parse).
+    /// A whole packet is there: `bytes[..total_len]` goes to
+    /// [`Packet::parse`](crate::mqtt::Packet::parse).
     Complete {
         /// Type and flags.
         first_byte: u8,
@@ -31,8 +32,8 @@ pub enum Frame {
 
 /// Looks for one packet at the start of `bytes`.
 ///
-/// A packet longer than `max_packet_size`, fixed header included, is refused as soon as its header says so, before any of
-/// it needs to be kept. So is a packet type that no version defines.
+/// A packet longer than `max_packet_size`, fixed header included, is refused as soon as its header
+/// says so, before any of it needs to be kept. So is a packet type that no version defines.
 pub fn peek(bytes: &[u8], max_packet_size: u32) -> Result<Frame, DecodeError> {
     let Some((&first_byte, rest)) = bytes.split_first() else {
         return Ok(Frame::Incomplete { needed: None });

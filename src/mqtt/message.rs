@@ -1,8 +1,10 @@
-//! An application message that somebody keeps: a queue, the retained store, a window of unacknowledged ones.
+//! An application message that somebody keeps: a queue, the retained store, a window of
+//! unacknowledged ones.
 //!
-//! It owns its topic, its properties and its payload, in one allocation each and none for what is empty; the payload can
-//! be shared with others. What belongs to one hop is not kept: packet identifier, DUP, topic alias, subscription
-//! identifiers. The expiry interval becomes a moment, so that what is left of it can be told later [MQTT-3.3.2-6].
+//! It owns its topic, its properties and its payload, in one allocation each and none for what is
+//! empty; the payload can be shared with others. What belongs to one hop is not kept: packet
+//! identifier, DUP, topic alias, subscription identifiers. The expiry interval becomes a moment, so
+//! that what is left of it can be told later [MQTT-3.3.2-6].
 
 use crate::buffer::Payload;
 use crate::mqtt::basic::{ProtocolVersion, QoS};
@@ -17,7 +19,8 @@ use crate::time::{Duration, Instant};
 pub struct ApplicationMessage {
     /// Invariant: a Topic Name.
     topic: Box<str>,
-    /// Invariant: PUBLISH properties as on the wire, without their length, and without those of one hop.
+    /// Invariant: PUBLISH properties as on the wire, without their length, and without those of one
+    /// hop.
     properties: Box<[u8]>,
     payload: Payload,
     qos: QoS,
@@ -30,13 +33,14 @@ pub struct ApplicationMessage {
 struct Expiry {
     /// Seconds, as published.
     interval: u32,
-    /// `None` while the interval does not run: a will that has not been published. Monotonic, so that a wall clock that is
-    /// set or stepped neither kills a message nor prolongs its life.
+    /// `None` while the interval does not run: a will that has not been published. Monotonic, so
+    /// that a wall clock that is set or stepped neither kills a message nor prolongs its life.
     deadline: Option<Instant>,
 }
 
 impl ApplicationMessage {
-    /// A message as its sender means it. Of `properties`, those of one hop are left out; its expiry runs from `now`.
+    /// A message as its sender means it. Of `properties`, those of one hop are left out; its expiry
+    /// runs from `now`.
     pub fn new(
         topic: TopicName<'_>,
         payload: Payload,
@@ -60,8 +64,8 @@ impl ApplicationMessage {
         message
     }
 
-    /// A message that has arrived. `topic` is what its alias stands for, or its own; `payload` is its payload, copied or
-    /// taken over with the buffer that it was read into.
+    /// A message that has arrived. `topic` is what its alias stands for, or its own; `payload` is
+    /// its payload, copied or taken over with the buffer that it was read into.
     pub fn from_publish(
         publish: &Publish<'_>,
         topic: TopicName<'_>,
@@ -72,7 +76,8 @@ impl ApplicationMessage {
         Self::new(topic, payload, qos, retain, &publish.properties, now)
     }
 
-    /// A will. Its expiry does not run before [`ApplicationMessage::start_expiry`] says that it is published.
+    /// A will. Its expiry does not run before [`ApplicationMessage::start_expiry`] says that it is
+    /// published.
     pub fn from_will(will: &Will<'_>) -> Self {
         let properties = PublishProperties {
             payload_format_indicator: will.properties.payload_format_indicator,
@@ -138,9 +143,9 @@ impl ApplicationMessage {
         size_of::<Self>() + self.topic.len() + self.properties.len() + self.payload.footprint()
     }
 
-    /// As a packet of this version: `qos` and `retain` as published, no packet identifier, no DUP. Whoever sends it sets
-    /// the QoS for its receiver, and with one above 0 a packet identifier; before that it cannot be encoded. The expiry
-    /// interval is what is left at `now`.
+    /// As a packet of this version: `qos` and `retain` as published, no packet identifier, no DUP.
+    /// Whoever sends it sets the QoS for its receiver, and with one above 0 a packet identifier;
+    /// before that it cannot be encoded. The expiry interval is what is left at `now`.
     pub fn as_publish(&self, version: ProtocolVersion, now: Instant) -> Publish<'_> {
         let properties = if version.is_v5() {
             PublishProperties {
@@ -161,8 +166,8 @@ impl ApplicationMessage {
         }
     }
 
-    /// The properties that travel with it unaltered [MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17]
-    /// [MQTT-3.3.2-20].
+    /// The properties that travel with it unaltered [MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQTT-3.3.2-16]
+    /// [MQTT-3.3.2-17] [MQTT-3.3.2-20].
     pub fn properties(&self) -> PublishProperties<'_> {
         if self.properties.is_empty() {
             return PublishProperties::default();

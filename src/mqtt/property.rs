@@ -1,8 +1,10 @@
-//! Properties of 5.0 (section 2.2.2): which there are, what they hold, and a typed set for each packet.
+//! Properties of 5.0 (section 2.2.2): which there are, what they hold, and a typed set for each
+//! packet.
 //!
-//! A set is read in one pass and allocates nothing. What may occur once is a field; User Properties, and the Subscription
-//! Identifiers of PUBLISH, stay bytes that have been checked, and are iterated. A property that stands twice where it may
-//! not is a Protocol Error; one that is unknown or belongs elsewhere makes the packet malformed (2.2.2.2).
+//! A set is read in one pass and allocates nothing. What may occur once is a field; User
+//! Properties, and the Subscription Identifiers of PUBLISH, stay bytes that have been checked, and
+//! are iterated. A property that stands twice where it may not is a Protocol Error; one that is
+//! unknown or belongs elsewhere makes the packet malformed (2.2.2.2).
 
 use core::fmt;
 use core::num::NonZeroU32;
@@ -162,7 +164,8 @@ macro_rules! property_set {
                 variable_len(content) + content
             }
 
-            /// Writes the Property Length, which stands even where it is zero [MQTT-2.2.2-1], and the properties.
+            /// Writes the Property Length, which stands even where it is zero [MQTT-2.2.2-1], and
+            /// the properties.
             pub(crate) fn write(&self, writer: &mut Writer<'_>) {
                 writer.variable(self.content_len());
                 self.write_content(writer);
@@ -195,7 +198,8 @@ property_set! {
         topic_alias_maximum: Option<u16> = TopicAliasMaximum,
         /// Whether the client would like Response Information.
         request_response_information: Option<bool> = RequestResponseInformation,
-        /// Whether packets other than PUBLISH, CONNACK and DISCONNECT may carry reasons [MQTT-3.1.2-29].
+        /// Whether packets other than PUBLISH, CONNACK and DISCONNECT may carry reasons
+        /// [MQTT-3.1.2-29].
         request_problem_information: Option<bool> = RequestProblemInformation,
         /// The method of an extended authentication.
         authentication_method: Option<&'a str> = AuthenticationMethod,
@@ -304,7 +308,8 @@ property_set! {
 property_set! {
     /// What DISCONNECT may say (3.14.2.2).
     DisconnectProperties {
-        /// Seconds that the session outlives this connection; only a client says so [MQTT-3.14.2-2].
+        /// Seconds that the session outlives this connection; only a client says so
+        /// [MQTT-3.14.2-2].
         session_expiry_interval: Option<u32> = SessionExpiryInterval,
         /// For people; dropped if the packet becomes too large [MQTT-3.14.2-3].
         reason_string: Option<&'a str> = ReasonString,
@@ -325,11 +330,12 @@ property_set! {
     }
 }
 
-/// User Properties: pairs of names and values, of which any may repeat; their order is kept [MQTT-3.3.2-18].
+/// User Properties: pairs of names and values, of which any may repeat; their order is kept
+/// [MQTT-3.3.2-18].
 #[derive(Clone, Copy, Default)]
 pub struct UserProperties<'a> {
-    /// From the first User Property to the end of the properties. Invariant: well-formed records, of which
-    /// `encoded_len` bytes are User Properties.
+    /// From the first User Property to the end of the properties. Invariant: well-formed records,
+    /// of which `encoded_len` bytes are User Properties.
     records: &'a [u8],
     encoded_len: usize,
 }
@@ -414,8 +420,8 @@ impl UserPropertiesBuf {
         }
     }
 
-    /// Adds a pair; `false`, and nothing is added, if a string is longer than 65 535 bytes or contains U+0000
-    /// [MQTT-1.5.7-1].
+    /// Adds a pair; `false`, and nothing is added, if a string is longer than 65 535 bytes or
+    /// contains U+0000 [MQTT-1.5.7-1].
     #[must_use = "a pair that cannot be encoded is not added"]
     pub fn push(&mut self, name: &str, value: &str) -> bool {
         let fits = |text: &str| text.len() <= FIELD_LEN_MAX && !text.as_bytes().contains(&0);

@@ -1,7 +1,7 @@
 //! Reason codes of 5.0 (section 2.4), where each may stand, and what is left of them in 3.1.1.
 //!
-//! One table serves all packets: [`ReasonCode::is_allowed_in`] says which code may stand where, and CONNACK's return codes
-//! of 3.1.1 are mapped here and nowhere else.
+//! One table serves all packets: [`ReasonCode::is_allowed_in`] says which code may stand where, and
+//! CONNACK's return codes of 3.1.1 are mapped here and nowhere else.
 
 use core::fmt;
 
@@ -122,8 +122,8 @@ impl ReasonCode {
         }
     }
 
-    /// CONNACK's return code in 3.1.1 (its table 3.1). `None` if none applies: then the server closes without a CONNACK
-    /// [MQTT-3.2.2-6/3.1.1].
+    /// CONNACK's return code in 3.1.1 (its table 3.1). `None` if none applies: then the server
+    /// closes without a CONNACK [MQTT-3.2.2-6/3.1.1].
     pub const fn to_connect_return_code(self) -> Option<u8> {
         match self {
             Self::Success => Some(0x00),
@@ -154,7 +154,8 @@ impl ReasonCode {
         }
     }
 
-    /// SUBACK's return code in 3.1.1: a granted QoS, or 0x80 for every failure [MQTT-3.9.3-2/3.1.1].
+    /// SUBACK's return code in 3.1.1: a granted QoS, or 0x80 for every failure
+    /// [MQTT-3.9.3-2/3.1.1].
     pub const fn to_suback_return_code(self) -> u8 {
         if self.is_error() { 0x80 } else { self.code() }
     }

@@ -1,20 +1,23 @@
 //! Topic names and topic filters (section 4.7): what is one, and which matches which.
 //!
-//! Nothing here is normalised, folded or trimmed: topics are compared byte by byte [MQTT-4.7.3-4]. The broker's trie is the
-//! fast matcher; [`matches`] is the plain one, for a single filter, and the model that the trie is tested against.
+//! Nothing here is normalised, folded or trimmed: topics are compared byte by byte [MQTT-4.7.3-4].
+//! The broker's trie is the fast matcher; [`matches()`] is the plain one, for a single filter, and
+//! the model that the trie is tested against.
 
 use core::fmt;
 
 use crate::mqtt::wire::FIELD_LEN_MAX;
 
-/// Levels that a topic or a filter may have. Trie nodes are made per level, so this bounds what one SUBSCRIBE or one
-/// retained message can make us allocate; a topic of 65 535 slashes would be 65 536 of them.
+/// Levels that a topic or a filter may have. Trie nodes are made per level, so this bounds what one
+/// SUBSCRIBE or one retained message can make us allocate; a topic of 65 535 slashes would be 65
+/// 536 of them.
 pub const TOPIC_LEVELS_MAX: usize = 128;
 
 /// How a filter starts that names a shared subscription (4.8.2).
 pub const SHARE_PREFIX: &str = "$share/";
 
-/// A checked Topic Name: 1 to 65 535 bytes, without wildcards and U+0000, of at most [`TOPIC_LEVELS_MAX`] levels.
+/// A checked Topic Name: 1 to 65 535 bytes, without wildcards and U+0000, of at most
+/// [`TOPIC_LEVELS_MAX`] levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicName<'a>(&'a str);
 
@@ -69,7 +72,8 @@ impl<'a> TopicFilter<'a> {
         self.0.bytes().any(|byte| matches!(byte, b'+' | b'#'))
     }
 
-    /// Whether it matches a topic; a shared filter matches what the filter behind its share name does.
+    /// Whether it matches a topic; a shared filter matches what the filter behind its share name
+    /// does.
     pub fn matches(self, topic: &str) -> bool {
         let filter = split_share(self.0).map_or(self.0, |(_, filter)| filter);
         matches(filter, topic)
@@ -138,8 +142,9 @@ pub fn check_name(name: &str) -> Result<(), TopicError> {
     check_levels(name.bytes().filter(|byte| *byte == b'/').count())
 }
 
-/// Whether one of the bytes is 0, `+` or `#`. In blocks, which compilers turn into vector instructions; the last block
-/// overlaps the one before it, so there is no rest to go through byte by byte.
+/// Whether one of the bytes is 0, `+` or `#`. In blocks, which compilers turn into vector
+/// instructions; the last block overlaps the one before it, so there is no rest to go through byte
+/// by byte.
 fn has_null_or_wildcard(bytes: &[u8]) -> bool {
     const BLOCK: usize = 16;
     let is_bad = |byte: u8| matches!(byte, 0 | b'+' | b'#');

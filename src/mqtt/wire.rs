@@ -1,7 +1,9 @@
-//! The data types of section 1.5: a cursor that reads them from untrusted bytes, and one that writes them.
+//! The data types of section 1.5: a cursor that reads them from untrusted bytes, and one that
+//! writes them.
 //!
-//! [`Reader`] is total: every read is checked, and a failure says which field of which packet at which offset. [`Writer`]
-//! fills a slice whose length was stated before; running over its end is our bug, and it panics.
+//! [`Reader`] is total: every read is checked, and a failure says which field of which packet at
+//! which offset. [`Writer`] fills a slice whose length was stated before; running over its end is
+//! our bug, and it panics.
 
 use crate::mqtt::error::{DecodeError, Fault};
 use crate::mqtt::packet::PacketType;
@@ -13,8 +15,8 @@ pub const VARIABLE_BYTE_INTEGER_MAX: u32 = 268_435_455;
 /// The longest string or binary field: its length has two bytes (1.5.4, 1.5.6).
 pub const FIELD_LEN_MAX: usize = 65_535;
 
-/// Bytes of a value as a Variable Byte Integer; a value beyond [`VARIABLE_BYTE_INTEGER_MAX`] has no encoding, and counts
-/// as four.
+/// Bytes of a value as a Variable Byte Integer; a value beyond [`VARIABLE_BYTE_INTEGER_MAX`] has no
+/// encoding, and counts as four.
 #[inline]
 pub(crate) const fn variable_len(value: usize) -> usize {
     match value {
@@ -25,8 +27,8 @@ pub(crate) const fn variable_len(value: usize) -> usize {
     }
 }
 
-/// Reads a Variable Byte Integer: value, bytes used, and whether they were the fewest possible. `None` while more bytes are
-/// needed.
+/// Reads a Variable Byte Integer: value, bytes used, and whether they were the fewest possible.
+/// `None` while more bytes are needed.
 #[inline]
 pub(crate) fn read_variable(bytes: &[u8]) -> Result<Option<(u32, usize)>, Fault> {
     let mut value = 0;
@@ -183,8 +185,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A UTF-8 Encoded String without U+0000 [MQTT-1.5.4-1] [MQTT-1.5.4-2]. Surrogates are not UTF-8 to Rust either, and
-    /// a byte order mark is a character like any other [MQTT-1.5.4-3].
+    /// A UTF-8 Encoded String without U+0000 [MQTT-1.5.4-1] [MQTT-1.5.4-2]. Surrogates are not
+    /// UTF-8 to Rust either, and a byte order mark is a character like any other [MQTT-1.5.4-3].
     pub(crate) fn text(&mut self, field: &'static str) -> Result<&'a str, DecodeError> {
         let start = self.at;
         let text = self.text_or_null(field)?;
@@ -205,7 +207,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A Topic Name, which may be empty: whether that is allowed depends on an alias that comes later.
+    /// A Topic Name, which may be empty: whether that is allowed depends on an alias that comes
+    /// later.
     #[inline]
     pub(crate) fn topic_name_or_empty(
         &mut self,
@@ -318,7 +321,8 @@ impl<'b> Writer<'b> {
     }
 
     /// # Panics
-    /// If the field is longer than [`FIELD_LEN_MAX`]: what reaches an encoder was parsed or checked before.
+    /// If the field is longer than [`FIELD_LEN_MAX`]: what reaches an encoder was parsed or checked
+    /// before.
     pub(crate) fn binary(&mut self, bytes: &[u8]) {
         let len = u16::try_from(bytes.len()).expect("fields are checked to fit 65 535 bytes");
         self.u16(len);

@@ -1,7 +1,8 @@
-//! What a packet costs to read and to write: PUBLISH, which is nearly all packets, in both versions.
+//! What a packet costs to read and to write: PUBLISH, which is nearly all packets, in both
+//! versions.
 //!
-//! `cargo bench --bench codec`. The mark to beat is 31 ns for reading a PUBLISH, which a hand-written borrowing parser
-//! took; the codecs of other crates took 83 and 92.
+//! `cargo bench --bench codec`. The mark to beat is 31 ns for reading a PUBLISH, which a
+//! hand-written borrowing parser took; the codecs of other crates took 83 and 92.
 
 use divan::{Bencher, black_box};
 use fieldgate::mqtt::frame::{self, Frame};

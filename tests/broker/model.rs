@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use fieldgate::id::ConnId;
 use fieldgate::mqtt::{
-    Connect, Packet, ProtocolVersion, Publish, QoS, ReasonCode, SubscriptionOptions, TopicName,
-    Will, WillProperties, topic,
+    Connect, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, SubscriptionOptions,
+    TopicName, Will, WillProperties, topic,
 };
 use fieldgate::time::Duration;
 use proptest::prelude::*;
@@ -198,7 +198,7 @@ fn read_and_acknowledge(b: &mut House, conn: ConnId) -> Vec<Sent> {
         let Some((sent, packet_id, qos)) = seen else {
             return got;
         };
-        let number = packet_id.map(|id| id.value());
+        let number = packet_id.map(PacketId::value);
         match (qos, number) {
             (Q1, Some(number)) => b.puback(conn, number),
             (Q2, Some(number)) => b.pubrec(conn, number),

@@ -165,3 +165,53 @@ fn set_is_for_a_running_gateway() {
     let ended = fieldgate(&direct);
     assert!(ended.err.contains("a gateway is running"), "{}", ended.err);
 }
+
+/// A device that somebody else built, on a port of its own: the demo's plant.
+#[test]
+fn a_device_can_be_used_without_a_gateway() {
+    let plant = fieldgate::host::plant::Plant::start().unwrap();
+    let folder = Folder::new();
+    let tables = format!(
+        "[serial.plant]\npath = \"{}\"\n[device.plant]\ndriver = \"lines\"\nbus = \"serial.plant\"\n\
+         pattern = 'LEVEL=(?<level>[0-9.]+).* PUMP=(?<pump>[01])'\n\
+         [device.plant.point.pump]\ntype = \"bool\"\ncommand = \"PUMP {{value}}\\n\"\n",
+        plant.path()
+    );
+    let config = configuration(&folder, free_port(), &tables);
+    let read = |point: &str| {
+        let ended = fieldgate(&["read", point, "--config", &config, "--json"]);
+        assert_eq!(ended.code, Some(0), "{} {}", ended.out, ended.err);
+        let found: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+        found["value"].clone()
+    };
+    assert!(read("plant/level").as_f64().unwrap() > 50.0);
+    assert_eq!(read("plant/pump"), false);
+    let set = ["set", "plant/pump", "on", "--config", &config];
+    let refused = fieldgate(&set);
+    assert_eq!(refused.code, Some(1), "{}", refused.err);
+
+    let mut direct = set.to_vec();
+    direct.push("--direct");
+    let mut held = Running::start(&direct);
+    held.wait_for("plant/pump true");
+    held.wait_for_err("held until Ctrl-C");
+    held.signal("INT");
+    let ended = held.end();
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+
+    let wrong = fieldgate(&["set", "plant/pump", "7", "--direct", "--config", &config]);
+    assert_eq!(wrong.code, Some(1));
+    assert!(wrong.err.contains("bad_value"), "{}", wrong.err);
+    let pulse = fieldgate(&[
+        "set",
+        "plant/pump",
+        "on",
+        "--for",
+        "0.3s",
+        "--direct",
+        "--config",
+        &config,
+    ]);
+    assert_eq!(pulse.code, Some(0), "{}", pulse.err);
+    assert_eq!(read("plant/pump"), false);
+}

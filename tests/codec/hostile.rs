@@ -1,4 +1,5 @@
-//! Any bytes give a packet or an error. What is a packet can be sent on, and is the same packet at the other end.
+//! Any bytes give a packet or an error. What is a packet can be sent on, and is the same packet at
+//! the other end.
 
 use fieldgate::mqtt::frame::{self, Frame, PACKET_SIZE_MAX};
 use fieldgate::mqtt::{Packet, ProtocolVersion, ReasonCode};

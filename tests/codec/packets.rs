@@ -71,7 +71,8 @@ fn a_connect_is_read_in_whatever_version_it_says() {
 #[test]
 fn a_connect_that_cannot_be_read_is_answered_in_the_words_of_its_version() {
     for (bytes, expected) in [
-        // 0x01 in 3.1.1's words below 5 [MQTT-3.1.2-2/3.1.1], 0x84 in 5.0's from there [MQTT-3.1.2-2].
+        // 0x01 in 3.1.1's words below 5 [MQTT-3.1.2-2/3.1.1], 0x84 in 5.0's from there
+        // [MQTT-3.1.2-2].
         (connect(b"MQTT", 3, 2, b"\0\0"), Some((V4, 0x84))),
         (connect(b"MQIsdp", 4, 2, b"\0\0"), Some((V4, 0x84))),
         (connect(b"MQTT", 6, 2, b"\0\0\0"), Some((V5, 0x84))),
@@ -167,8 +168,8 @@ fn every_byte_of_connect_flags() {
                 }
                 (parsed, _) => panic!("{version} {flags:08b}: {parsed:?}"),
             }
-            // A field that the flags promise is there [MQTT-3.1.2-17] [MQTT-3.1.2-19], one that they do not is not
-            // [MQTT-3.1.2-16] [MQTT-3.1.2-18].
+            // A field that the flags promise is there [MQTT-3.1.2-17] [MQTT-3.1.2-19], one that
+            // they do not is not [MQTT-3.1.2-16] [MQTT-3.1.2-18].
             if expected.is_none() {
                 let short = connect(name, level, flags, &rest[..rest.len() - 1]);
                 assert_eq!(fault(V4, &short), Fault::Truncated);
@@ -383,8 +384,8 @@ fn a_reason_code_stands_only_where_section_2_4_says() {
     use PacketType::{
         Auth, Connack, Disconnect, Puback, Pubcomp, Pubrec, Pubrel, Suback, Unsuback,
     };
-    // The reason code tables of the packets' own sections (3.2.2.2, 3.4.2.1, …), by hand. DISCONNECT 0x8C stands in
-    // section 2.4 and not in 3.14.2.1: it is let through.
+    // The reason code tables of the packets' own sections (3.2.2.2, 3.4.2.1, …), by hand.
+    // DISCONNECT 0x8C stands in section 2.4 and not in 3.14.2.1: it is let through.
     let tables: [(PacketType, &[u8]); 9] = [
         (
             Connack,

@@ -1,8 +1,8 @@
 //! The client machine and a small server, back to back, over a transport that breaks at any moment.
 //!
-//! The server keeps the session, so whatever is lost on the way: a QoS 1 message arrives at least once, a QoS 2 message
-//! exactly once, both in the order in which they were published, and the client learns of each exactly once. The same
-//! holds the other way.
+//! The server keeps the session, so whatever is lost on the way: a QoS 1 message arrives at least
+//! once, a QoS 2 message exactly once, both in the order in which they were published, and the
+//! client learns of each exactly once. The same holds the other way.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;

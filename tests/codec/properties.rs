@@ -1,5 +1,5 @@
-//! Every property in every packet: where it may stand, how often, and with which values. The table is written from the
-//! standard's table 2-4 by hand, and is not the one in the code.
+//! Every property in every packet: where it may stand, how often, and with which values. The table
+//! is written from the standard's table 2-4 by hand, and is not the one in the code.
 
 use fieldgate::mqtt::{
     Fault, Packet, PropertyId, ProtocolVersion, ReasonCode, SubscriptionIdentifier,

@@ -1,4 +1,5 @@
-//! Any packet, from a handful of ingredients: which fields are there is decided by bits, what is in them by lists.
+//! Any packet, from a handful of ingredients: which fields are there is decided by bits, what is in
+//! them by lists.
 
 use core::num::NonZeroU32;
 

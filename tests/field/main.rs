@@ -2,8 +2,8 @@
 //! cases.
 //!
 //! [`bench`] is a host that knows no Linux: it answers what the field asks, late, wrong or never if
-//! a case wants that. The cases stand beside the kind of device that they are about; `hostile` sends
-//! what no honest host would.
+//! a case wants that. The cases stand beside the kind of device that they are about; `hostile`
+//! sends what no honest host would.
 
 mod bench;
 mod chips;

@@ -1,5 +1,5 @@
-//! Whatever has gone wrong, and in whatever order: once it is right again, everything works again by
-//! itself, and soon.
+//! Whatever has gone wrong, and in whatever order: once it is right again, everything works again
+//! by itself, and soon.
 
 use std::collections::BTreeMap;
 

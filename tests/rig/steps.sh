@@ -15,7 +15,12 @@ run_steps() {
     -*) echo "usage: tests/run [--list | NAME…]" >&2; exit 2 ;;
   esac
   local chosen=("$@") name row
-  if [ $# = 0 ]; then for row in "${steps[@]}"; do chosen+=("${row%% *}"); done; fi
+  if [ $# = 0 ]; then
+    for row in "${steps[@]}"; do
+      case " $by_name_only " in *" ${row%% *} "*) ;; *) chosen+=("${row%% *}") ;; esac
+    done
+    echo "not run unless named: $by_name_only"
+  fi
   for name in "${chosen[@]}"; do
     step_limit "$name" > /dev/null || { echo "tests/run: no step is called '$name'" >&2; list_steps >&2; exit 2; }
   done

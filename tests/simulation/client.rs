@@ -1,6 +1,8 @@
-//! An MQTT client of the simulation: it keeps its own session state, so that it can be cut off at any byte and resume.
+//! An MQTT client of the simulation: it keeps its own session state, so that it can be cut off at
+//! any byte and resume.
 //!
-//! Written on the codec alone, not on the library's client machine: two programs that share a mistake agree on it.
+//! Written on the codec alone, not on the library's client machine: two programs that share a
+//! mistake agree on it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -239,7 +241,8 @@ impl Client {
         }
     }
 
-    /// After CONNACK: subscribes if that was never acknowledged, and sends again what is in flight, in order.
+    /// After CONNACK: subscribes if that was never acknowledged, and sends again what is in flight,
+    /// in order.
     fn resume(&mut self) {
         if !self.subscribed {
             let options = SubscriptionOptions::new(QoS::ExactlyOnce);

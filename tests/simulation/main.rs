@@ -1,11 +1,14 @@
-//! The second host: a whole gateway, two clients, a chip, a relay and a network that cuts, all from one seed.
+//! The second host: a whole gateway, two clients, a chip, a relay and a network that cuts, all from
+//! one seed.
 //!
-//! Nothing here reads a clock or draws chance elsewhere, so a seed is a run: `SIM_SEED=4711 cargo test --test simulation`
-//! replays it. `SIM_SEEDS=500` says how many seeds a run tries. Each seed ends with an oracle that knows only what was
-//! acknowledged and what arrived:
+//! Nothing here reads a clock or draws chance elsewhere, so a seed is a run: `SIM_SEED=4711 cargo
+//! test --test simulation` replays it. `SIM_SEEDS=500` says how many seeds a run tries. Each seed
+//! ends with an oracle that knows only what was acknowledged and what arrived:
 //!
-//! * QoS 1: acknowledged is delivered, at least once; QoS 2: exactly once; QoS 0: at most once; each in order per topic.
-//! * The retained value of a point is what its chip says once faults stop, and its quality is good again.
+//! * QoS 1: acknowledged is delivered, at least once; QoS 2: exactly once; QoS 0: at most once;
+//!   each in order per topic.
+//! * The retained value of a point is what its chip says once faults stop, and its quality is good
+//!   again.
 //! * The relay is where the last acknowledged command put it, and every command got its result.
 //! * Memory returns when the clients are gone, and a run with the same seed is the same run.
 
@@ -33,12 +36,11 @@ fn every_seed_keeps_what_was_promised() {
     let mut failed = Vec::new();
     let mut total = world::Report::default();
     for seed in first..first + seeds {
-        match catch_unwind(AssertUnwindSafe(|| World::new(seed).run())) {
-            Ok(report) => total.add(&report),
-            Err(_) => {
-                eprintln!("replay with: SIM_SEED={seed} cargo test --test simulation");
-                failed.push(seed);
-            }
+        if let Ok(report) = catch_unwind(AssertUnwindSafe(|| World::new(seed).run())) {
+            total.add(&report)
+        } else {
+            eprintln!("replay with: SIM_SEED={seed} cargo test --test simulation");
+            failed.push(seed);
         }
     }
     println!("{seeds} seeds: {total:?}");

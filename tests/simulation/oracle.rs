@@ -6,7 +6,8 @@ use fieldgate::mqtt::QoS;
 
 use super::client::{Client, Outgoing};
 
-/// Messages of one topic, as published and as delivered. A topic carries one QoS, so that its order is defined.
+/// Messages of one topic, as published and as delivered. A topic carries one QoS, so that its order
+/// is defined.
 pub fn check_delivery(published: &[Outgoing], publisher: &Client, subscriber: &Client) {
     let mut topics: BTreeMap<&str, (QoS, Vec<&[u8]>)> = BTreeMap::new();
     for message in published {

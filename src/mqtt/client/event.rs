@@ -15,8 +15,8 @@ use super::ServerLimits;
 pub enum Event {
     /// CONNACK said yes.
     Connected {
-        /// Whether the server went on with the session it had. If not, subscriptions must be made again; messages that
-        /// were under way are published anew by the client itself.
+        /// Whether the server went on with the session it had. If not, subscriptions must be made
+        /// again; messages that were under way are published anew by the client itself.
         session_present: bool,
         /// What the server takes.
         limits: ServerLimits,
@@ -27,8 +27,9 @@ pub enum Event {
     Published {
         /// What [`Client::publish`](super::Client::publish) returned.
         packet_id: PacketId,
-        /// Success, or that nobody subscribes, or why the server (or we, if it is too large for a server that changed
-        /// its mind) did not take it. It is not sent again either way [MQTT-4.4.0-2].
+        /// Success, or that nobody subscribes, or why the server (or we, if it is too large for a
+        /// server that changed its mind) did not take it. It is not sent again either way
+        /// [MQTT-4.4.0-2].
         reason: ReasonCode,
     },
     /// SUBACK.
@@ -45,8 +46,8 @@ pub enum Event {
         /// One for each filter, in their order; none before 5.0.
         reasons: Vec<ReasonCode>,
     },
-    /// The connection is over: send what is left, then close the transport. Exactly once for each connection. Subscribe
-    /// and unsubscribe requests that had no answer yet get none.
+    /// The connection is over: send what is left, then close the transport. Exactly once for each
+    /// connection. Subscribe and unsubscribe requests that had no answer yet get none.
     Closed(CloseCause),
 }
 
@@ -170,7 +171,8 @@ pub enum Violation {
     TopicAliasTooHigh(u16),
     /// A Topic Alias that stands for nothing yet (5.0, 3.3.2.3.4).
     TopicAliasUnknown(u16),
-    /// An acknowledgement that does not fit what it acknowledges: the wrong kind, or of something not sent.
+    /// An acknowledgement that does not fit what it acknowledges: the wrong kind, or of something
+    /// not sent.
     AckMismatch(PacketType, PacketId),
     /// An answer with another number of reason codes than the request has filters [MQTT-3.8.4-6].
     ReasonCountMismatch(PacketType, PacketId),
@@ -235,7 +237,8 @@ impl fmt::Display for Violation {
 pub enum Refusal {
     /// There is no connection: wait for [`Event::Connected`].
     NotConnected,
-    /// As much is under way as may be: ask again after [`Event::Published`] or when more has been sent.
+    /// As much is under way as may be: ask again after [`Event::Published`] or when more has been
+    /// sent.
     Full,
     /// Larger than the server takes [MQTT-3.2.2-15].
     PacketTooLarge {

@@ -1,4 +1,5 @@
-//! The server's messages on their way to us: what has been handed over, what may be acknowledged, and in which order.
+//! The server's messages on their way to us: what has been handed over, what may be acknowledged,
+//! and in which order.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,10 +13,12 @@ use super::event::{AckToken, Violation};
 /// Incoming state. The QoS 2 identifiers are session state; the rest belongs to one connection.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
-    /// QoS 2 identifiers from PUBLISH to PUBREL. At most 65 535, the number of identifiers there are.
+    /// QoS 2 identifiers from PUBLISH to PUBREL. At most 65 535, the number of identifiers there
+    /// are.
     received: BTreeMap<PacketId, Received>,
-    /// Messages of this connection that have not been acknowledged, in their order. Bounded by Receive Maximum in 5.0 and
-    /// by the identifiers before; the client stops reading above its limit.
+    /// Messages of this connection that have not been acknowledged, in their order. Bounded by
+    /// Receive Maximum in 5.0 and by the identifiers before; the client stops reading above its
+    /// limit.
     waiting: VecDeque<Waiting>,
     /// What each Topic Alias stands for on this connection [MQTT-3.3.2-7].
     aliases: Vec<Option<Box<str>>>,
@@ -159,8 +162,8 @@ impl Inbox {
         Ok(Arrival::DeliverWith(AckToken { packet_id, serial }))
     }
 
-    /// Whoever got a message has taken it, or refused it. `false` if that no longer matters: the connection of a QoS 1
-    /// message is gone, and the server will send it again.
+    /// Whoever got a message has taken it, or refused it. `false` if that no longer matters: the
+    /// connection of a QoS 1 message is gone, and the server will send it again.
     pub(super) fn accept(&mut self, token: AckToken, reason: ReasonCode) -> bool {
         // Mostly the first one.
         let waiting = self
@@ -179,8 +182,8 @@ impl Inbox {
                 }
                 true
             }
-            // Its connection is gone. When the server sends it again it is answered, not delivered; or, if it was
-            // refused, delivered again.
+            // Its connection is gone. When the server sends it again it is answered, not delivered;
+            // or, if it was refused, delivered again.
             (None, Some(received)) if !received.accepted => {
                 received.accepted = true;
                 if reason.is_error() {

@@ -1,13 +1,14 @@
 //! The one MQTT client, without I/O: bridge, `pub`, `sub` and `bench` drive it.
 //!
 //! ```text
-//! handle_connected ─► handle_input / handle_timeout / publish / subscribe ─► handle_closed ─► (again)
+//! handle_connected ─► handle_input, handle_timeout, publish, subscribe ─► handle_closed ─► again
 //!         after each of them: poll_event until None, poll_transmit, poll_timeout
 //! ```
 //!
-//! It owns the session's state, so it lives longer than a connection: after [`Client::handle_closed`] the next
-//! [`Client::handle_connected`] resumes, and messages that were not acknowledged are sent again, in order, with DUP. If the
-//! server has lost the session they are published anew.
+//! It owns the session's state, so it lives longer than a connection: after
+//! [`Client::handle_closed`] the next [`Client::handle_connected`] resumes, and messages that were
+//! not acknowledged are sent again, in order, with DUP. If the server has lost the session they are
+//! published anew.
 //!
 //! | limit | at the limit |
 //! |---|---|
@@ -17,8 +18,9 @@
 //! | [`EVENTS_MAX`] events not polled, [`CONTROL_BYTES_MAX`] of answers not sent, Receive Maximum of ours not acknowledged before 5.0 | [`Client::handle_input`] consumes no more |
 //! | Receive Maximum, Maximum Packet Size, Topic Alias Maximum of ours | the connection is closed with its reason |
 //!
-//! It makes nothing of DISCONNECT or CONNACK but events: reconnecting, backing off and subscribing again are its owner's.
-//! Extended authentication is not offered, so an AUTH from the server is a violation [MQTT-4.12.0-6].
+//! It makes nothing of DISCONNECT or CONNACK but events: reconnecting, backing off and subscribing
+//! again are its owner's. Extended authentication is not offered, so an AUTH from the server is a
+//! violation [MQTT-4.12.0-6].
 
 mod event;
 mod inbox;
@@ -51,8 +53,8 @@ use window::{Acked, Window};
 /// Subscribe and unsubscribe requests that may wait for an answer.
 pub const PENDING_REQUESTS_MAX: usize = 64;
 
-/// Events that may wait to be polled before no more input is consumed. One packet makes at most one; only a CONNACK makes
-/// one for each message under way besides.
+/// Events that may wait to be polled before no more input is consumed. One packet makes at most
+/// one; only a CONNACK makes one for each message under way besides.
 pub const EVENTS_MAX: usize = 256;
 
 /// Bytes of answers to the server that may wait to be sent before no more of its input is consumed.
@@ -140,7 +142,8 @@ impl Client {
         })
     }
 
-    /// The transport is open: CONNECT is queued. If there was one before that nobody closed, it is closed first.
+    /// The transport is open: CONNECT is queued. If there was one before that nobody closed, it is
+    /// closed first.
     pub fn handle_connected(&mut self, now: Instant) {
         self.handle_closed();
         let deadline = now + self.options.connect_timeout;
@@ -166,9 +169,10 @@ impl Client {
         self.ping_sent = None;
     }
 
-    /// Bytes have come. Returns how many were consumed: whole packets, and all bytes once the connection is over. Poll
-    /// events and transmit what is queued, then call again with the rest; what is left when it consumes nothing is an
-    /// incomplete packet, or waits for room (see the table of limits).
+    /// Bytes have come. Returns how many were consumed: whole packets, and all bytes once the
+    /// connection is over. Poll events and transmit what is queued, then call again with the rest;
+    /// what is left when it consumes nothing is an incomplete packet, or waits for room (see the
+    /// table of limits).
     pub fn handle_input(&mut self, now: Instant, bytes: &[u8]) -> usize {
         let mut consumed = 0;
         while self.is_open() && self.has_room_for_input() {
@@ -200,7 +204,8 @@ impl Client {
             State::Connected => {
                 let interval = self.ping_interval()?;
                 let ping = self.ping_deadline().map_or_else(
-                    // A client that only sends would never notice a dead server: ping when either side is silent.
+                    // A client that only sends would never notice a dead server: ping when either
+                    // side is silent.
                     || self.last_sent.min(self.last_received) + interval,
                     |dead| dead.min(self.last_sent + interval),
                 );
@@ -222,12 +227,14 @@ impl Client {
         } else {
             self.send(&Packet::Pingreq); // [MQTT-3.1.2-20]
             self.ping_sent = Some(now);
-            // As good as: it goes as soon as the transport takes it, and until then another one would not help.
+            // As good as: it goes as soon as the transport takes it, and until then another one
+            // would not help.
             self.last_sent = now;
         }
     }
 
-    /// Moves packets that are due to `out`, while it holds fewer than [`HIGH_WATER`] bytes. Returns whether more wait.
+    /// Moves packets that are due to `out`, while it holds fewer than [`HIGH_WATER`] bytes. Returns
+    /// whether more wait.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut SendQueue) -> bool {
         let window = &mut self.window;
         let sent = self
@@ -246,8 +253,9 @@ impl Client {
         self.events.pop_front()
     }
 
-    /// Publishes a message as it is: its topic, QoS, RETAIN, properties. With QoS 1 or 2 it is kept until
-    /// [`Event::Published`] says what became of its packet identifier, over as many connections as that takes.
+    /// Publishes a message as it is: its topic, QoS, RETAIN, properties. With QoS 1 or 2 it is kept
+    /// until [`Event::Published`] says what became of its packet identifier, over as many
+    /// connections as that takes.
     pub fn publish(
         &mut self,
         message: Rc<ApplicationMessage>,
@@ -320,9 +328,9 @@ impl Client {
         self.send_request(packet_id, &packet, PacketType::Unsuback, filters.len())
     }
 
-    /// Says that a message was taken ([`Acknowledge::ByCaller`]); with a reason of 0x80 or above, which only 5.0 can
-    /// tell, that it was not. `false` if the token is spent or its connection is gone: then the server sends the message
-    /// again, or knows already.
+    /// Says that a message was taken ([`Acknowledge::ByCaller`]); with a reason of 0x80 or above,
+    /// which only 5.0 can tell, that it was not. `false` if the token is spent or its connection is
+    /// gone: then the server sends the message again, or knows already.
     pub fn acknowledge(&mut self, token: AckToken, reason: ReasonCode) -> bool {
         let can_refuse = self.options.version.is_v5();
         let reason = if can_refuse {
@@ -335,8 +343,9 @@ impl Client {
         known
     }
 
-    /// Ends the connection in order: DISCONNECT follows what is queued. Before 5.0, which has no reasons, the server
-    /// would forget the will with it; so [`ReasonCode::DisconnectWithWillMessage`] only closes.
+    /// Ends the connection in order: DISCONNECT follows what is queued. Before 5.0, which has no
+    /// reasons, the server would forget the will with it; so
+    /// [`ReasonCode::DisconnectWithWillMessage`] only closes.
     pub fn disconnect(&mut self, reason: ReasonCode) {
         if self.state == State::Connected {
             let is_v5 = self.options.version.is_v5();
@@ -375,7 +384,8 @@ impl Client {
         &self.options
     }
 
-    /// Clean Start of the next connection. A client that wants a fresh session once, and then to keep it, says so here.
+    /// Clean Start of the next connection. A client that wants a fresh session once, and then to
+    /// keep it, says so here.
     pub fn set_clean_start(&mut self, clean_start: bool) {
         self.options.clean_start = clean_start;
     }
@@ -443,7 +453,8 @@ impl Client {
             Packet::Disconnect(disconnect) if version.is_v5() => {
                 self.handle_disconnect(&disconnect)
             }
-            // A second CONNACK [MQTT-3.2.0-2], AUTH unasked [MQTT-4.12.0-6], or what only clients send.
+            // A second CONNACK [MQTT-3.2.0-2], AUTH unasked [MQTT-4.12.0-6], or what only clients
+            // send.
             Packet::Connack(_)
             | Packet::Connect(_)
             | Packet::Subscribe(_)
@@ -632,8 +643,8 @@ impl Client {
         }));
     }
 
-    /// Ends the connection with a reason, where the version can say it; before 5.0 a DISCONNECT would mean that all is
-    /// well. What is queued is not sent any more.
+    /// Ends the connection with a reason, where the version can say it; before 5.0 a DISCONNECT
+    /// would mean that all is well. What is queued is not sent any more.
     fn close_with(&mut self, reason: ReasonCode, cause: CloseCause) {
         let can_say = self.state == State::Connected && self.options.version.is_v5();
         self.close_silently(cause);

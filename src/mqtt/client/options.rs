@@ -34,10 +34,12 @@ pub struct ConnectOptions {
     pub session_expiry_interval: u32,
     /// How many QoS 1 and 2 messages may come in unacknowledged; 5.0 tells the server so.
     pub receive_maximum: ReceiveMaximum,
-    /// The largest packet that we take, in bytes, fixed header included. 5.0 tells the server so; in all versions a
-    /// larger one closes the connection, so it is also the most that a receive buffer must hold.
+    /// The largest packet that we take, in bytes, fixed header included. 5.0 tells the server so;
+    /// in all versions a larger one closes the connection, so it is also the most that a receive
+    /// buffer must hold.
     pub maximum_packet_size: u32,
-    /// The highest Topic Alias that the server may use towards us; 5.0 only. Each costs a topic's memory.
+    /// The highest Topic Alias that the server may use towards us; 5.0 only. Each costs a topic's
+    /// memory.
     pub topic_alias_maximum: u16,
     /// User Properties of the CONNECT; 5.0 only.
     pub user_properties: UserPropertiesBuf,
@@ -64,8 +66,8 @@ pub enum Acknowledge {
     /// Nobody: it is when it is handed over.
     #[default]
     OnReceipt,
-    /// Whoever it was handed to, by [`Client::acknowledge`](super::Client::acknowledge), in any order; the
-    /// acknowledgements leave in the order of the messages [MQTT-4.6.0-2].
+    /// Whoever it was handed to, by [`Client::acknowledge`](super::Client::acknowledge), in any
+    /// order; the acknowledgements leave in the order of the messages [MQTT-4.6.0-2].
     ByCaller,
 }
 
@@ -133,7 +135,8 @@ impl ConnectOptions {
         Ok(())
     }
 
-    /// The CONNECT. `assigned` is the client identifier that the server chose earlier, empty if it did not.
+    /// The CONNECT. `assigned` is the client identifier that the server chose earlier, empty if it
+    /// did not.
     pub(super) fn connect<'a>(&'a self, assigned: &'a str) -> Connect<'a> {
         let is_v5 = self.version.is_v5();
         let some_if_v5 = |value: u32| Some(value).filter(|value| is_v5 && *value != 0);

@@ -1,7 +1,8 @@
 //! What a client has to say, in order, until the transport has room for it.
 //!
-//! Control packets are encoded at once, side by side. A publication is a reference, and encoded when it is drawn: until
-//! then it can lose its connection without having cost a copy, and its expiry is told as of then.
+//! Control packets are encoded at once, side by side. A publication is a reference, and encoded
+//! when it is drawn: until then it can lose its connection without having cost a copy, and its
+//! expiry is told as of then.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -16,7 +17,8 @@ use crate::time::Instant;
 #[derive(Debug, Default)]
 pub(super) struct TransmitQueue {
     items: VecDeque<Item>,
-    /// The control packets of `items`, encoded. Invariant: their lengths sum up to `control.len() - control_start`.
+    /// The control packets of `items`, encoded. Invariant: their lengths sum up to `control.len() -
+    /// control_start`.
     control: Vec<u8>,
     control_start: usize,
     /// Invariant: the weights of the publications in `items`.
@@ -73,8 +75,8 @@ impl TransmitQueue {
         *self = Self::default();
     }
 
-    /// Moves packets to `out` while it holds fewer than `high_water` bytes, and tells `sent` each packet identifier
-    /// whose PUBLISH went. Returns whether any packet did.
+    /// Moves packets to `out` while it holds fewer than `high_water` bytes, and tells `sent` each
+    /// packet identifier whose PUBLISH went. Returns whether any packet did.
     pub(super) fn drain(
         &mut self,
         version: ProtocolVersion,
@@ -103,7 +105,8 @@ impl TransmitQueue {
                 }
             }
         }
-        // What has been sent is cut off once it is most of the buffer, so each byte moves at most once.
+        // What has been sent is cut off once it is most of the buffer, so each byte moves at most
+        // once.
         if self.control_start > self.control.len() / 2 {
             self.control.drain(..self.control_start);
             self.control_start = 0;
@@ -112,7 +115,8 @@ impl TransmitQueue {
     }
 }
 
-/// Bytes that a publication has at most on the wire, less its fixed header: an upper bound is enough here.
+/// Bytes that a publication has at most on the wire, less its fixed header: an upper bound is
+/// enough here.
 fn weight(message: &ApplicationMessage) -> usize {
     message.footprint()
 }

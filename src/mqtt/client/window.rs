@@ -7,8 +7,8 @@
 //! | flight, sent | message | PUBACK (QoS 1), PUBREC (QoS 2) |
 //! | release | packet identifier only, for the server has the message | PUBCOMP |
 //!
-//! Flights are kept in the order of their first publication and resent in it [MQTT-4.6.0-1]; releases in the order of
-//! their PUBRECs [MQTT-4.6.0-4].
+//! Flights are kept in the order of their first publication and resent in it [MQTT-4.6.0-1];
+//! releases in the order of their PUBRECs [MQTT-4.6.0-4].
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -209,8 +209,8 @@ impl Window {
         }
     }
 
-    /// The server has no session for us. What it had received (PUBREC) is settled and returned; everything else will be
-    /// published as new, so nothing is lost that was not acknowledged.
+    /// The server has no session for us. What it had received (PUBREC) is settled and returned;
+    /// everything else will be published as new, so nothing is lost that was not acknowledged.
     pub(super) fn session_lost(&mut self) -> Vec<(PacketId, ReasonCode)> {
         for flight in self.flights.values_mut() {
             flight.ever_sent = false;
@@ -289,7 +289,8 @@ impl Window {
     }
 
     fn give_back(&mut self) {
-        // Each place was taken by one `poll_queue` on this connection, so this never exceeds where it began.
+        // Each place was taken by one `poll_queue` on this connection, so this never exceeds where
+        // it began.
         self.quota = self.quota.saturating_add(1);
     }
 }

@@ -71,8 +71,8 @@ impl<'a> Ack<'a> {
     }
 }
 
-/// A reason code that this packet may carry [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT-3.6.2-1] [MQTT-3.7.2-1] [MQTT-3.14.2-1]
-/// [MQTT-3.15.2-1].
+/// A reason code that this packet may carry [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT-3.6.2-1]
+/// [MQTT-3.7.2-1] [MQTT-3.14.2-1] [MQTT-3.15.2-1].
 pub(super) fn read_reason(reader: &mut Reader<'_>) -> Result<ReasonCode, DecodeError> {
     const FIELD: &str = "reason code";
     let at = reader.offset();

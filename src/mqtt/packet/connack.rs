@@ -14,8 +14,8 @@ pub struct Connack<'a> {
     /// Whether the server had a session of this client and goes on with it.
     pub session_present: bool,
     /// Success, or why not. Before 5.0 it travels as one of six return codes, see
-    /// [`ReasonCode::to_connect_return_code`]; who sends one that has none must close instead, and if it is encoded
-    /// nevertheless it says 0x03, server unavailable.
+    /// [`ReasonCode::to_connect_return_code`]; who sends one that has none must close instead, and
+    /// if it is encoded nevertheless it says 0x03, server unavailable.
     pub reason: ReasonCode,
     /// None before 5.0.
     pub properties: ConnackProperties<'a>,

@@ -53,8 +53,9 @@ const WILL_RETAIN: u8 = 0x20;
 const PASSWORD: u8 = 0x40;
 const USERNAME: u8 = 0x80;
 
-/// The bit that bridges set in the protocol level to say what they are. It is not part of any standard; a broker that does
-/// not know it refuses in the words of the version below it, and the bridge then connects without.
+/// The bit that bridges set in the protocol level to say what they are. It is not part of any
+/// standard; a broker that does not know it refuses in the words of the version below it, and the
+/// bridge then connects without.
 const BRIDGE_BIT: u8 = 0x80;
 
 impl<'a> Connect<'a> {
@@ -220,12 +221,13 @@ fn read_version(reader: &mut Reader<'_>) -> Result<ProtocolVersion, DecodeError>
     }
 }
 
-/// The CONNACK to answer a CONNECT with that could not be read: in which version, and with which reason. `None` where the
-/// server closes without one.
+/// The CONNACK to answer a CONNECT with that could not be read: in which version, and with which
+/// reason. `None` where the server closes without one.
 ///
-/// * A protocol level that we do not speak is refused in the words of the version that is nearest to it: 0x01 below 5
-///   [MQTT-3.1.2-2/3.1.1], 0x84 from there [MQTT-3.1.2-2].
-/// * What is malformed gets its reason code in 5.0 (3.1.4), and no answer in 3.1.1 [MQTT-3.1.4-1/3.1.1].
+/// * A protocol level that we do not speak is refused in the words of the version that is nearest
+///   to it: 0x01 below 5 [MQTT-3.1.2-2/3.1.1], 0x84 from there [MQTT-3.1.2-2].
+/// * What is malformed gets its reason code in 5.0 (3.1.4), and no answer in 3.1.1
+///   [MQTT-3.1.4-1/3.1.1].
 /// * Who does not say `MQTT` gets none, so that a port scan learns nothing.
 pub fn connack_for(frame: &[u8], error: &DecodeError) -> Option<(ProtocolVersion, ReasonCode)> {
     if error.packet != Some(PacketType::Connect) {

@@ -7,9 +7,9 @@
 //! | PUBLISH | [`publish`] | DISCONNECT, AUTH | [`disconnect`], [`auth`] |
 //! | PUBACK, PUBREC, PUBREL, PUBCOMP | [`ack`] | PINGREQ, PINGRESP | here: they have no fields |
 //!
-//! [`Packet::parse`] checks a packet completely, lists included, so that iterating it later cannot fail.
-//! [`Packet::encoded_len`] states the length that [`Packet::encode`] fills. Whether a packet may be sent now, in this
-//! direction, is for the broker and the client to say.
+//! [`Packet::parse`] checks a packet completely, lists included, so that iterating it later cannot
+//! fail. [`Packet::encoded_len`] states the length that [`Packet::encode`] fills. Whether a packet
+//! may be sent now, in this direction, is for the broker and the client to say.
 
 pub mod ack;
 pub mod auth;
@@ -39,7 +39,8 @@ use crate::mqtt::error::{DecodeError, Fault};
 use crate::mqtt::property::UserProperties;
 use crate::mqtt::wire::{Reader, Writer, read_variable, variable_len};
 
-/// A packet that borrows its strings and its payload from the bytes that it was read from, or is to be sent.
+/// A packet that borrows its strings and its payload from the bytes that it was read from, or is to
+/// be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packet<'a> {
     /// Client to server, first and once.
@@ -77,7 +78,8 @@ pub enum Packet<'a> {
 impl<'a> Packet<'a> {
     /// Reads one whole packet, as [`frame::peek`](crate::mqtt::frame::peek) has measured it.
     ///
-    /// `version` is that of the connection. A CONNECT is read without it, for it is what says the version.
+    /// `version` is that of the connection. A CONNECT is read without it, for it is what says the
+    /// version.
     pub fn parse(version: ProtocolVersion, frame: &'a [u8]) -> Result<Self, DecodeError> {
         // Nearly all packets are this one, so nothing of the others is in its way.
         if frame
@@ -134,8 +136,9 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Bytes of the whole packet, fixed header included. What a version has no place for is left out: properties, and
-    /// reason codes of acknowledgements, before 5.0. CONNECT is written in the version that it carries.
+    /// Bytes of the whole packet, fixed header included. What a version has no place for is left
+    /// out: properties, and reason codes of acknowledgements, before 5.0. CONNECT is written in the
+    /// version that it carries.
     pub fn encoded_len(&self, version: ProtocolVersion) -> usize {
         frame_len(self.body_len(version))
     }
@@ -143,8 +146,9 @@ impl<'a> Packet<'a> {
     /// Writes the packet.
     ///
     /// # Panics
-    /// If `out` is not exactly [`Packet::encoded_len`] long, or a field is longer than the wire can say; strings that were
-    /// parsed, or checked as topics and [user properties](crate::mqtt::UserPropertiesBuf) are, never are.
+    /// If `out` is not exactly [`Packet::encoded_len`] long, or a field is longer than the wire can
+    /// say; strings that were parsed, or checked as topics and [user
+    /// properties](crate::mqtt::UserPropertiesBuf) are, never are.
     pub fn encode(&self, version: ProtocolVersion, out: &mut [u8]) {
         let mut writer = Writer::new(out);
         writer.byte(self.first_byte());
@@ -161,9 +165,10 @@ impl<'a> Packet<'a> {
         self.encode(version, &mut out[start..]);
     }
 
-    /// The packet as it can be sent to a peer that takes at most `max_packet_size` bytes: without its User Properties if
-    /// that helps, then without its Reason String, `None` if it is still too large [MQTT-3.2.2-19] [MQTT-3.2.2-20].
-    /// Only packets that answer something are cut; the User Properties of others are the application's.
+    /// The packet as it can be sent to a peer that takes at most `max_packet_size` bytes: without
+    /// its User Properties if that helps, then without its Reason String, `None` if it is still too
+    /// large [MQTT-3.2.2-19] [MQTT-3.2.2-20]. Only packets that answer something are cut; the User
+    /// Properties of others are the application's.
     #[must_use]
     pub fn fit(mut self, version: ProtocolVersion, max_packet_size: u32) -> Option<Self> {
         let fits = |packet: &Self| packet.encoded_len(version) <= max_packet_size as usize;
@@ -303,8 +308,8 @@ fn open(
     }
 }
 
-/// Remaining Length in the fewest bytes. 5.0 demands that [MQTT-1.5.5-1]; 3.1.1 does not, and small clients that fill in
-/// the length afterwards pad it.
+/// Remaining Length in the fewest bytes. 5.0 demands that [MQTT-1.5.5-1]; 3.1.1 does not, and small
+/// clients that fill in the length afterwards pad it.
 fn check_minimal(packet: PacketType, remaining: u32, len_of_len: usize) -> Result<(), DecodeError> {
     if len_of_len == variable_len(remaining as usize) {
         return Ok(());
@@ -410,7 +415,8 @@ impl PacketType {
         const DUP: u8 = 0b1000;
         match self {
             Self::Publish => true,
-            // 3.1 clients resend these with DUP (3.1, section 2.1), and 3.1 has no rule about the last bit.
+            // 3.1 clients resend these with DUP (3.1, section 2.1), and 3.1 has no rule about the
+            // last bit.
             Self::Pubrel | Self::Subscribe | Self::Unsubscribe
                 if matches!(version, ProtocolVersion::V3) =>
             {

@@ -1,4 +1,5 @@
-//! PUBLISH (section 3.3): the packet that matters. Parsing it borrows everything and allocates nothing.
+//! PUBLISH (section 3.3): the packet that matters. Parsing it borrows everything and allocates
+//! nothing.
 
 use crate::mqtt::basic::{PacketId, ProtocolVersion, QoS};
 use crate::mqtt::error::{DecodeError, Fault};
@@ -32,7 +33,8 @@ const QOS: u8 = 0b11 << QOS_SHIFT;
 const RETAIN: u8 = 0b0001;
 
 impl<'a> Publish<'a> {
-    /// As [`Packet::parse`](super::Packet::parse), for a caller that knows from the first byte what it has.
+    /// As [`Packet::parse`](super::Packet::parse), for a caller that knows from the first byte what
+    /// it has.
     #[inline]
     pub fn parse(version: ProtocolVersion, frame: &'a [u8]) -> Result<Self, DecodeError> {
         let (packet, flags, mut reader) = open(version, frame)?;
@@ -83,8 +85,9 @@ impl<'a> Publish<'a> {
         })
     }
 
-    /// Bytes of everything before a payload of `payload_len` bytes: fixed header, topic, packet identifier, properties.
-    /// [`Publish::payload`] is not looked at, so that a large one can be sent as a segment of its own.
+    /// Bytes of everything before a payload of `payload_len` bytes: fixed header, topic, packet
+    /// identifier, properties. [`Publish::payload`] is not looked at, so that a large one can be
+    /// sent as a segment of its own.
     pub fn head_len(&self, version: ProtocolVersion, payload_len: usize) -> usize {
         frame_len(self.body_len(version, payload_len)) - payload_len
     }
@@ -121,8 +124,8 @@ impl<'a> Publish<'a> {
         assert_eq!(written, out.len(), "a packet is as long as it said");
     }
 
-    /// Where the packet identifier stands in the encoded packet, so that one encoding can be copied to many receivers and
-    /// only these two bytes be different.
+    /// Where the packet identifier stands in the encoded packet, so that one encoding can be copied
+    /// to many receivers and only these two bytes be different.
     pub fn packet_id_offset(&self, version: ProtocolVersion, payload_len: usize) -> Option<usize> {
         self.packet_id?;
         let len_of_len = variable_len(self.body_len(version, payload_len));

@@ -31,7 +31,8 @@ pub struct SubscriptionRequest<'a> {
     pub options: SubscriptionOptions,
 }
 
-/// Subscription Options (3.8.3.1). Before 5.0 only the QoS is said, and the rest is as [`SubscriptionOptions::new`] has it.
+/// Subscription Options (3.8.3.1). Before 5.0 only the QoS is said, and the rest is as
+/// [`SubscriptionOptions::new`] has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SubscriptionOptions {
     /// The highest QoS to receive at.
@@ -268,8 +269,8 @@ pub struct Suback<'a> {
     pub packet_id: PacketId,
     /// None before 5.0.
     pub properties: AckProperties<'a>,
-    /// One for each filter, in their order [MQTT-3.9.3-1]: a granted QoS or a failure. Before 5.0 every failure is 0x80,
-    /// [`ReasonCode::UnspecifiedError`].
+    /// One for each filter, in their order [MQTT-3.9.3-1]: a granted QoS or a failure. Before 5.0
+    /// every failure is 0x80, [`ReasonCode::UnspecifiedError`].
     pub reasons: ReasonCodes<'a>,
 }
 
@@ -357,7 +358,8 @@ impl<'a> ReasonCodes<'a> {
         self.len() == 0
     }
 
-    /// Reads codes to the packet's end: at least one, all allowed in this packet [MQTT-3.9.3-2] [MQTT-3.11.3-2].
+    /// Reads codes to the packet's end: at least one, all allowed in this packet [MQTT-3.9.3-2]
+    /// [MQTT-3.11.3-2].
     pub(super) fn read(
         reader: &mut Reader<'a>,
         allowed: impl Fn(ReasonCode) -> bool,

@@ -149,7 +149,8 @@ pub struct Unsuback<'a> {
     pub packet_id: PacketId,
     /// None before 5.0.
     pub properties: AckProperties<'a>,
-    /// One for each filter, in their order [MQTT-3.11.3-1]. None before 5.0, whose UNSUBACK says nothing more.
+    /// One for each filter, in their order [MQTT-3.11.3-1]. None before 5.0, whose UNSUBACK says
+    /// nothing more.
     pub reasons: ReasonCodes<'a>,
 }
 

@@ -120,7 +120,8 @@ fn a_token_of_an_earlier_connection_does_not_acknowledge_another_message() {
     let new = received(&harness.events()[0]).ack.expect("a token");
     assert!(!harness.client.acknowledge(tokens[0], ReasonCode::Success));
     assert!(harness.sent().is_empty());
-    // The QoS 2 message is remembered: taken now, answered when it comes again, and not delivered twice.
+    // The QoS 2 message is remembered: taken now, answered when it comes again, and not delivered
+    // twice.
     assert!(harness.client.acknowledge(tokens[1], ReasonCode::Success));
     assert!(harness.sent().is_empty());
     harness.receive(&publish("b", QOS_2, 2, true));

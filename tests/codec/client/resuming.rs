@@ -27,8 +27,8 @@ fn what_was_not_acknowledged_goes_again_in_order_with_dup_mqtt_4_4_0_1() {
         harness.receive(&pubrec(2));
         harness.events();
         harness.resume();
-        // Releases in the order of their PUBRECs [MQTT-4.6.0-4], messages in that of their publication [MQTT-4.6.0-1]. The
-        // last one was never sent, so it is no duplicate.
+        // Releases in the order of their PUBRECs [MQTT-4.6.0-4], messages in that of their
+        // publication [MQTT-4.6.0-1]. The last one was never sent, so it is no duplicate.
         harness.assert_sent(&[
             pubrel(5),
             pubrel(2),
@@ -122,7 +122,8 @@ fn a_lost_session_means_publishing_anew() {
         harness.client.handle_closed();
         harness.events();
         harness.connect(false, ConnackProperties::default());
-        // The server had taken "b"; the others it may never have seen, and they are no duplicates in a new session.
+        // The server had taken "b"; the others it may never have seen, and they are no duplicates
+        // in a new session.
         assert_eq!(harness.events(), [published(2, ReasonCode::Success)]);
         harness.assert_sent(&[publish("a", QOS_1, 1, false), publish("c", QOS_2, 3, false)]);
         // Identifiers received before mean nothing now [MQTT-3.2.2-5].

@@ -1,0 +1,239 @@
+//! What must hold for any bytes: shared by the fuzz targets and by the plain test that runs the
+//! kept corpus.
+#![allow(dead_code, reason = "each fuzz target uses one of these")]
+
+use std::rc::Rc;
+
+use fieldgate::buffer::{Memory, Payload, SendQueue};
+use fieldgate::mqtt::client::{Acknowledge, Client, ConnectOptions, Event};
+use fieldgate::mqtt::frame::{self, FIXED_HEADER_LEN_MAX, Frame, PACKET_SIZE_MAX};
+use fieldgate::mqtt::packet::connack_for;
+use fieldgate::mqtt::topic::{check_filter, check_name, matches};
+use fieldgate::mqtt::{
+    ApplicationMessage, Packet, PacketType, ProtocolVersion, PublishProperties, QoS, ReasonCode,
+    SubscriptionOptions, SubscriptionRequest, TopicFilter, TopicName,
+};
+use fieldgate::time::{Duration, Instant};
+
+const VERSIONS: [ProtocolVersion; 3] = [
+    ProtocolVersion::V3,
+    ProtocolVersion::V4,
+    ProtocolVersion::V5,
+];
+
+/// A stream of packets, in every version: each is an error with a reason, or a packet that comes
+/// back from its own encoding.
+pub fn packet(bytes: &[u8]) {
+    for version in VERSIONS {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match frame::peek(rest, PACKET_SIZE_MAX) {
+                Ok(Frame::Incomplete { needed }) => {
+                    assert!(
+                        needed.map_or(rest.len() < FIXED_HEADER_LEN_MAX, |len| len > rest.len())
+                    );
+                    break;
+                }
+                Err(error) => {
+                    assert!(error.reason().is_error());
+                    break;
+                }
+                Ok(Frame::Complete { total_len, .. }) => {
+                    one_packet(version, &rest[..total_len]);
+                    rest = &rest[total_len..];
+                }
+            }
+        }
+    }
+}
+
+fn one_packet(version: ProtocolVersion, bytes: &[u8]) {
+    let packet = match Packet::parse(version, bytes) {
+        Ok(packet) => packet,
+        Err(error) => {
+            assert!(error.offset <= bytes.len());
+            assert!(!error.to_string().is_empty());
+            if let Some((_, reason)) = connack_for(bytes, &error) {
+                assert!(reason.is_allowed_in(PacketType::Connack));
+            }
+            return;
+        }
+    };
+    let version = match packet {
+        Packet::Connect(connect) => connect.version,
+        _ => version,
+    };
+    let mut again = Vec::new();
+    packet.encode_into(version, &mut again);
+    assert_eq!(again.len(), packet.encoded_len(version));
+    assert_eq!(Packet::parse(version, &again), Ok(packet));
+    for limit in [2, 4, 16, again.len() as u32] {
+        if let Some(cut) = packet.fit(version, limit) {
+            assert!(cut.encoded_len(version) <= limit as usize);
+        }
+    }
+    if let Packet::Publish(publish) = packet {
+        let payload_len = publish.payload.len();
+        let mut head = vec![0; publish.head_len(version, payload_len)];
+        publish.encode_head(version, payload_len, &mut head);
+        assert_eq!(head, again[..again.len() - payload_len]);
+        keep(version, &publish);
+    }
+}
+
+/// A message that is kept says the same as the packet that it came by.
+fn keep(version: ProtocolVersion, publish: &fieldgate::mqtt::Publish<'_>) {
+    let Ok(topic) = TopicName::new(publish.topic) else {
+        return;
+    };
+    let payload = Payload::copy_from(publish.payload);
+    let message = ApplicationMessage::from_publish(publish, topic, payload, Instant::default());
+    let kept = message.as_publish(version, Instant::default());
+    let mut expected = *publish;
+    expected.dup = false;
+    expected.packet_id = None;
+    expected.properties.topic_alias = None;
+    expected.properties.subscription_identifiers = fieldgate::mqtt::SubscriptionIdentifiers::EMPTY;
+    assert_eq!(kept, expected);
+}
+
+/// A filter and a topic, with a line feed between them.
+pub fn topic(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (filter, topic) = text.split_once('\n').unwrap_or((&text, ""));
+    let matched = matches(filter, topic);
+    if check_filter(filter).is_ok() && check_name(topic).is_ok() {
+        let checked = TopicFilter::new(filter).expect("it was checked");
+        let inner = checked
+            .share()
+            .map_or(filter, |(_, filter)| filter.as_str());
+        assert_eq!(checked.matches(topic), naive_matches(inner, topic));
+        assert_eq!(matched, naive_matches(filter, topic));
+    }
+}
+
+fn naive_matches(filter: &str, topic: &str) -> bool {
+    fn levels(filter: &[&str], topic: &[&str]) -> bool {
+        match (filter, topic) {
+            (["#"], _) | ([], []) => true,
+            ([wanted, filter @ ..], [level, topic @ ..]) => {
+                (*wanted == "+" || wanted == level) && levels(filter, topic)
+            }
+            _ => false,
+        }
+    }
+    let filter: Vec<_> = filter.split('/').collect();
+    let topic: Vec<_> = topic.split('/').collect();
+    let is_hidden = topic[0].starts_with('$') && matches!(filter[0], "#" | "+");
+    !is_hidden && levels(&filter, &topic)
+}
+
+/// A script for a client: a byte of options, then steps of one byte each, of which some take more
+/// bytes.
+pub fn client(bytes: &[u8]) {
+    let Some((&first, mut script)) = bytes.split_first() else {
+        return;
+    };
+    let options = ConnectOptions {
+        version: VERSIONS[usize::from(first % 3)],
+        client_id: "fuzz".into(),
+        clean_start: first & 0x10 != 0,
+        topic_alias_maximum: 4,
+        maximum_packet_size: 1024,
+        acknowledge: if first & 0x20 == 0 {
+            Acknowledge::OnReceipt
+        } else {
+            Acknowledge::ByCaller
+        },
+        ..ConnectOptions::default()
+    };
+    let mut client = Client::new(options).expect("the options are good");
+    let mut out = SendQueue::new(&Memory::new(usize::MAX));
+    let mut kept = Vec::new();
+    let mut tokens = Vec::new();
+    let mut now = Instant::default();
+    let mut open = 0;
+    while let Some((&step, rest)) = script.split_first() {
+        script = rest;
+        match step % 12 {
+            0 => {
+                kept.clear();
+                out.clear();
+                client.handle_connected(now);
+                open += 1;
+            }
+            1 => {
+                kept.clear();
+                out.clear();
+                client.handle_closed();
+            }
+            2..=4 => {
+                let qos = QoS::from_bits(step % 12 - 2).expect("0, 1 or 2");
+                let message = ApplicationMessage::new(
+                    TopicName::new("t").expect("a name"),
+                    Payload::copy_from(&[step]),
+                    qos,
+                    step & 0x80 != 0,
+                    &PublishProperties::default(),
+                    now,
+                );
+                let could = client.can_publish(qos);
+                let did = client.publish(Rc::new(message)).is_ok();
+                assert!(could || !did);
+            }
+            5 => {
+                let filter = TopicFilter::new("a/+").expect("a filter");
+                let options = SubscriptionOptions::new(QoS::AtLeastOnce);
+                let _ = client.subscribe(&[SubscriptionRequest { filter, options }], None);
+            }
+            6 => {
+                let filter = TopicFilter::new("a/+").expect("a filter");
+                let _ = client.unsubscribe(&[filter]);
+            }
+            7 => {
+                if let Some(token) = tokens.pop() {
+                    let reason = if step & 0x80 == 0 {
+                        ReasonCode::Success
+                    } else {
+                        ReasonCode::QuotaExceeded
+                    };
+                    client.acknowledge(token, reason);
+                }
+            }
+            8 => {
+                now = now + Duration::from_secs(u64::from(step));
+                client.handle_timeout(now);
+                assert!(client.poll_timeout().is_none_or(|at| at > now));
+            }
+            9 => client.disconnect(ReasonCode::DisconnectWithWillMessage),
+            _ => {
+                // The next byte says how many bytes the server sends.
+                let len = script.first().map_or(0, |len| usize::from(*len));
+                let end = (1 + len).min(script.len());
+                kept.extend_from_slice(script.get(1..end).unwrap_or_default());
+                script = &script[end..];
+            }
+        }
+        loop {
+            let consumed = client.handle_input(now, &kept);
+            kept.drain(..consumed);
+            while let Some(event) = client.poll_event() {
+                match event {
+                    Event::Message(received) => tokens.extend(received.ack),
+                    Event::Closed(_) => {
+                        open -= 1;
+                        assert!((0..=1).contains(&open), "one end for each beginning");
+                    }
+                    _ => {}
+                }
+            }
+            if consumed == 0 {
+                break;
+            }
+        }
+        if step & 0x40 == 0 {
+            client.poll_transmit(now, &mut out);
+            out.clear();
+        }
+    }
+}
