@@ -466,8 +466,12 @@ impl Dialer {
 
     fn close(&mut self, link: LinkId) {
         self.deregister(link);
-        self.links[link.0].client.handle_closed();
-        self.touched.insert(link);
+        let client = &mut self.links[link.0].client;
+        client.handle_closed();
+        // What the client says of it comes first.
+        while let Some(event) = client.poll_event() {
+            self.happenings.push_back(Happening::Client(link, event));
+        }
         self.happenings.push_back(Happening::Down(link));
     }
 
@@ -590,5 +594,142 @@ impl Transport {
             Self::Tcp(stream) => stream.write_vectored(slices),
             Self::Unix(stream) => stream.write_vectored(slices),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::thread;
+
+    use super::*;
+    use crate::mqtt::client::{CloseCause, ConnectOptions};
+
+    /// CONNACK, and DISCONNECT with 0x8B, server shutting down.
+    const WELCOME: [u8; 5] = [0x20, 3, 0, 0, 0];
+    const FAREWELL: [u8; 4] = [0xE0, 2, 0x8B, 0];
+
+    fn dialer() -> (Dialer, LinkId) {
+        let mut dialer = Dialer::new().unwrap();
+        let client = Client::new(ConnectOptions::default()).unwrap();
+        let link = dialer.add(client);
+        (dialer, link)
+    }
+
+    /// A server for one connection: reads the CONNECT, then does what it is told with the socket.
+    fn server(then: impl FnOnce(std::net::TcpStream) + Send + 'static) -> Address {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut head = [0; 2];
+            socket.read_exact(&mut head).unwrap();
+            let mut rest = vec![0; head[1].into()];
+            socket.read_exact(&mut rest).unwrap();
+            then(socket);
+        });
+        Address::Tcp(address)
+    }
+
+    fn until_down(dialer: &mut Dialer) -> Vec<Event> {
+        let mut events = Vec::new();
+        loop {
+            while let Some(happening) = dialer.poll_happening() {
+                match happening {
+                    Happening::Client(_, event) => events.push(event),
+                    Happening::Down(_) => return events,
+                    other => panic!("{other:?}"),
+                }
+            }
+            let limit = dialer.now() + Duration::from_secs(30);
+            dialer.turn(Some(limit)).unwrap();
+            assert!(dialer.now() < limit, "nothing happens: {events:?}");
+        }
+    }
+
+    #[test]
+    fn data_and_fin_that_come_together_are_both_noticed() {
+        let (mut dialer, link) = dialer();
+        let address = server(|mut socket| {
+            let both = [&WELCOME[..], &FAREWELL].concat();
+            socket.write_all(&both).unwrap();
+        });
+        dialer.dial(link, &address).unwrap();
+        let events = until_down(&mut dialer);
+        assert!(matches!(events[0], Event::Connected { .. }), "{events:?}");
+        let farewell = Event::Closed(CloseCause::TransportClosed);
+        assert!(
+            matches!(events[1], Event::Closed(CloseCause::ServerDisconnected(_))),
+            "{events:?}"
+        );
+        assert!(!events.contains(&farewell), "{events:?}");
+    }
+
+    #[test]
+    fn a_packet_may_come_byte_by_byte() {
+        let (mut dialer, link) = dialer();
+        let address = server(|mut socket| {
+            socket.set_nodelay(true).unwrap();
+            for byte in WELCOME {
+                socket.write_all(&[byte]).unwrap();
+            }
+        });
+        dialer.dial(link, &address).unwrap();
+        let events = until_down(&mut dialer);
+        assert!(matches!(events[0], Event::Connected { .. }), "{events:?}");
+        let closed = Event::Closed(CloseCause::TransportClosed);
+        assert_eq!(events[1..], [closed]);
+    }
+
+    #[test]
+    fn a_goodbye_is_read_to_its_end() {
+        let (mut dialer, link) = dialer();
+        let (heard, hears) = std::sync::mpsc::channel();
+        let address = server(move |mut socket| {
+            socket.write_all(&WELCOME).unwrap();
+            let mut rest = Vec::new();
+            socket.read_to_end(&mut rest).unwrap();
+            heard.send(rest).unwrap();
+        });
+        dialer.dial(link, &address).unwrap();
+        while !dialer.client(link).is_connected() {
+            dialer.turn(None).unwrap();
+        }
+        let reason = crate::mqtt::ReasonCode::NORMAL_DISCONNECTION;
+        dialer.with(link, |client| client.disconnect(reason));
+        until_down(&mut dialer);
+        assert_eq!(hears.recv().unwrap(), [0xE0, 0]);
+    }
+
+    #[test]
+    fn a_closed_port_is_unreachable_and_can_be_dialled_again() {
+        let (mut dialer, link) = dialer();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = Address::Tcp(listener.local_addr().unwrap());
+        drop(listener);
+        for _ in 0..2 {
+            dialer.dial(link, &address).unwrap();
+            let error = loop {
+                match dialer.poll_happening() {
+                    Some(Happening::Unreachable(_, error)) => break error,
+                    Some(other) => panic!("{other:?}"),
+                    None => dialer.turn(None).unwrap(),
+                }
+            };
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        }
+    }
+
+    #[test]
+    fn a_turn_ends_in_time_or_when_it_is_woken() {
+        let (mut dialer, _) = dialer();
+        let until = dialer.now() + Duration::from_millis(2);
+        while dialer.now() < until {
+            dialer.turn(Some(until)).unwrap();
+        }
+        let wake = dialer.wake_handle();
+        thread::spawn(move || wake.wake().unwrap());
+        dialer.turn(None).unwrap();
+        assert!(matches!(dialer.poll_happening(), Some(Happening::Woken)));
     }
 }
