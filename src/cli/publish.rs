@@ -336,8 +336,11 @@ impl Publisher<'_> {
                 }
                 Happened::Timeout => {
                     if redial_at.is_some_and(|at| at <= link.now()) {
-                        redial_at = None;
-                        link.dial()?;
+                        redial_at = match link.dial() {
+                            Ok(()) => None,
+                            // A unix socket that is not back yet says so at once.
+                            Err(_) => Some(link.now() + RECONNECT),
+                        };
                     }
                 }
                 Happened::Stop => {

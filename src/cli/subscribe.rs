@@ -212,8 +212,11 @@ impl Subscriber {
                         link.say_goodbye()?;
                         return Err(Failure::with_code(code::TIMED_OUT, "timed out"));
                     }
-                    redial_at = None;
-                    link.dial()?;
+                    redial_at = match link.dial() {
+                        Ok(()) => None,
+                        // A unix socket that is not back yet says so at once.
+                        Err(_) => Some(link.now() + RECONNECT),
+                    };
                 }
                 Happened::Stop => {
                     link.say_goodbye()?;
