@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fieldgate::mqtt::frame::{self, Frame};
 use fieldgate::mqtt::{
-    Ack, Connect, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, Subscribe,
-    SubscriptionOptions, SubscriptionRequest, SubscriptionRequests, TopicFilter,
+    Ack, Connect, ConnectProperties, Packet, PacketId, ProtocolVersion, Publish, PublishProperties,
+    QoS, ReasonCode, Subscribe, SubscribeProperties, SubscriptionOptions, SubscriptionRequest,
+    SubscriptionRequests, TopicFilter,
 };
 
 /// What a client wants published.
@@ -97,7 +98,7 @@ impl Client {
             will: None,
             username: None,
             password: None,
-            properties: Default::default(),
+            properties: ConnectProperties::default(),
         };
         if self.version.is_v5() {
             connect.properties.session_expiry_interval = Some(3600);
@@ -145,7 +146,7 @@ impl Client {
                 Frame::Incomplete { .. } => break,
                 Frame::Complete { total_len, .. } => {
                     let packet = Packet::parse(self.version, &input[at..at + total_len]);
-                    self.handle_packet(packet.expect("the gateway speaks MQTT"));
+                    self.handle_packet(&packet.expect("the gateway speaks MQTT"));
                     at += total_len;
                 }
             }
@@ -153,8 +154,8 @@ impl Client {
         self.input = input[at..].to_vec();
     }
 
-    fn handle_packet(&mut self, packet: Packet<'_>) {
-        match packet {
+    fn handle_packet(&mut self, packet: &Packet<'_>) {
+        match *packet {
             Packet::Connack(connack) => {
                 assert!(
                     !connack.reason.is_error(),
@@ -172,7 +173,7 @@ impl Client {
                 }
                 self.resume();
             }
-            Packet::Publish(publish) => self.handle_publish(&publish),
+            Packet::Publish(ref publish) => self.handle_publish(publish),
             Packet::Puback(ack) => self.complete(ack.packet_id, QoS::AtLeastOnce),
             Packet::Pubrec(ack) => {
                 let entry = self.inflight.get_mut(&ack.packet_id.value());
@@ -257,7 +258,7 @@ impl Client {
             let id = self.mint();
             let subscribe = Subscribe {
                 packet_id: id,
-                properties: Default::default(),
+                properties: SubscribeProperties::default(),
                 requests: SubscriptionRequests::from_slice(&list),
             };
             let mut bytes = Vec::new();
@@ -324,7 +325,7 @@ impl Client {
             retain: message.retain,
             topic: &message.topic,
             packet_id,
-            properties: Default::default(),
+            properties: PublishProperties::default(),
             payload: &message.payload,
         };
         self.send(&Packet::Publish(publish));

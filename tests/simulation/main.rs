@@ -37,7 +37,7 @@ fn every_seed_keeps_what_was_promised() {
     let mut total = world::Report::default();
     for seed in first..first + seeds {
         if let Ok(report) = catch_unwind(AssertUnwindSafe(|| World::new(seed).run())) {
-            total.add(&report)
+            total.add(&report);
         } else {
             eprintln!("replay with: SIM_SEED={seed} cargo test --test simulation");
             failed.push(seed);

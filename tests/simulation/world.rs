@@ -70,7 +70,7 @@ impl Report {
     }
 }
 
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     /// A client dials, if it has no connection.
     Dial(usize),
@@ -529,7 +529,7 @@ impl World {
                     self.transfers.insert(request, op);
                     self.after_millis(1, 40, Event::Transfer(request));
                 }
-                Output::Line(command) => self.line(command),
+                Output::Line(command) => self.line(&command),
                 Output::Close { conn, .. } => {
                     for pipe in self.pipes.values_mut().filter(|pipe| pipe.conn == conn) {
                         pipe.closing = true;
@@ -554,8 +554,8 @@ impl World {
         }
     }
 
-    fn line(&mut self, command: LineCommand) {
-        match command {
+    fn line(&mut self, command: &LineCommand) {
+        match *command {
             LineCommand::Request { line, .. } => {
                 self.relay.insert(line, false);
                 self.input(Input::Line {
