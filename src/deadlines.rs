@@ -1,4 +1,8 @@
-//! A heap of deadlines with lazy re-arming: what every machine keeps its timers in.
+//! Deadlines in order: what machines and hosts keep their timers in.
+//!
+//! [`Deadlines`] is a heap with lazy re-arming, for many keys that are touched far more often than
+//! they fire. [`ExactDeadlines`] is an ordered set without stale entries, for few keys that are
+//! moved earlier or taken back: its owner is never woken for nothing.
 //!
 //! Touching a keep-alive on every packet must cost a store, not a heap operation. So an entry that
 //! fires is only a question: its owner compares `now` with the deadline that it keeps itself, and
@@ -6,7 +10,7 @@
 //! carry generations.
 
 use core::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use crate::time::Instant;
 
@@ -60,6 +64,61 @@ impl<K: Ord + Copy> Deadlines<K> {
 impl<K: Ord + Copy> Default for Deadlines<K> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Deadlines by time, each key at most once. Two keys that are due together fire in their order.
+#[derive(Debug, Clone)]
+pub struct ExactDeadlines<K> {
+    /// Invariant: the same pairs as in `at`.
+    order: BTreeSet<(Instant, K)>,
+    at: BTreeMap<K, Instant>,
+}
+
+impl<K: Ord + Copy> ExactDeadlines<K> {
+    /// Moves a key's deadline to `at`, wherever it was. [`Instant::FAR_FUTURE`] takes it back.
+    pub fn arm(&mut self, key: K, at: Instant) {
+        self.disarm(key);
+        if at < Instant::FAR_FUTURE {
+            self.at.insert(key, at);
+            self.order.insert((at, key));
+        }
+    }
+
+    /// Takes a deadline back; nothing happens if there is none.
+    pub fn disarm(&mut self, key: K) {
+        if let Some(at) = self.at.remove(&key) {
+            self.order.remove(&(at, key));
+        }
+    }
+
+    /// The earliest deadline.
+    pub fn next(&self) -> Option<Instant> {
+        self.order.first().map(|(at, _)| *at)
+    }
+
+    /// Takes the earliest key that is due at `now`.
+    pub fn pop_due(&mut self, now: Instant) -> Option<K> {
+        if self.next()? > now {
+            return None;
+        }
+        let (_, key) = self.order.pop_first()?;
+        self.at.remove(&key);
+        Some(key)
+    }
+
+    /// Every key that is armed, in their order.
+    pub fn keys(&self) -> impl Iterator<Item = K> {
+        self.at.keys().copied()
+    }
+}
+
+impl<K> Default for ExactDeadlines<K> {
+    fn default() -> Self {
+        Self {
+            order: BTreeSet::new(),
+            at: BTreeMap::new(),
+        }
     }
 }
 

@@ -54,7 +54,7 @@ impl Context {
     /// Sets a timer, at the earliest for the moment after now: so time always advances.
     pub(super) fn wake_at(&mut self, timer: Timer, at: Instant) {
         let at = at.max(self.now + Duration::from_nanos(1));
-        self.timers.set(timer, at);
+        self.timers.arm(timer, at);
     }
 
     /// Sets a timer so long from now.

@@ -575,7 +575,7 @@ impl Field {
             return;
         }
         self.buses.check_invariants();
-        for timer in self.cx.timers.iter() {
+        for timer in self.cx.timers.keys() {
             let has_owner = match timer {
                 Timer::Sample(device) | Timer::Step(device) | Timer::Hold(device, _) => {
                     self.devices.contains(device)

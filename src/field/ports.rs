@@ -107,7 +107,7 @@ impl Ports {
             if is_used {
                 continue;
             }
-            cx.timers.clear(Timer::Port(id));
+            cx.timers.disarm(Timer::Port(id));
             if let Some(port) = self.slab.remove(id)
                 && !matches!(port.state, State::Closed(_))
             {
@@ -127,7 +127,7 @@ impl Ports {
     /// Nothing is opened any more.
     pub(super) fn stop(&self, cx: &mut Context) {
         for (id, _) in self.slab.iter() {
-            cx.timers.clear(Timer::Port(id));
+            cx.timers.disarm(Timer::Port(id));
         }
     }
 

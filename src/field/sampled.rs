@@ -135,8 +135,8 @@ impl Sampled {
 
     /// No further cycle is begun.
     pub(super) fn stop(&mut self, reporter: &Reporter, cx: &mut Context) {
-        cx.timers.clear(Timer::Sample(reporter.device()));
-        cx.timers.clear(Timer::Step(reporter.device()));
+        cx.timers.disarm(Timer::Sample(reporter.device()));
+        cx.timers.disarm(Timer::Step(reporter.device()));
         self.state = State::Idle;
         self.again = false;
     }

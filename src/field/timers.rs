@@ -5,10 +5,8 @@
 //! ordered set without stale entries, and the gateway is never woken for nothing. Its size is
 //! bounded by the devices, lines and ports that exist.
 
-use std::collections::{BTreeMap, BTreeSet};
-
+use crate::deadlines::ExactDeadlines;
 use crate::id::{DeviceId, LineId, PortId};
-use crate::time::Instant;
 
 /// What a deadline is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,55 +28,13 @@ pub(super) enum Timer {
 }
 
 /// All deadlines: at most one for each [`Timer`].
-#[derive(Debug, Default)]
-pub(super) struct Timers {
-    /// Invariant: the same pairs as in `at`.
-    order: BTreeSet<(Instant, Timer)>,
-    at: BTreeMap<Timer, Instant>,
-}
-
-impl Timers {
-    /// Moves a deadline to `at`, wherever it was.
-    pub(super) fn set(&mut self, timer: Timer, at: Instant) {
-        self.clear(timer);
-        if at < Instant::FAR_FUTURE {
-            self.at.insert(timer, at);
-            self.order.insert((at, timer));
-        }
-    }
-
-    /// Takes a deadline back.
-    pub(super) fn clear(&mut self, timer: Timer) {
-        if let Some(at) = self.at.remove(&timer) {
-            self.order.remove(&(at, timer));
-        }
-    }
-
-    /// The earliest deadline.
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.order.first().map(|(at, _)| *at)
-    }
-
-    /// Takes the earliest deadline that is due at `now`.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Timer> {
-        if self.next()? > now {
-            return None;
-        }
-        let (_, timer) = self.order.pop_first()?;
-        self.at.remove(&timer);
-        Some(timer)
-    }
-
-    /// Every deadline that is set, for checking that its owner exists.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Timer> {
-        self.at.keys().copied()
-    }
-}
+pub(super) type Timers = ExactDeadlines<Timer>;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::slab::Key;
+    use crate::time::Instant;
 
     #[test]
     fn a_moved_deadline_fires_once_and_where_it_was_moved_to() {
@@ -86,16 +42,16 @@ mod tests {
         let at = Instant::from_nanos;
         let pulse = Timer::Pulse(LineId::from_parts(0, 0));
         let lease = Timer::Lease(LineId::from_parts(0, 0));
-        timers.set(pulse, at(30));
-        timers.set(lease, at(20));
-        timers.set(pulse, at(10));
+        timers.arm(pulse, at(30));
+        timers.arm(lease, at(20));
+        timers.arm(pulse, at(10));
         assert_eq!(timers.next(), Some(at(10)));
-        timers.set(pulse, at(40));
+        timers.arm(pulse, at(40));
         assert_eq!(timers.pop_due(at(25)), Some(lease));
         assert_eq!(timers.pop_due(at(39)), None);
         assert_eq!(timers.pop_due(at(40)), Some(pulse));
         assert_eq!(timers.next(), None);
-        timers.set(pulse, Instant::FAR_FUTURE);
+        timers.arm(pulse, Instant::FAR_FUTURE);
         assert_eq!(timers.next(), None, "never is not a deadline");
     }
 }

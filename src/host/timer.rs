@@ -4,8 +4,6 @@
 //! takes too long, a socket that lingers, a worker that owes an answer. They are disarmed exactly,
 //! because a stale one would wake an idle gateway.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use mio::Registry;
 use mio::unix::SourceFd;
 use nix::sys::time::TimeSpec;
@@ -13,6 +11,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use std::os::fd::{AsFd, AsRawFd};
 
 use super::token::Source;
+use crate::deadlines::ExactDeadlines;
 use crate::id::{ConnId, ControlId, ListenerId, PortId, RequestId};
 use crate::time::{Duration, Instant};
 
@@ -44,44 +43,7 @@ pub(super) enum TimerKey {
 }
 
 /// Deadlines by time, each key at most once.
-#[derive(Debug, Default)]
-pub(super) struct Timers {
-    /// Invariant: the same pairs as `order`.
-    at: BTreeMap<TimerKey, Instant>,
-    order: BTreeSet<(Instant, TimerKey)>,
-}
-
-impl Timers {
-    /// Arms a key, or moves it.
-    pub(super) fn arm(&mut self, key: TimerKey, at: Instant) {
-        if let Some(before) = self.at.insert(key, at) {
-            self.order.remove(&(before, key));
-        }
-        self.order.insert((at, key));
-    }
-
-    /// Takes a key out; nothing happens if it is not armed.
-    pub(super) fn disarm(&mut self, key: TimerKey) {
-        if let Some(at) = self.at.remove(&key) {
-            self.order.remove(&(at, key));
-        }
-    }
-
-    /// The earliest deadline.
-    pub(super) fn next(&self) -> Option<Instant> {
-        self.order.first().map(|(at, _)| *at)
-    }
-
-    /// Takes the earliest key that is due.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<TimerKey> {
-        if self.next()? > now {
-            return None;
-        }
-        let (_, key) = self.order.pop_first()?;
-        self.at.remove(&key);
-        Some(key)
-    }
-}
+pub(super) type Timers = ExactDeadlines<TimerKey>;
 
 /// A wait shorter than this is timed by a timerfd. The poll's own timeout is rounded up to whole
 /// milliseconds, which is too late for a sensor's conversion or a gap on a serial line, and good

@@ -305,11 +305,11 @@ impl Gpio {
 
     /// Outputs go to their safe state; nothing else is begun.
     pub(super) fn stop(&mut self, reporter: &Reporter, cx: &mut Context) {
-        cx.timers.clear(Timer::Sample(reporter.device()));
+        cx.timers.disarm(Timer::Sample(reporter.device()));
         for line in &mut self.lines {
             match (&line.state, &mut line.role) {
                 (State::Ready, Role::Output(output)) => output.make_safe(cx, line.id),
-                _ => cx.timers.clear(Timer::Line(line.id)),
+                _ => cx.timers.disarm(Timer::Line(line.id)),
             }
         }
     }
@@ -333,7 +333,7 @@ impl Gpio {
         cx: &mut Context,
         owners: &mut LineOwners,
     ) {
-        cx.timers.clear(Timer::Sample(reporter.device()));
+        cx.timers.disarm(Timer::Sample(reporter.device()));
         for line in &mut self.lines {
             if let Role::Output(output) = &mut line.role {
                 if line.state == State::Ready {
@@ -347,7 +347,7 @@ impl Gpio {
                 Timer::Pulse(line.id),
                 Timer::Lease(line.id),
             ] {
-                cx.timers.clear(timer);
+                cx.timers.disarm(timer);
             }
             if !matches!(line.state, State::Lost(_)) {
                 cx.emit(Output::Line(LineCommand::Release { line: line.id }));
@@ -385,7 +385,7 @@ impl Line {
     ) {
         self.state = State::Ready;
         self.backoff.succeed();
-        cx.timers.clear(Timer::Line(self.id));
+        cx.timers.disarm(Timer::Line(self.id));
         reporter.succeed(cx);
         let now = cx.now;
         match &mut self.role {
@@ -425,8 +425,8 @@ impl Line {
     ) {
         if let Role::Output(output) = &mut self.role {
             output.abandon(reporter, cx, &fault);
-            cx.timers.clear(Timer::Pulse(self.id));
-            cx.timers.clear(Timer::Lease(self.id));
+            cx.timers.disarm(Timer::Pulse(self.id));
+            cx.timers.disarm(Timer::Lease(self.id));
         }
         let now = cx.now;
         reporter.report(cx, index, now, Outcome::Fault(fault.clone()));

@@ -248,7 +248,7 @@ impl OutputLine {
     pub(super) fn make_safe(&mut self, cx: &mut Context, line: LineId) {
         let was_pulsing = self.is_pulsing;
         self.end_of_pulse(cx, line);
-        cx.timers.clear(Timer::Lease(line));
+        cx.timers.disarm(Timer::Lease(line));
         self.backoff.succeed();
         match safe_level(&self.settings) {
             Some(safe) => self.move_base(cx, line, safe),
@@ -304,7 +304,7 @@ impl OutputLine {
 
     fn end_of_pulse(&mut self, cx: &mut Context, line: LineId) {
         self.is_pulsing = false;
-        cx.timers.clear(Timer::Pulse(line));
+        cx.timers.disarm(Timer::Pulse(line));
     }
 
     fn renew_lease(&mut self, cx: &mut Context, line: LineId) {
@@ -337,7 +337,7 @@ impl OutputLine {
 
 /// Asks the host, and needs not ask again for what was owed.
 fn drive(cx: &mut Context, line: LineId, active: bool) -> RequestId {
-    cx.timers.clear(Timer::Line(line));
+    cx.timers.disarm(Timer::Line(line));
     let request = cx.new_request();
     cx.emit(Output::Line(LineCommand::Set {
         line,

@@ -354,7 +354,7 @@ impl Lines {
         let timer = Timer::Hold(reporter.device(), index as u16);
         match write.hold {
             Some(hold) => cx.wake_after(timer, hold),
-            None => cx.timers.clear(timer),
+            None => cx.timers.disarm(timer),
         }
         let point = &mut self.points[index];
         point.owed = None;
@@ -377,10 +377,10 @@ impl Lines {
 
     /// Pulses end now; nothing else is begun.
     pub(super) fn stop(&mut self, reporter: &Reporter, cx: &mut Context, ports: &mut Ports) {
-        cx.timers.clear(Timer::Sample(reporter.device()));
+        cx.timers.disarm(Timer::Sample(reporter.device()));
         for index in 0..self.points.len() {
             cx.timers
-                .clear(Timer::Hold(reporter.device(), index as u16));
+                .disarm(Timer::Hold(reporter.device(), index as u16));
             self.handle_hold_end(cx, ports, index);
         }
     }
