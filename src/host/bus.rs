@@ -16,7 +16,7 @@ use rppal::i2c::I2c;
 
 use super::clock;
 use super::timer::{TimerKey, Timers};
-use super::worker::{self, Mailbox, Refused, Worker};
+use super::worker::{self, Health, Mailbox, Refused, Worker};
 use crate::field::bus::{BusError, BusOp, BusOutcome, BusReply, BusSettings, Bytes, I2C_READ_MAX};
 use crate::id::{BusId, RequestId};
 use crate::slab::IdTable;
@@ -28,17 +28,6 @@ pub(super) const BUS_QUEUE_MAX: usize = 64;
 /// Files of `/proc` and `/sys` that the machine's worker keeps open: reading again is then one
 /// system call instead of four.
 const OPEN_FILES_MAX: usize = 32;
-
-/// What has gone wrong with buses, for the host's counters.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Health {
-    /// Transfers that the loop answered because their worker did not.
-    pub expired: u64,
-    /// Answers that came after that.
-    pub late: u64,
-    /// Workers that owe an overdue answer now.
-    pub stuck: usize,
-}
 
 /// All buses that the gateway needs.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use gpiocdev::{AbiVersion, Chip as GpioChip};
 use nix::libc;
 use rppal::i2c::I2c;
 
+use super::gpio::HEADER_LABELS;
 use crate::field::line::{Chip, LineRef};
 use crate::field::settings::{Driver, GpioKind, GpioSettings, I2cSettings, SystemSettings};
 
@@ -38,10 +39,6 @@ impl Probe {
         self.outcome.is_err()
     }
 }
-
-/// Labels of the chip behind the 40-pin header: BCM2835 to 2711 and the Pi 5's RP1, and how the
-/// kernel names the latter on older and newer versions.
-const HEADER_LABELS: [&str; 3] = ["pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1"];
 
 /// Looks at everything that a driver needs.
 pub fn device(driver: &Driver) -> Vec<Probe> {

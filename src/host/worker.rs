@@ -20,6 +20,17 @@ use super::token::Source;
 use super::{bus, gpio, serial};
 use crate::gateway::settings::Config;
 
+/// What has gone wrong with the workers of one sort of device, for the host's counters.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Health {
+    /// Requests that the loop answered because their worker did not.
+    pub expired: u64,
+    /// Answers that came after that.
+    pub late: u64,
+    /// Workers that owe an overdue answer now.
+    pub stuck: usize,
+}
+
 /// What a worker has to say.
 #[derive(Debug)]
 pub(super) enum Answer {

@@ -18,10 +18,11 @@ use mio::{Interest, Registry};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+pub(super) use self::request::HEADER_LABELS;
 use self::request::{errno_of, fault_of, level, request, value_of};
 use super::timer::{TimerKey, Timers};
 use super::token::{Readiness, Source};
-use super::worker::{self, Mailbox, Refused, Worker};
+use super::worker::{self, Health, Mailbox, Refused, Worker};
 use crate::field::line::{Chip, LineCommand, LineEvent, LineSettings};
 use crate::id::{LineId, RequestId};
 use crate::point::{Fault, FaultKind};
@@ -37,17 +38,6 @@ const LINE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Edges of one line that are handed over in one turn; the others wait in the kernel's buffer for
 /// the next.
 pub(super) const EDGES_PER_TURN: usize = 64;
-
-/// What has gone wrong with lines, for the host's counters.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Health {
-    /// Operations that the loop answered because their worker did not.
-    pub expired: u64,
-    /// Answers that came after that.
-    pub late: u64,
-    /// Chips whose worker owes an overdue answer now.
-    pub stuck: usize,
-}
 
 /// All lines that the field asked for.
 #[derive(Debug)]

@@ -12,7 +12,8 @@ use crate::field::line::{Bias, Chip, Direction, Drive, Edges, LineRef, LineSetti
 use crate::point::{Fault, FaultKind};
 
 /// Labels of the chip behind the 40-pin header: Pi 0 to 3, Pi 4, Pi 5.
-const HEADER_LABELS: [&str; 3] = ["pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1"];
+pub(in crate::host) const HEADER_LABELS: [&str; 3] =
+    ["pinctrl-bcm2835", "pinctrl-bcm2711", "pinctrl-rp1"];
 
 /// As `gpioinfo` shows who holds a line.
 const CONSUMER: &str = "fieldgate";
