@@ -11,6 +11,35 @@
 //! fail. [`Packet::encoded_len`] states the length that [`Packet::encode`] fills. Whether a packet
 //! may be sent now, in this direction, is for the broker and the client to say.
 
+/// What a list is besides its iterator, when it is read lazily: two are equal if they say the same,
+/// however each holds it.
+macro_rules! lazy_list {
+    ($a:lifetime: $name:ident of $item:ty, by $iter:ident) => {
+        impl PartialEq for $name<'_> {
+            fn eq(&self, other: &Self) -> bool {
+                self.iter().eq(other.iter())
+            }
+        }
+
+        impl Eq for $name<'_> {}
+
+        impl fmt::Debug for $name<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_list().entries(self.iter()).finish()
+            }
+        }
+
+        impl<$a> IntoIterator for &$name<$a> {
+            type Item = $item;
+            type IntoIter = $iter<$a>;
+
+            fn into_iter(self) -> $iter<$a> {
+                self.iter()
+            }
+        }
+    };
+}
+
 pub mod ack;
 pub mod auth;
 pub mod connack;

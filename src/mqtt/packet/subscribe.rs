@@ -147,28 +147,7 @@ impl<'a> SubscriptionRequests<'a> {
     }
 }
 
-impl PartialEq for SubscriptionRequests<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.iter().eq(other.iter())
-    }
-}
-
-impl Eq for SubscriptionRequests<'_> {}
-
-impl fmt::Debug for SubscriptionRequests<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
-    }
-}
-
-impl<'a> IntoIterator for &SubscriptionRequests<'a> {
-    type Item = SubscriptionRequest<'a>;
-    type IntoIter = SubscriptionRequestsIter<'a>;
-
-    fn into_iter(self) -> SubscriptionRequestsIter<'a> {
-        self.iter()
-    }
-}
+lazy_list!('a: SubscriptionRequests of SubscriptionRequest<'a>, by SubscriptionRequestsIter);
 
 /// Iterates [`SubscriptionRequests`].
 #[derive(Debug, Clone)]
@@ -387,28 +366,7 @@ impl Default for ReasonCodes<'_> {
     }
 }
 
-impl PartialEq for ReasonCodes<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.iter().eq(other.iter())
-    }
-}
-
-impl Eq for ReasonCodes<'_> {}
-
-impl fmt::Debug for ReasonCodes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
-    }
-}
-
-impl<'a> IntoIterator for &ReasonCodes<'a> {
-    type Item = ReasonCode;
-    type IntoIter = ReasonCodesIter<'a>;
-
-    fn into_iter(self) -> ReasonCodesIter<'a> {
-        self.iter()
-    }
-}
+lazy_list!('a: ReasonCodes of ReasonCode, by ReasonCodesIter);
 
 /// Iterates [`ReasonCodes`].
 #[derive(Debug, Clone)]

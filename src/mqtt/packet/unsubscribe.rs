@@ -51,28 +51,7 @@ impl<'a> TopicFilters<'a> {
     }
 }
 
-impl PartialEq for TopicFilters<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.iter().eq(other.iter())
-    }
-}
-
-impl Eq for TopicFilters<'_> {}
-
-impl fmt::Debug for TopicFilters<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter()).finish()
-    }
-}
-
-impl<'a> IntoIterator for &TopicFilters<'a> {
-    type Item = TopicFilter<'a>;
-    type IntoIter = TopicFiltersIter<'a>;
-
-    fn into_iter(self) -> TopicFiltersIter<'a> {
-        self.iter()
-    }
-}
+lazy_list!('a: TopicFilters of TopicFilter<'a>, by TopicFiltersIter);
 
 /// Iterates [`TopicFilters`].
 #[derive(Debug, Clone)]
