@@ -682,11 +682,8 @@ pub(super) const fn times_or_off(
     example: &'static str,
 ) -> Times {
     Times {
-        unit,
-        min,
-        max,
-        example,
         off: true,
+        ..times(unit, min, max, example)
     }
 }
 

@@ -88,7 +88,6 @@ impl Gateway {
         }
         let before = core::mem::replace(&mut self.config, config);
         if before.broker != self.config.broker {
-            self.memory.set_limit(self.config.broker.memory);
             self.broker.reconfigure(self.config.broker.clone());
         }
         let moved = before.base_topic != self.config.base_topic;
