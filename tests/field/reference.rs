@@ -93,10 +93,11 @@ proptest! {
     #[test]
     fn both_drivers_agree_wherever_the_sensor_can_measure(
         which in 0..3_usize,
-        // Roughly -40 to 85 °C, 300 to 1100 hPa, 0 to 100 %.
-        temperature in 320_000..700_000_u32,
-        pressure in 250_000..650_000_u32,
-        humidity in 15_000..45_000_u32,
+        // Roughly -40 to 85 °C, 300 to 1100 hPa, 0 to 100 %; without the raw values that say that
+        // nothing was measured, which are ours to refuse and the crate takes as they are.
+        temperature in (320_000..700_000_u32).prop_filter("skipped", |raw| *raw != 0x8_0000),
+        pressure in (250_000..650_000_u32).prop_filter("skipped", |raw| *raw != 0x8_0000),
+        humidity in (15_000..45_000_u32).prop_filter("skipped", |raw| *raw != 0x8000),
     ) {
         let mut chip = Weather::new(0x60, CALIBRATIONS[which]);
         chip.raw = (temperature, pressure, humidity);
