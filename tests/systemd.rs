@@ -134,7 +134,13 @@ fn the_service_is_watched_and_restarted_unless_its_configuration_is_wrong() {
     assert_eq!(unit.one("RestartPreventExitStatus"), "78");
     assert_eq!(unit.one("StartLimitIntervalSec"), "0");
     assert!(unit.one("ExecStart").contains("fieldgate run"));
-    assert!(unit.one("ExecReload").contains("-HUP $MAINPID"));
+    // Looked at first, so that `systemctl reload` fails where SIGHUP would only be without effect.
+    let start = unit.one("ExecStart");
+    let check = start.replace("fieldgate run", "fieldgate check");
+    assert_eq!(
+        unit.all("ExecReload"),
+        [check.as_str(), "/bin/kill -HUP $MAINPID"]
+    );
 }
 
 #[test]
@@ -170,6 +176,8 @@ fn the_service_keeps_its_state_its_socket_and_its_credentials_where_the_program_
             .split_whitespace()
             .take(4)
             .eq(["d", folder, "0700", "root"])),
-        "tmpfiles does not make {folder}, and the unit cannot start without it"
+        "tmpfiles does not make {folder}"
     );
+    // The default of the same name, without which a missing folder would keep the unit from starting.
+    assert!(unit.one("SetCredential").starts_with("fieldgate:"));
 }
