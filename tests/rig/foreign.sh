@@ -87,3 +87,24 @@ foreign_install() {
     -o DPkg::Lock::Timeout=300 -o APT::Keep-Downloaded-Packages=false \
     -t "$1" install -y --no-install-recommends "${@:2}"
 }
+
+# foreign_root FOLDER ARCHITECTURE PACKAGE… : unpacks into FOLDER, once, what a machine with nothing but these packages
+# has, with all that they depend on. No package's own script runs, so that it may be another architecture's: FOLDER is
+# what they ship, with usr/{bin,sbin,lib} in their places and no users.
+foreign_root() {
+  local folder=$1 architecture=$2 downloads=$cache/foreign/downloads package try; shift 2
+  [ -e "$folder/.unpacked" ] && return
+  rm -rf "$folder" "$downloads"; mkdir -p "$folder"/usr/{bin,sbin,lib,lib64} "$downloads/partial"
+  for try in 1 2 3; do
+    foreign apt-get -o "APT::Architecture=$architecture" -o "Dir::Cache::Archives=$downloads" \
+      install -y --download-only --no-install-recommends "$@" && break
+    [ "$try" = 3 ] && return 1
+    sleep "$try"
+  done
+  for package in bin sbin lib lib64; do ln -s "usr/$package" "$folder/$package"; done
+  for package in "$downloads"/*.deb; do
+    dpkg-deb --fsys-tarfile "$package" | tar -x --keep-directory-symlink -C "$folder" || return 1
+  done
+  rm -rf "$downloads"
+  touch "$folder/.unpacked"
+}
