@@ -26,8 +26,13 @@ pub(crate) struct ControlClient {
 pub(crate) enum Answer {
     /// `data`, or null.
     Ok(Value),
-    /// `error`, in the gateway's words.
-    Error(String),
+    /// It was refused or has failed.
+    Error {
+        /// In the gateway's words.
+        error: String,
+        /// What the gateway adds, or null: with a `read`, what was known before.
+        data: Value,
+    },
 }
 
 impl ControlClient {
@@ -142,9 +147,10 @@ impl ControlClient {
             ))),
             Some("error") => {
                 let error = answer.get("error").and_then(Value::as_str);
-                Ok(Some(Answer::Error(
-                    error.unwrap_or("no reason given").to_owned(),
-                )))
+                Ok(Some(Answer::Error {
+                    error: error.unwrap_or("no reason given").to_owned(),
+                    data: answer.remove("data").unwrap_or(Value::Null),
+                }))
             }
             _ => Err(self.nonsense()),
         }
@@ -211,13 +217,15 @@ mod tests {
     fn an_answer_is_put_together_from_pieces() {
         let (mut client, server) = served(&[
             b"{\"status\":\"ok\",\"data\":{\"value\":21.4}}\n",
-            b"{\"status\":\"error\",\"error\":\"timeout: no reading\"}\n",
+            b"{\"status\":\"error\",\"error\":\"timeout: no reading\",\"data\":{\"value\":null}}\n",
         ]);
         let point = Map::from_iter([("point".to_owned(), json!("a/b"))]);
         let answer = client.request("read", point, LONG).unwrap();
         assert_eq!(answer, Answer::Ok(json!({"value": 21.4})));
         let answer = client.request("devices", Map::new(), LONG).unwrap();
-        assert_eq!(answer, Answer::Error("timeout: no reading".to_owned()));
+        let error = "timeout: no reading".to_owned();
+        let data = json!({"value": null});
+        assert_eq!(answer, Answer::Error { error, data });
         let seen = server.join().unwrap();
         let first: Value = serde_json::from_str(&seen[0]).unwrap();
         assert_eq!(first, json!({"verb": "read", "point": "a/b"}));

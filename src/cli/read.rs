@@ -55,9 +55,13 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
     };
     let code = exit_code(&points);
     if let ([point], Some(_), false) = (&points[..], target.point, globals.json)
-        && let Answer::Error(error) = &point.answer
+        && let Answer::Error { error, .. } = &point.answer
     {
-        return Err(Failure::with_code(code, format!("{}: {error}", point.path)));
+        let failure = Failure::with_code(code, format!("{}: {error}", point.path));
+        return Err(match point.last() {
+            Some(last) => failure.hint(format!("it was {last}")),
+            None => failure,
+        });
     }
     print(&target, &points, globals.json)?;
     Ok(code)
@@ -124,10 +128,26 @@ struct Point {
 
 impl Point {
     fn field(&self, name: &str) -> Option<&Value> {
-        match &self.answer {
-            Answer::Ok(data) => data.get(name).filter(|value| !value.is_null()),
-            Answer::Error(_) => None,
-        }
+        let (Answer::Ok(data) | Answer::Error { data, .. }) = &self.answer;
+        data.get(name).filter(|value| !value.is_null())
+    }
+
+    /// The field `name` as a person reads it, with the unit behind it.
+    fn with_unit(&self, name: &str) -> Option<String> {
+        let value = plain(self.field(name)?);
+        Some(match self.field("unit") {
+            Some(unit) => format!("{value} {}", plain(unit)),
+            None => value,
+        })
+    }
+
+    /// What it was before it failed, and when.
+    fn last(&self) -> Option<String> {
+        let last = self.with_unit("last")?;
+        Some(match self.field("last_time") {
+            Some(time) => format!("{last} at {}", plain(time)),
+            None => last,
+        })
     }
 
     fn is_good(&self) -> bool {
@@ -144,7 +164,7 @@ fn read(
         Some(point) => vec![point.to_owned()],
         None => match request("devices", Map::new())? {
             Answer::Ok(devices) => names_of(&devices, target.device)?,
-            Answer::Error(error) => return Err(Failure::failed(error)),
+            Answer::Error { error, .. } => return Err(Failure::failed(error)),
         },
     };
     let mut points = Vec::new();
@@ -188,20 +208,27 @@ fn print(target: &Target<'_>, points: &[Point], json: bool) -> Result<(), Failur
 fn as_json(point: &Point) -> Value {
     match &point.answer {
         Answer::Ok(data) => data.clone(),
-        Answer::Error(error) => json!({ "point": point.path, "error": error }),
+        Answer::Error { error, data } => {
+            let mut fields = data.as_object().cloned().unwrap_or_default();
+            fields.insert("point".to_owned(), json!(point.path));
+            fields.insert("error".to_owned(), json!(error));
+            Value::Object(fields)
+        }
     }
 }
 
 fn row(point: &Point) -> Vec<String> {
     let word = |name| point.field(name).map(plain).unwrap_or_default();
+    let value = point.with_unit("value").unwrap_or_default();
     match &point.answer {
-        Answer::Ok(_) => {
-            let value = format!("{} {}", word("value"), word("unit"));
-            let mut row = vec![point.path.clone(), value.trim().to_owned(), word("quality")];
-            row.push(word("reason"));
-            row
+        Answer::Ok(_) => vec![point.path.clone(), value, word("quality"), word("reason")],
+        Answer::Error { error, .. } => {
+            let story = match point.last() {
+                Some(last) => format!("{error} (it was {last})"),
+                None => error.clone(),
+            };
+            vec![point.path.clone(), String::new(), word("quality"), story]
         }
-        Answer::Error(error) => vec![point.path.clone(), String::new(), error.clone()],
     }
 }
 
@@ -209,16 +236,14 @@ fn row(point: &Point) -> Vec<String> {
 pub(crate) fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        // 9373, where JSON writes 9373.0.
-        Value::Number(number) if number.is_f64() => number.as_f64().unwrap_or_default().to_string(),
         other => other.to_string(),
     }
 }
 
 fn exit_code(points: &[Point]) -> u8 {
     let errors = points.iter().find_map(|point| match &point.answer {
-        Answer::Error(error) if is_fault(error) => Some(code::NOT_GOOD),
-        Answer::Error(_) => Some(code::FAILED),
+        Answer::Error { error, .. } if is_fault(error) => Some(code::NOT_GOOD),
+        Answer::Error { .. } => Some(code::FAILED),
         Answer::Ok(_) => None,
     });
     match errors {
@@ -276,6 +301,40 @@ mod tests {
     }
 
     #[test]
+    fn a_fault_shows_what_was_last_known() {
+        let data = json!({
+            "point": "g/p", "value": null, "unit": "°C", "quality": "fault",
+            "last": 21.4, "last_time": "2026-11-23T10:00:00.000Z",
+        });
+        let error = "no_answer: gone".to_owned();
+        let point = Point {
+            path: "g/p".to_owned(),
+            answer: Answer::Error { error, data },
+        };
+        assert_eq!(
+            row(&point),
+            [
+                "g/p",
+                "",
+                "fault",
+                "no_answer: gone (it was 21.4 °C at 2026-11-23T10:00:00.000Z)"
+            ]
+        );
+        let printed = as_json(&point);
+        assert_eq!(printed["error"], "no_answer: gone");
+        assert_eq!(printed["last"], 21.4);
+    }
+
+    #[test]
+    fn numbers_stay_as_the_gateway_wrote_them() {
+        for number in ["9373", "21.4", "0.0000001", "10000000000000000000000"] {
+            let value: Value = serde_json::from_str(number).unwrap();
+            assert_eq!(plain(&value), number);
+            assert_eq!(format!("{value:#}"), number);
+        }
+    }
+
+    #[test]
     fn quality_and_errors_decide_the_exit_code() {
         let stale = json!({"value": 1, "quality": "stale", "reason": "silent: 30 s"});
         let target = Target::parse("g/p").unwrap();
@@ -283,7 +342,10 @@ mod tests {
         assert_eq!(exit_code(&points), code::NOT_GOOD);
         let point = |error: &str| Point {
             path: "g/p".to_owned(),
-            answer: Answer::Error(error.to_owned()),
+            answer: Answer::Error {
+                error: error.to_owned(),
+                data: Value::Null,
+            },
         };
         assert_eq!(
             exit_code(&[point("no_answer: nothing at 0x76")]),

@@ -126,7 +126,7 @@ fn tell(path: &str, answer: Answer, json: bool) -> Result<u8, Failure> {
             let text = format!("{path} {} {}", word("value"), word("unit"));
             output::print(&format!("{}\n", text.trim_end()))
         }
-        Answer::Error(error) => {
+        Answer::Error { error, .. } => {
             let code = code_of(&error);
             if json {
                 output::print_json(&json!({ "status": "error", "error": error }))?;

@@ -4,22 +4,25 @@
 //! | verb | takes | answers |
 //! |---|---|---|
 //! | `read` | `point` | one fresh reading |
-//! | `set` | `point`, `value`, `for` | what the point now is |
+//! | `set` | `point`, `value`, `for` | what the point now is, as `…/result` has it |
 //! | `devices` | | every device with its points |
 //! | `status` | | what is counted |
 //! | `reload` | | whether the configuration was taken over |
 //!
-//! Every request ends in exactly one answer `{"status","data","error","transaction"}`.
+//! Every request ends in exactly one answer `{"status","data","error","transaction"}`. A `read`
+//! that fails has `data` too: what was known before.
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Map, Value as Json};
 
 use super::Gateway;
 use super::boundary::{ControlEvent, Output};
-use crate::id::{ControlId, RequestId};
+use crate::id::{ControlId, PointId, RequestId};
 use crate::mqtt::{ApplicationMessage, PayloadFormat, PublishProperties};
+use crate::pipeline::json::Object;
 use crate::pipeline::{Answer, Command, Ticket, Verb};
+use crate::point::Value;
 use crate::time::Now;
 
 /// Requests that may wait for an answer at once; the next one is refused and counted.
@@ -36,6 +39,24 @@ pub(super) struct Requests {
 struct Pending {
     asker: Asker,
     transaction: Option<Json>,
+    asked: Asked,
+}
+
+/// For what an answer is awaited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Read,
+    Set,
+    Reload,
+}
+
+/// What a request has come to.
+#[derive(Debug, Default)]
+struct Outcome {
+    /// JSON.
+    data: Option<String>,
+    /// Why it failed; else it did not.
+    error: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -112,14 +133,14 @@ impl Gateway {
             "read" | "set" => self.handle_point_request(now, verb, request, asker, transaction),
             "devices" => {
                 let data = self.devices_json(now);
-                self.respond(now, &asker, transaction.as_ref(), Ok(data));
+                self.respond(now, &asker, transaction.as_ref(), &Outcome::ok(data));
             }
             "status" => {
-                let data = self.status_json(now);
-                self.respond(now, &asker, transaction.as_ref(), Ok(data));
+                let data = self.status_json(now).to_string();
+                self.respond(now, &asker, transaction.as_ref(), &Outcome::ok(data));
             }
             "reload" => {
-                if let Some(request) = self.remember(now, asker, transaction) {
+                if let Some(request) = self.remember(now, asker, transaction, Asked::Reload) {
                     self.outputs.push_back(Output::Load { request });
                 }
             }
@@ -144,8 +165,8 @@ impl Gateway {
             let error = format!("there is no point {path:?}: name it DEVICE/POINT");
             return self.refuse(now, &asker, transaction.as_ref(), &error);
         };
-        let (verb, payload) = if verb == "read" {
-            (Verb::Get, String::new())
+        let (asked, verb, payload) = if verb == "read" {
+            (Asked::Read, Verb::Get, String::new())
         } else {
             let Some(value) = request.get("value") else {
                 return self.refuse(now, &asker, transaction.as_ref(), "`value` is missing");
@@ -155,9 +176,9 @@ impl Gateway {
             if let Some(hold) = request.get("for") {
                 command.insert("for".to_owned(), hold.clone());
             }
-            (Verb::Set, Json::Object(command).to_string())
+            (Asked::Set, Verb::Set, Json::Object(command).to_string())
         };
-        let Some(id) = self.remember(now, asker, transaction) else {
+        let Some(id) = self.remember(now, asker, transaction, asked) else {
             return;
         };
         let command = Command {
@@ -168,7 +189,13 @@ impl Gateway {
     }
 
     /// Keeps a place for an answer, or refuses when too many are waiting.
-    fn remember(&mut self, now: Now, asker: Asker, transaction: Option<Json>) -> Option<RequestId> {
+    fn remember(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        transaction: Option<Json>,
+        asked: Asked,
+    ) -> Option<RequestId> {
         if self.requests.pending.len() >= PENDING_MAX {
             self.counters.requests_refused += 1;
             self.refuse(
@@ -181,9 +208,12 @@ impl Gateway {
         }
         self.requests.last += 1;
         let request = RequestId(self.requests.last);
-        self.requests
-            .pending
-            .insert(request, Pending { asker, transaction });
+        let pending = Pending {
+            asker,
+            transaction,
+            asked,
+        };
+        self.requests.pending.insert(request, pending);
         Some(request)
     }
 
@@ -192,20 +222,39 @@ impl Gateway {
         let Some(pending) = self.requests.pending.remove(&RequestId(answer.ticket.0)) else {
             return;
         };
-        let outcome = match &answer.outcome {
-            Ok(_) => {
-                let mut data = self.point_json(now, answer.point).unwrap_or(Json::Null);
-                if let Json::Object(data) = &mut data {
-                    data.insert(
-                        "latency_ms".to_owned(),
-                        json!(answer.latency.as_millis() as u64),
-                    );
-                }
-                Ok(data)
-            }
-            Err(fault) => Err(fault.to_string()),
+        let mut data = String::new();
+        let mut object = Object::begin(&mut data);
+        match (pending.asked, &answer.outcome) {
+            (Asked::Set, Ok(value)) => self.write_written(answer.point, value, &mut object),
+            _ => self.write_point(now, answer.point, &mut object),
+        }
+        if answer.outcome.is_ok() {
+            object.millis("latency_ms", answer.latency);
+        }
+        object.end();
+        let is_told = pending.asked == Asked::Read || answer.outcome.is_ok();
+        let outcome = Outcome {
+            data: Some(data).filter(|_| is_told),
+            error: answer.outcome.as_ref().err().map(ToString::to_string),
         };
-        self.respond(now, &pending.asker, pending.transaction.as_ref(), outcome);
+        self.respond(now, &pending.asker, pending.transaction.as_ref(), &outcome);
+    }
+
+    /// What a point has become. Not what is known of it: that may be a reading from before.
+    fn write_written(&self, point: PointId, value: &Value, object: &mut Object<'_>) {
+        if let Some(path) = self.registry.path(point) {
+            object.text("point", &path);
+        }
+        object.value("value", value);
+        let Some(snapshot) = self.pipeline.snapshot(point) else {
+            return;
+        };
+        if !snapshot.settings.spec.unit.is_empty() {
+            object.text("unit", &snapshot.settings.spec.unit);
+        }
+        if snapshot.settings.simulated {
+            object.flag("simulated", true);
+        }
     }
 
     /// The one answer to a `reload`.
@@ -216,39 +265,39 @@ impl Gateway {
         outcome: Result<(), Box<str>>,
     ) {
         if let Some(pending) = self.requests.pending.remove(&request) {
-            let outcome = outcome.map(|()| Json::Null).map_err(Into::into);
-            self.respond(now, &pending.asker, pending.transaction.as_ref(), outcome);
+            let outcome = Outcome {
+                error: outcome.err().map(Into::into),
+                ..Outcome::default()
+            };
+            self.respond(now, &pending.asker, pending.transaction.as_ref(), &outcome);
         }
     }
 
     fn refuse(&mut self, now: Now, asker: &Asker, transaction: Option<&Json>, error: &str) {
-        self.respond(now, asker, transaction, Err(error.to_owned()));
+        let outcome = Outcome {
+            error: Some(error.to_owned()),
+            ..Outcome::default()
+        };
+        self.respond(now, asker, transaction, &outcome);
     }
 
-    fn respond(
-        &mut self,
-        now: Now,
-        asker: &Asker,
-        transaction: Option<&Json>,
-        outcome: Result<Json, String>,
-    ) {
-        let mut answer = Map::new();
-        match outcome {
-            Ok(data) => {
-                answer.insert("status".to_owned(), json!("ok"));
-                if !data.is_null() {
-                    answer.insert("data".to_owned(), data);
-                }
+    fn respond(&mut self, now: Now, asker: &Asker, transaction: Option<&Json>, outcome: &Outcome) {
+        let mut line = String::new();
+        let mut answer = Object::begin(&mut line);
+        match &outcome.error {
+            None => answer.text("status", "ok"),
+            Some(error) => {
+                answer.text("status", "error");
+                answer.text("error", error);
             }
-            Err(error) => {
-                answer.insert("status".to_owned(), json!("error"));
-                answer.insert("error".to_owned(), json!(error));
-            }
+        }
+        if let Some(data) = &outcome.data {
+            answer.raw("data", data);
         }
         if let Some(transaction) = transaction {
-            answer.insert("transaction".to_owned(), transaction.clone());
+            answer.raw("transaction", &transaction.to_string());
         }
-        let line = Json::Object(answer).to_string();
+        answer.end();
         match asker {
             Asker::Control(client) => {
                 self.outputs.push_back(Output::Control {
@@ -290,5 +339,14 @@ impl Gateway {
             ..PublishProperties::default()
         };
         self.publish_text(now, topic, line, false, &properties);
+    }
+}
+
+impl Outcome {
+    fn ok(data: String) -> Self {
+        Self {
+            data: Some(data),
+            error: None,
+        }
     }
 }

@@ -2,63 +2,47 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 
 use super::Gateway;
 use crate::id::PointId;
-use crate::point::{Quality, Value};
+use crate::pipeline::json::Object;
 use crate::time::Now;
 
 impl Gateway {
-    /// One point as it stands: value, unit, quality, reason, time, age.
-    pub(super) fn point_json(&self, now: Now, point: PointId) -> Option<Json> {
-        let path = self.registry.path(point)?;
-        let snapshot = self.pipeline.snapshot(point)?;
-        let mut data = Map::new();
-        data.insert("point".to_owned(), json!(path));
-        data.insert(
-            "value".to_owned(),
-            snapshot.value.map_or(Json::Null, value_json),
-        );
-        let settings = snapshot.settings;
-        if !settings.spec.unit.is_empty() {
-            data.insert("unit".to_owned(), json!(settings.spec.unit));
+    /// One point as it stands: its name, the fields of its JSON payload, and what else is known.
+    pub(super) fn write_point(&self, now: Now, point: PointId, object: &mut Object<'_>) {
+        if let Some(path) = self.registry.path(point) {
+            object.text("point", &path);
         }
-        data.insert(
-            "quality".to_owned(),
-            json!(snapshot.quality.map(Quality::as_str)),
-        );
-        if let Some(reason) = &snapshot.reason {
-            data.insert("reason".to_owned(), json!(reason.to_string()));
+        if let Some(snapshot) = self.pipeline.snapshot(point) {
+            snapshot.write_state(object);
+            snapshot.write_details(now, object);
         }
-        if let Some(age) = snapshot.age(now) {
-            data.insert(
-                "time".to_owned(),
-                json!(snapshot.time.map(|time| time.to_string())),
-            );
-            data.insert("age_ms".to_owned(), json!(age.as_millis() as u64));
-        }
-        if settings.simulated {
-            data.insert("simulated".to_owned(), json!(true));
-        }
-        Some(Json::Object(data))
     }
 
     /// Every device with its points.
-    pub(super) fn devices_json(&self, now: Now) -> Json {
-        let mut devices = Map::new();
+    pub(super) fn devices_json(&self, now: Now) -> String {
+        let mut text = String::new();
+        let mut devices = Object::begin(&mut text);
         for device in self.registry.iter() {
-            let points: Map<String, Json> = device
-                .points
-                .iter()
-                .filter_map(|(name, id)| Some((name.to_string(), self.point_json(now, *id)?)))
-                .collect();
-            let online = self.pipeline.availability(device.id);
-            let availability = online.map(|online| if online { "online" } else { "offline" });
-            let entry = json!({ "availability": availability, "points": points });
-            devices.insert(device.name.to_owned(), entry);
+            let mut entry = devices.object(device.name);
+            match self.pipeline.availability(device.id) {
+                Some(true) => entry.text("availability", "online"),
+                Some(false) => entry.text("availability", "offline"),
+                None => entry.null("availability"),
+            }
+            let mut points = entry.object("points");
+            for (name, point) in device.points {
+                let mut object = points.object(name);
+                self.write_point(now, *point, &mut object);
+                object.end();
+            }
+            points.end();
+            entry.end();
         }
-        Json::Object(devices)
+        devices.end();
+        text
     }
 
     fn field_json(&self) -> Json {
@@ -99,19 +83,5 @@ impl Gateway {
             "field": self.field_json(),
             "pipeline": self.pipeline.stats(),
         })
-    }
-}
-
-/// A value as JSON; integers that a double cannot hold are text.
-fn value_json(value: &Value) -> Json {
-    const EXACT_MAX: u64 = 1 << 53;
-    match value {
-        Value::Bool(active) => json!(active),
-        Value::Int(number) if number.unsigned_abs() > EXACT_MAX => json!(number.to_string()),
-        Value::Int(number) => json!(number),
-        Value::Uint(number) if *number > EXACT_MAX => json!(number.to_string()),
-        Value::Uint(number) => json!(number),
-        Value::Float(number) => json!(number),
-        Value::Text(text) => json!(text),
     }
 }

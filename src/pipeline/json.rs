@@ -6,8 +6,9 @@
 
 use core::fmt::{self, Write};
 
-use super::number::{EXACT_INTEGER_MAX, write_float};
+use super::number::{EXACT_INTEGER_MAX, Rounding, write_float};
 use crate::point::Value;
+use crate::time::Duration;
 
 /// An object in the making, at the end of a string that the caller owns.
 #[derive(Debug)]
@@ -52,6 +53,12 @@ impl<'a> Object<'a> {
         write_value(self.out, &Value::Uint(number));
     }
 
+    /// How long something took, in milliseconds with up to three decimals.
+    pub fn millis(&mut self, name: &str, duration: Duration) {
+        let millis = Rounding::Places(3).round(duration.as_secs_f64() * 1000.0);
+        self.value(name, &Value::Float(millis));
+    }
+
     /// `true` or `false`.
     pub fn flag(&mut self, name: &str, flag: bool) {
         self.name(name);
@@ -68,6 +75,12 @@ impl<'a> Object<'a> {
     pub fn raw(&mut self, name: &str, json: &str) {
         self.name(name);
         self.out.push_str(json);
+    }
+
+    /// An object in this one, until its own end.
+    pub fn object(&mut self, name: &str) -> Object<'_> {
+        self.name(name);
+        Object::begin(self.out)
     }
 
     /// Writes `}`.
@@ -193,12 +206,19 @@ mod tests {
         object.flag("simulated", true);
         object.raw("raw", "[1]");
         object.display("reason", &"bad_answer: \"x\"");
+        object.millis("latency_ms", Duration::from_nanos(12_345_678));
+        let mut inner = object.object("inner");
+        inner.flag("a", false);
+        inner.flag("b", true);
+        inner.end();
+        object.object("empty").end();
         object.end();
         assert_eq!(
             out,
             concat!(
                 r#"{"value":21.4,"unit":"°C","time":null,"seq":1042,"simulated":true,"#,
-                r#""raw":[1],"reason":"bad_answer: \"x\""}"#
+                r#""raw":[1],"reason":"bad_answer: \"x\"","latency_ms":12.346,"#,
+                r#""inner":{"a":false,"b":true},"empty":{}}"#
             )
         );
         let mut out = String::new();

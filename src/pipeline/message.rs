@@ -6,10 +6,10 @@
 use core::fmt::Write;
 
 use super::json::{Object, write_bare};
-use super::number::Rounding;
 use super::pending::Reply;
-use super::point::{Point, Sample, Saying};
+use super::point::{Point, Saying};
 use super::settings::{PayloadFormat, PointSettings, TimeFormat};
+use super::snapshot::Snapshot;
 use crate::buffer::Payload;
 use crate::mqtt::{self, ApplicationMessage, PublishProperties, QoS, TopicName, UserPropertiesBuf};
 use crate::point::{Fault, Quality, Value};
@@ -58,17 +58,24 @@ impl Writer {
     ) -> Option<ApplicationMessage> {
         self.start(&point.settings.topic, "");
         match saying {
-            Saying::Event(sample, seq) => {
-                self.event(now, &point.settings, sample, *seq);
+            Saying::Event(sample) => {
+                let snapshot = Snapshot::of_event(now, point, sample);
+                match point.settings.payload {
+                    PayloadFormat::Value => self.bare(&snapshot),
+                    PayloadFormat::Json => self.object(&snapshot),
+                }
                 self.finish_value(now, point)
             }
-            Saying::Value(seq) => {
+            Saying::Value => {
                 match point.settings.payload {
+                    // The last good one, and how good it was: a fault since then is said elsewhere.
                     PayloadFormat::Value => {
-                        let sample = point.good()?;
-                        self.bare(now, &point.settings, sample, *seq);
+                        self.bare(&Snapshot::of_event(now, point, point.good()?));
                     }
-                    PayloadFormat::Json => self.state(now, point, *seq)?,
+                    PayloadFormat::Json => {
+                        point.condition()?;
+                        self.object(&Snapshot::of(now, point));
+                    }
                 }
                 self.finish_value(now, point)
             }
@@ -141,7 +148,6 @@ impl Writer {
     }
 
     fn write_result(&mut self, settings: &PointSettings, reply: &Reply, ending: &Ending<'_>) {
-        let millis = ending.latency.as_secs_f64() * 1000.0;
         let mut object = Object::begin(&mut self.text);
         match ending.outcome {
             Ok(value) => {
@@ -156,106 +162,43 @@ impl Writer {
         if let Some(transaction) = &reply.transaction {
             object.raw("transaction", transaction);
         }
-        let latency = Value::Float(Rounding::Places(3).round(millis));
-        object.value("latency_ms", &latency);
+        object.millis("latency_ms", ending.latency);
         if settings.simulated {
             object.flag("simulated", true);
         }
         object.end();
     }
 
-    fn event(&mut self, now: Now, settings: &PointSettings, sample: &Sample, seq: u64) {
-        if settings.payload == PayloadFormat::Value {
-            return self.bare(now, settings, sample, seq);
+    /// A value alone, in the point's own words.
+    fn bare(&mut self, snapshot: &Snapshot<'_>) {
+        let settings = snapshot.settings;
+        match snapshot.value {
+            Some(Value::Bool(false)) => self.text.push_str(&settings.booleans.0),
+            Some(Value::Bool(true)) => self.text.push_str(&settings.booleans.1),
+            Some(value) => write_bare(&mut self.text, value),
+            None => {}
         }
-        let said = Said {
-            value: Some(&sample.value),
-            time: sample.wall.or_else(|| now.wall_at(sample.at)),
-            quality: sample.quality,
-            reason: sample.doubt.as_ref(),
-            last: None,
-            seq,
-        };
-        self.object(settings, &said);
-        self.describe(settings, said.time, said.quality, seq);
+        self.describe(snapshot);
     }
 
-    fn bare(&mut self, now: Now, settings: &PointSettings, sample: &Sample, seq: u64) {
-        match &sample.value {
-            Value::Bool(false) => self.text.push_str(&settings.booleans.0),
-            Value::Bool(true) => self.text.push_str(&settings.booleans.1),
-            value => write_bare(&mut self.text, value),
-        }
-        let time = sample.wall.or_else(|| now.wall_at(sample.at));
-        self.describe(settings, time, sample.quality, seq);
-    }
-
-    /// The present state as JSON.
-    fn state(&mut self, now: Now, point: &Point, seq: u64) -> Option<()> {
-        let condition = point.condition()?;
-        let time_of = |wall: Option<WallTime>, at| wall.or_else(|| now.wall_at(at));
-        let good = point.good();
-        let last = good.map(|sample| (&sample.value, time_of(sample.wall, sample.at)));
-        let is_fault = condition.quality == Quality::Fault;
-        let said = Said {
-            value: if is_fault {
-                None
-            } else {
-                last.map(|(value, _)| value)
-            },
-            time: time_of(condition.wall, condition.at),
-            quality: condition.quality,
-            reason: condition.reason.as_ref(),
-            last: if is_fault { last } else { None },
-            seq,
-        };
-        self.object(&point.settings, &said);
-        self.describe(&point.settings, said.time, said.quality, seq);
-        Some(())
-    }
-
-    fn object(&mut self, settings: &PointSettings, said: &Said<'_>) {
+    fn object(&mut self, snapshot: &Snapshot<'_>) {
         let mut object = Object::begin(&mut self.text);
-        match said.value {
-            Some(value) => object.value("value", value),
-            None => object.null("value"),
-        }
-        if !settings.spec.unit.is_empty() {
-            object.text("unit", &settings.spec.unit);
-        }
-        write_time(&mut object, "time", settings.time_format, said.time);
-        object.text("quality", said.quality.as_str());
-        object.number("seq", said.seq);
-        if let Some(reason) = said.reason {
-            object.display("reason", reason);
-        }
-        if let Some((value, time)) = said.last {
-            object.value("last", value);
-            write_time(&mut object, "last_time", settings.time_format, time);
-        }
-        if settings.simulated {
-            object.flag("simulated", true);
-        }
+        snapshot.write_state(&mut object);
         object.end();
+        self.describe(snapshot);
     }
 
     /// The user properties of a value.
-    fn describe(
-        &mut self,
-        settings: &PointSettings,
-        time: Option<WallTime>,
-        quality: Quality,
-        seq: u64,
-    ) {
-        let simulated = settings.simulated.then_some("true");
+    fn describe(&mut self, snapshot: &Snapshot<'_>) {
+        let settings = snapshot.settings;
         let unit = Some(&*settings.spec.unit).filter(|unit| !unit.is_empty());
         self.pair("unit", unit);
-        self.pair_of_time("time", settings.time_format, time);
-        self.pair("quality", Some(quality.as_str()));
+        self.pair_of_time("time", settings.time_format, snapshot.time);
+        self.pair("quality", snapshot.quality.map(Quality::as_str));
         self.scratch.clear();
-        let _ = write!(self.scratch, "{seq}");
+        let _ = write!(self.scratch, "{}", snapshot.seq);
         self.push_scratch("seq");
-        self.pair("simulated", simulated);
+        self.pair("simulated", settings.simulated.then_some("true"));
     }
 
     fn pair_of_time(&mut self, name: &str, format: TimeFormat, time: Option<WallTime>) {
@@ -329,16 +272,6 @@ impl Writer {
     }
 }
 
-/// What a JSON payload says.
-struct Said<'a> {
-    value: Option<&'a Value>,
-    time: Option<WallTime>,
-    quality: Quality,
-    reason: Option<&'a Fault>,
-    last: Option<(&'a Value, Option<WallTime>)>,
-    seq: u64,
-}
-
 fn retained(qos: QoS) -> Envelope<'static> {
     Envelope {
         qos,
@@ -346,23 +279,6 @@ fn retained(qos: QoS) -> Envelope<'static> {
         content_type: Some(TEXT),
         expiry: None,
         correlation_data: None,
-    }
-}
-
-/// Writes a time in the configured format, null while the clock is not known.
-pub(super) fn write_time(
-    object: &mut Object<'_>,
-    name: &str,
-    format: TimeFormat,
-    time: Option<WallTime>,
-) {
-    match (time, format) {
-        (None, _) => object.null(name),
-        (Some(time), TimeFormat::Rfc3339) => object.display(name, &time),
-        (Some(time), TimeFormat::UnixMillis) => {
-            object.value(name, &Value::Int(time.unix_millis()));
-        }
-        (Some(time), TimeFormat::UnixNanos) => object.value(name, &Value::Int(time.unix_nanos())),
     }
 }
 

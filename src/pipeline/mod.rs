@@ -318,7 +318,7 @@ impl Pipeline {
                     continue;
                 };
                 match saying {
-                    Saying::Event(..) | Saying::Value(_) => self.stats.published += 1,
+                    Saying::Event(_) | Saying::Value => self.stats.published += 1,
                     Saying::Quality(_) | Saying::Reason(_) => self.stats.quality_published += 1,
                 }
                 return Some(Output::Publish(message));

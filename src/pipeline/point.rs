@@ -159,10 +159,10 @@ struct Due {
 /// Something to say, as [`Point::next_due`] hands it out.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Saying {
-    /// One event.
-    Event(Sample, u64),
-    /// The value topic, with the sequence number that this message has.
-    Value(u64),
+    /// One event, to which the sequence number has just been given.
+    Event(Sample),
+    /// The value topic, likewise.
+    Value,
     /// The quality topic.
     Quality(Quality),
     /// The reason topic; `None` clears it.
@@ -334,7 +334,7 @@ impl Point {
     pub(super) fn next_due(&mut self) -> Option<Saying> {
         if let Some(sample) = self.events.pop_front() {
             self.seq += 1;
-            return Some(Saying::Event(sample, self.seq));
+            return Some(Saying::Event(sample));
         }
         if core::mem::take(&mut self.due.value) {
             let at = self.published.as_ref().map_or(self.heard, |last| last.at);
@@ -346,7 +346,7 @@ impl Point {
                 reason: condition.and_then(|now| now.reason.clone()),
             });
             self.seq += 1;
-            return Some(Saying::Value(self.seq));
+            return Some(Saying::Value);
         }
         let condition = self.condition.as_ref()?;
         // The reason first: who reads "fault" can then already ask why.

@@ -1,6 +1,7 @@
 //! What is said when a value cannot be trusted, and when it can be again; devices' availability.
 
 use fieldgate::mqtt::QoS;
+use fieldgate::pipeline::json::Object;
 use fieldgate::pipeline::settings::{PayloadFormat, PointSettings};
 use fieldgate::point::{Fault, FaultKind, Outcome, Quality, Value};
 use fieldgate::time::Instant;
@@ -287,17 +288,23 @@ fn a_snapshot_shows_the_last_value_and_what_has_become_of_it() {
     bench.advance(ms(1500));
     bench.fault(FaultKind::NoAnswer, "gone");
     let shown = bench.pipeline.snapshot(point(0)).unwrap();
-    assert_eq!(shown.value, Some(&Value::Float(21.4)));
+    let start = crate::support::START;
+    assert_eq!(shown.value, None);
+    assert_eq!(shown.last, Some((&Value::Float(21.4), Some(start))));
+    assert_eq!(shown.time, Some(start.saturating_add(ms(1500))));
     assert_eq!(shown.quality, Some(Quality::Fault));
     assert_eq!(shown.reason.unwrap().kind, FaultKind::NoAnswer);
     assert_eq!(shown.at, Some(Instant::from_nanos(0)));
     assert_eq!(shown.age(bench.now), Some(ms(1500)));
-    assert_eq!(shown.time, Some(crate::support::START));
     let mut json = String::new();
-    shown.write_json(bench.now, &mut json);
+    let mut object = Object::begin(&mut json);
+    shown.write_state(&mut object);
+    shown.write_details(bench.now, &mut object);
+    object.end();
     assert_eq!(
         json,
-        "{\"value\":null,\"unit\":\"°C\",\"time\":null,\"quality\":\"fault\",\"seq\":1,\
+        "{\"value\":null,\"unit\":\"°C\",\"time\":\"2026-11-23T10:00:01.500Z\",\
+         \"quality\":\"fault\",\"seq\":1,\
          \"reason\":\"no_answer: gone\",\"last\":21.4,\"last_time\":\"2026-11-23T10:00:00.000Z\",\
          \"age_ms\":1500,\"topic\":\"shed/greenhouse/temperature\",\"writable\":false}"
     );
