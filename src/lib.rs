@@ -8,7 +8,7 @@
 //!
 //! | row | modules | what they are |
 //! |---|---|---|
-//! | vocabulary | [`time`], [`deadlines`], [`rng`], [`id`], [`slab`], [`buffer`], [`point`] | values; no I/O, no policy |
+//! | vocabulary | [`time`], [`units`], [`deadlines`], [`rng`], [`id`], [`slab`], [`buffer`], [`point`] | values; no I/O, no policy |
 //! | mqtt | [`mqtt`] | bytes to meaning and back, and the sans-I/O client |
 //! | machines | [`broker`], [`field`], [`pipeline`] | sans-I/O; strangers to one another (bridge and journal will join them) |
 //! | composition | [`gateway`] | one deterministic value: (state, now, input) in, outputs out |
@@ -28,6 +28,7 @@ pub mod point;
 pub mod rng;
 pub mod slab;
 pub mod time;
+pub mod units;
 
 // bytes to meaning and back
 pub mod mqtt;

@@ -27,7 +27,16 @@ struct Room {
 const HOUSE: &[Room] = &[
     Room {
         name: "vocabulary",
-        modules: &["time", "deadlines", "rng", "id", "slab", "buffer", "point"],
+        modules: &[
+            "time",
+            "units",
+            "deadlines",
+            "rng",
+            "id",
+            "slab",
+            "buffer",
+            "point",
+        ],
         below: &[],
         own: true,
         pure: true,

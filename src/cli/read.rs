@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::point::FaultKind;
 use crate::time::Duration;
+use crate::units::parse_duration;
 
 use super::configuration::{control_socket, load};
 use super::control::{Answer, ControlClient};
@@ -67,34 +68,14 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
     Ok(code)
 }
 
-/// `500ms`, `2s`, `1m`; what the gateway understands of `for`.
+/// A time that is not zero, as it is written everywhere: `500ms`, `2s`, `1m30s`.
 pub(crate) fn duration(text: &str) -> Result<Duration, Failure> {
-    let wrong = || Failure::usage(format!("a time looks like 500ms, 2s or 1m, not `{text}`"));
-    let mut time = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| c.is_ascii_alphabetic())
-            .ok_or_else(wrong)?;
-        let (number, unit) = rest.split_at(digits);
-        let letters = unit.find(|c: char| !c.is_ascii_alphabetic());
-        let (unit, behind) = unit.split_at(letters.unwrap_or(unit.len()));
-        let factor = match unit {
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return Err(wrong()),
-        };
-        let value: f64 = number.parse().map_err(|_| wrong())?;
-        let part = Duration::try_from_secs_f64(value * factor).map_err(|_| wrong())?;
-        time = time.checked_add(part).ok_or_else(wrong)?;
-        rest = behind;
+    match parse_duration(text) {
+        Ok(Duration::ZERO) => Err(Failure::usage("a time must be longer than 0")),
+        Ok(time) => Ok(time),
+        Err(error) => Err(Failure::usage(format!("`{text}` is not a time: {error}"))
+            .hint("a time looks like 500ms, 2s or 1m30s")),
     }
-    if time.is_zero() {
-        return Err(wrong());
-    }
-    Ok(time)
 }
 
 /// What is to be read.
@@ -301,6 +282,29 @@ mod tests {
     }
 
     #[test]
+    fn quality_and_errors_decide_the_exit_code() {
+        let stale = json!({"value": 1, "quality": "stale", "reason": "silent: 30 s"});
+        let target = Target::parse("g/p").unwrap();
+        let points = read(&target, answers(Value::Null, stale)).unwrap();
+        assert_eq!(exit_code(&points), code::NOT_GOOD);
+        let point = |error: &str| Point {
+            path: "g/p".to_owned(),
+            answer: Answer::Error {
+                error: error.to_owned(),
+                data: Value::Null,
+            },
+        };
+        assert_eq!(
+            exit_code(&[point("no_answer: nothing at 0x76")]),
+            code::NOT_GOOD
+        );
+        assert_eq!(
+            exit_code(&[point("there is no point \"g/p\"")]),
+            code::FAILED
+        );
+    }
+
+    #[test]
     fn a_fault_shows_what_was_last_known() {
         let data = json!({
             "point": "g/p", "value": null, "unit": "°C", "quality": "fault",
@@ -335,38 +339,17 @@ mod tests {
     }
 
     #[test]
-    fn quality_and_errors_decide_the_exit_code() {
-        let stale = json!({"value": 1, "quality": "stale", "reason": "silent: 30 s"});
-        let target = Target::parse("g/p").unwrap();
-        let points = read(&target, answers(Value::Null, stale)).unwrap();
-        assert_eq!(exit_code(&points), code::NOT_GOOD);
-        let point = |error: &str| Point {
-            path: "g/p".to_owned(),
-            answer: Answer::Error {
-                error: error.to_owned(),
-                data: Value::Null,
-            },
-        };
-        assert_eq!(
-            exit_code(&[point("no_answer: nothing at 0x76")]),
-            code::NOT_GOOD
-        );
-        assert_eq!(
-            exit_code(&[point("there is no point \"g/p\"")]),
-            code::FAILED
-        );
-    }
-
-    #[test]
     fn names_and_times_are_checked() {
         for text in ["", "/p", "g/", "g/p/q"] {
             assert!(Target::parse(text).is_err(), "{text}");
         }
         assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
-        assert_eq!(duration("1.5s").unwrap(), Duration::from_millis(1500));
+        assert_eq!(duration("1d").unwrap(), Duration::from_secs(86_400));
         assert_eq!(duration("1m30s").unwrap(), Duration::from_secs(90));
-        for text in ["", "5", "s", "-1s", "0s", "1d", "1 s", "infs", "nans"] {
+        for text in ["", "5", "s", "-1s", "0s", "1.5s", "1 s", "infs", "nans"] {
             assert!(duration(text).is_err(), "{text}");
         }
+        let told = duration("1.5s").unwrap_err().to_string();
+        assert!(told.contains("write \"1s500ms\""), "{told}");
     }
 }

@@ -7,6 +7,7 @@ use lexopt::Parser;
 use serde_json::{Map, Value, json};
 
 use crate::time::Duration;
+use crate::units::format_duration;
 
 use super::configuration::{control_socket, load};
 use super::control::{Answer, ControlClient, code_of};
@@ -59,9 +60,7 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
     fields.insert("point".to_owned(), json!(path));
     fields.insert("value".to_owned(), json_value(&value));
     if let Some(pulse) = pulse {
-        // The gateway takes whole numbers; a person may say 1.5s.
-        let millis = pulse.as_millis().max(1);
-        fields.insert("for".to_owned(), json!(format!("{millis}ms")));
+        fields.insert("for".to_owned(), json!(format_duration(pulse)));
     }
     let config = globals.config_path();
     let socket: PathBuf = socket.unwrap_or_else(|| control_socket(&config));

@@ -11,11 +11,11 @@ use super::diagnostic::{Diagnostic, Span, shown};
 use super::names;
 use super::read::{At, Cx, Section, Times, times, times_or_off};
 use super::tree::Value;
-use super::units;
 use crate::mqtt::QoS;
 use crate::pipeline::settings::{PayloadFormat, PointSettings, TimeFormat, ValueType, scaled};
 use crate::point::{PointKind, PointSpec};
 use crate::time::Duration;
+use crate::units;
 
 /// How often a device is sampled when nobody says.
 const EVERY: Duration = Duration::from_secs(10);

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use super::diagnostic::{Diagnostic, Diagnostics, Source, Span};
-use super::{Environment, Loaded, SOURCE_BYTES_MAX, SOURCES_MAX, parse, units};
+use super::{Environment, Loaded, SOURCE_BYTES_MAX, SOURCES_MAX, parse};
+use crate::units;
 
 /// Reads `path` and every `conf.d/*.toml` beside it, in the order of their names, and says what
 /// they mean.

@@ -30,7 +30,6 @@ mod print;
 mod read;
 mod topics;
 mod tree;
-mod units;
 mod wiring;
 mod words;
 
@@ -46,6 +45,7 @@ use crate::field::port::PortSettings;
 use crate::gateway::settings::Config;
 use crate::pipeline::settings::TimeFormat;
 use crate::time::Duration;
+use crate::units;
 
 /// Everything that the files say, validated whole.
 #[derive(Debug, Clone, PartialEq)]

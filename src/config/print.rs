@@ -3,7 +3,6 @@
 
 use core::fmt::Write as _;
 
-use super::units::{format_duration, format_size};
 use super::{LogLevel, Meant, broker, common, gateway, gpio, lines};
 use crate::field::line::{Chip, LineRef};
 use crate::field::port::{Parity, PortSettings};
@@ -16,6 +15,7 @@ use crate::mqtt::QoS;
 use crate::pipeline::settings::{PointSettings, ValueType};
 use crate::point::PointKind;
 use crate::time::Duration;
+use crate::units::{format_duration, format_size};
 
 impl Meant {
     /// The merged result, defaults filled in: TOML that means the same. Behind each value stands

@@ -12,9 +12,9 @@ use super::later;
 use super::names;
 use super::place::{self, Place};
 use super::tree::{Entry, Node, Table, Value};
-use super::units;
 use super::words;
 use crate::time::Duration;
+use crate::units;
 
 /// A value and the key that gave it.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -42,7 +42,6 @@ use smallvec::SmallVec;
 use self::availability::Device;
 use self::command::answers;
 use self::message::Writer;
-use self::parse::duration_text;
 use self::pending::Awaited;
 use self::point::{Point, Saying};
 use self::settings::PointSettings;
@@ -51,6 +50,7 @@ use crate::mqtt::ApplicationMessage;
 use crate::point::{Fault, FaultKind, PointWrite, Reading};
 use crate::slab::IdTable;
 use crate::time::{Duration, Instant, Now, WallTime};
+use crate::units::format_duration;
 
 pub use self::command::{Answer, Command, Ticket, Verb};
 pub use self::snapshot::Snapshot;
@@ -266,7 +266,7 @@ impl Pipeline {
                     Awaited::Written { .. } => "the device has not answered within ",
                     Awaited::Reading => "no reading came within ",
                 };
-                let waited = duration_text(waiting.deadline().since(waiting.since));
+                let waited = format_duration(waiting.deadline().since(waiting.since));
                 let fault = Fault::new(FaultKind::Timeout, format!("{story}{waited}"));
                 self.end(point, &waiting, Err(&fault));
             }

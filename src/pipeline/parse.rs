@@ -11,7 +11,7 @@
 //! misspelt would turn a pulse into a state. For text points an object without `value` is text like
 //! any other.
 
-use core::fmt::{self, Write};
+use core::fmt;
 
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -19,6 +19,7 @@ use serde_json::Value as Json;
 use super::settings::ValueType;
 use crate::point::{Fault, FaultKind, Value};
 use crate::time::Duration;
+use crate::units::parse_duration;
 
 /// The longest payload of a command that is read, in bytes; a longer one is a `bad_value`.
 pub const COMMAND_MAX: usize = 4096;
@@ -110,73 +111,6 @@ pub(crate) fn parse_get(payload: &[u8]) -> Result<Option<Box<str>>, Refusal> {
         _ => Ok(None),
     }
 }
-
-/// Reads a duration as INTERFACE writes them: whole numbers with units, largest first: `500ms`,
-/// `2s`, `1h30m`, `7d`.
-///
-/// # Errors
-/// What is wrong, for the person who wrote it.
-pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
-    const SHAPE: &str = "a duration is written like \"500ms\", \"2s\" or \"1h30m\"";
-    const TOO_LONG: &str = "the duration is too long";
-    if text.is_empty() {
-        return Err(SHAPE);
-    }
-    let (mut rest, mut millis, mut next_unit) = (text, 0_u64, 0);
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, tail) = rest.split_at(digits);
-        if number.is_empty() {
-            return Err(SHAPE);
-        }
-        let letters = tail.bytes().take_while(u8::is_ascii_alphabetic).count();
-        let (unit, tail) = tail.split_at(letters);
-        if unit.is_empty() {
-            return Err("a duration needs a unit: \"500ms\", \"2s\", \"5m\"");
-        }
-        let place = UNITS
-            .iter()
-            .position(|(name, _)| *name == unit)
-            .ok_or("the units of a duration are d, h, m, s and ms")?;
-        if place < next_unit {
-            return Err("the units of a duration stand largest first, each once");
-        }
-        next_unit = place + 1;
-        millis = number
-            .parse::<u64>()
-            .ok()
-            .and_then(|number| number.checked_mul(UNITS[place].1))
-            .and_then(|part| millis.checked_add(part))
-            .ok_or(TOO_LONG)?;
-        rest = tail;
-    }
-    Ok(Duration::from_millis(millis))
-}
-
-/// Writes a duration as [`parse_duration`] reads it, in whole milliseconds.
-pub(crate) fn duration_text(duration: Duration) -> String {
-    let mut millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let mut text = String::new();
-    for (unit, length) in UNITS {
-        if millis >= length {
-            let _ = write!(text, "{}{unit}", millis / length);
-            millis %= length;
-        }
-    }
-    if text.is_empty() {
-        text.push_str("0s");
-    }
-    text
-}
-
-/// Units of a duration and their milliseconds, largest first.
-const UNITS: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1000),
-    ("ms", 1),
-];
 
 /// How a point's values are written.
 struct Words<'a> {
@@ -562,13 +496,17 @@ mod tests {
             ),
             (r#"{"value":true,"for":2,"transaction":7}"#, "with a unit"),
             (
+                r#"{"value":true,"for":"2","transaction":7}"#,
+                "`for`: `2` has no unit; write \"2s\"",
+            ),
+            (
                 r#"{"value":true,"for":"0s","transaction":7}"#,
                 "longer than 0",
             ),
             (r#"{"value":true,"for":"8d","transaction":7}"#, "at most 7d"),
             (
                 r#"{"value":true,"for":"2 s","transaction":7}"#,
-                "needs a unit",
+                "write \"2s\"",
             ),
             (
                 r#"{"value":"maybe","transaction":7}"#,
@@ -588,40 +526,6 @@ mod tests {
         ] {
             let refusal = parse_set(payload, ValueType::Bool, &own).unwrap_err();
             assert_eq!(refusal.fault.kind, FaultKind::BadValue);
-        }
-    }
-
-    #[test]
-    fn durations_have_units_largest_first() {
-        for (text, millis) in [
-            ("500ms", 500),
-            ("2s", 2000),
-            ("5m", 300_000),
-            ("1h30m", 5_400_000),
-            ("7d", 604_800_000),
-            ("1m1ms", 60_001),
-            ("0s", 0),
-        ] {
-            let duration = Duration::from_millis(millis);
-            assert_eq!(parse_duration(text), Ok(duration));
-            assert_eq!(duration_text(duration), text);
-        }
-        for text in [
-            "",
-            "5",
-            "s",
-            "5x",
-            "-5s",
-            "1.5s",
-            "5 s",
-            "30m1h",
-            "1s1s",
-            "99999999999999999999s",
-            "9999999999999999d",
-            "5S",
-            "5ş",
-        ] {
-            assert!(parse_duration(text).is_err(), "{text}");
         }
     }
 

@@ -15,13 +15,13 @@ use std::collections::VecDeque;
 
 use super::EVENTS_QUEUED_MAX;
 use super::number::is_change;
-use super::parse::duration_text;
 use super::pending::Pending;
 use super::settings::{PayloadFormat, PointSettings};
 use super::stats::Stats;
 use super::transform::Transform;
 use crate::point::{Fault, FaultKind, Outcome, PointKind, Quality, Value};
 use crate::time::{Duration, Instant, Now, WallTime};
+use crate::units::format_duration;
 
 /// State of one point.
 #[derive(Debug)]
@@ -276,7 +276,7 @@ impl Point {
             stats.stale += 1;
             self.told = None;
             let silence = self.settings.stale_after.unwrap_or_default();
-            let detail = format!("nothing has been heard for {}", duration_text(silence));
+            let detail = format!("nothing has been heard for {}", format_duration(silence));
             let (at, wall) = match &self.good {
                 Some(sample) => (sample.at, sample.wall),
                 None => (self.heard, now.wall_at(self.heard)),

@@ -207,7 +207,7 @@ fn a_device_can_be_used_without_a_gateway() {
         "plant/pump",
         "on",
         "--for",
-        "0.3s",
+        "300ms",
         "--direct",
         "--config",
         &config,

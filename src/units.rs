@@ -1,7 +1,10 @@
 //! Quantities with their units written out: `"1h30m"`, `"64KiB"`. A number without a unit is never
 //! guessed at.
+//!
+//! The one grammar for configuration, commands and arguments. An error says what is wrong and, if
+//! it can be told, what would be right.
 
-use core::fmt::Write as _;
+use core::fmt::{self, Write as _};
 
 use crate::time::Duration;
 
@@ -28,12 +31,25 @@ const SIZES: [(&str, u64); 7] = [
 
 /// Why a text is no quantity: what is wrong, and what would be right.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct UnitError {
-    /// `"m" after "s"`
-    pub(super) wrong: String,
+pub struct UnitError {
+    /// "`30` has no unit"
+    pub wrong: String,
     /// Text to write instead, if it can be told.
-    pub(super) instead: Option<String>,
+    pub instead: Option<String>,
 }
+
+/// "`30` has no unit; write \"1h30m\""
+impl fmt::Display for UnitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.wrong)?;
+        match &self.instead {
+            Some(instead) => write!(f, "; write \"{instead}\""),
+            None => Ok(()),
+        }
+    }
+}
+
+impl core::error::Error for UnitError {}
 
 impl UnitError {
     fn new(wrong: impl Into<String>, instead: Option<String>) -> Self {
@@ -45,7 +61,10 @@ impl UnitError {
 }
 
 /// Whole numbers with units, long ones first, each at most once: `1h30m`, `100ms`.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+///
+/// # Errors
+/// What is wrong, for the person who wrote it.
+pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let mut rest = text;
     let mut total: u64 = 0;
     let mut last: Option<usize> = None;
@@ -65,13 +84,13 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
         }
         if unit.is_empty() {
             return Err(UnitError::new(
-                format!("`{number}` has no unit"),
+                format!("{} has no unit", quoted(number)),
                 bare_duration(number, &text[..text.len() - rest.len()]),
             ));
         }
         let Some(index) = DURATIONS.iter().position(|(name, _)| *name == unit) else {
             return Err(UnitError::new(
-                format!("`{unit}` is not a unit of time"),
+                format!("{} is not a unit of time", quoted(unit)),
                 duration_unit_meant(unit).map(|unit| format!("{number}{unit}")),
             ));
         };
@@ -93,7 +112,7 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     Ok(Duration::from_nanos(total))
 }
 
-/// `1.5s` and `0,5 s` as whole numbers.
+/// `1.5s`, `0,5 s` and `10 sec` as whole numbers.
 fn decimal_duration(text: &str) -> Option<String> {
     let compact: String = text
         .chars()
@@ -102,6 +121,7 @@ fn decimal_duration(text: &str) -> Option<String> {
         .collect();
     let split = compact.find(|c: char| c.is_ascii_alphabetic())?;
     let (number, unit) = compact.split_at(split);
+    let unit = duration_unit_meant(unit).unwrap_or(unit);
     let nanos = DURATIONS.iter().find(|(name, _)| *name == unit)?.1;
     let value: f64 = number.parse().ok()?;
     if !(value > 0.0 && value * (nanos as f64) < 1e18) {
@@ -137,7 +157,7 @@ fn duration_unit_meant(unit: &str) -> Option<&'static str> {
 
 /// The shortest text that reads back the same: `1h30m`. Below a microsecond is lost: nothing is
 /// configured that finely.
-pub(super) fn format_duration(duration: Duration) -> String {
+pub fn format_duration(duration: Duration) -> String {
     let mut nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let mut out = String::new();
     for (unit, size) in DURATIONS {
@@ -152,8 +172,20 @@ pub(super) fn format_duration(duration: Duration) -> String {
     out
 }
 
-/// A whole number with its unit: `64KiB`, `1MB`.
-pub(super) fn parse_size(text: &str) -> Result<u64, UnitError> {
+/// A stranger's word for use in a message: in backticks, escaped, and cut when it is long.
+fn quoted(word: &str) -> String {
+    const SHOWN_CHARS_MAX: usize = 60;
+    match word.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((end, _)) => format!("`{}…`", word[..end].escape_debug()),
+        None => format!("`{}`", word.escape_debug()),
+    }
+}
+
+/// A whole number with its unit, in bytes: `64KiB`, `1MB`.
+///
+/// # Errors
+/// What is wrong, for the person who wrote it.
+pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     let compact: String = text.chars().filter(|c| !c.is_whitespace()).collect();
     let digits = compact.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = compact.split_at(digits);
@@ -165,7 +197,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, UnitError> {
     }
     if unit.is_empty() {
         return Err(UnitError::new(
-            format!("`{number}` has no unit"),
+            format!("{} has no unit", quoted(number)),
             number.parse().ok().map(likely_size),
         ));
     }
@@ -178,7 +210,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, UnitError> {
             _ => None,
         };
         return Err(UnitError::new(
-            format!("{} is not a unit of size", super::diagnostic::shown(unit)),
+            format!("{} is not a unit of size", quoted(unit)),
             meant.map(|unit| format!("{number}{unit}")),
         ));
     };
@@ -203,7 +235,7 @@ fn likely_size(number: u64) -> String {
 }
 
 /// The largest unit that fits without a remainder: `64KiB`, `1MB`.
-pub(super) fn format_size(bytes: u64) -> String {
+pub fn format_size(bytes: u64) -> String {
     let (unit, size) = SIZES
         .iter()
         .filter(|(_, size)| bytes >= *size && bytes.is_multiple_of(*size))
@@ -243,6 +275,8 @@ mod tests {
             ("1.5s", Some("1s500ms")),
             ("0,5 s", Some("500ms")),
             ("10 s", Some("10s")),
+            ("10 sec", Some("10s")),
+            ("1.5 hours", Some("1h30m")),
             ("10sec", Some("10s")),
             ("5min", Some("5m")),
             ("3weeks", None),
@@ -259,6 +293,23 @@ mod tests {
             let error = parse_duration(text).unwrap_err();
             assert_eq!(error.instead.as_deref(), instead, "{text}: {}", error.wrong);
         }
+    }
+
+    #[test]
+    fn an_error_reads_as_one_sentence() {
+        let error = |text| parse_duration(text).unwrap_err().to_string();
+        assert_eq!(error("1h30"), "`30` has no unit; write \"1h30m\"");
+        assert_eq!(
+            error("5 min"),
+            "it is not a whole number with its unit; write \"5m\""
+        );
+        assert_eq!(
+            error("30m1h"),
+            "its units do not go from long to short, each once"
+        );
+        let long = parse_size(&format!("1{}", "\u{1b}".repeat(100))).unwrap_err();
+        assert!(!long.wrong.contains('\u{1b}'));
+        assert!(long.wrong.ends_with("…` is not a unit of size"), "{long}");
     }
 
     #[test]
