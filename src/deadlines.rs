@@ -78,6 +78,9 @@ pub struct ExactDeadlines<K> {
 impl<K: Ord + Copy> ExactDeadlines<K> {
     /// Moves a key's deadline to `at`, wherever it was. [`Instant::FAR_FUTURE`] takes it back.
     pub fn arm(&mut self, key: K, at: Instant) {
+        if self.at.get(&key) == Some(&at) {
+            return;
+        }
         self.disarm(key);
         if at < Instant::FAR_FUTURE {
             self.at.insert(key, at);
@@ -105,6 +108,11 @@ impl<K: Ord + Copy> ExactDeadlines<K> {
         let (_, key) = self.order.pop_first()?;
         self.at.remove(&key);
         Some(key)
+    }
+
+    /// When a key is due; `None` if it is not armed.
+    pub fn get(&self, key: K) -> Option<Instant> {
+        self.at.get(&key).copied()
     }
 
     /// Every key that is armed, in their order.
@@ -139,6 +147,26 @@ mod tests {
         }
         assert_eq!(fired, ['a', 'b', 'x']);
         assert_eq!(deadlines.len(), 1);
+    }
+
+    #[test]
+    fn an_exact_deadline_is_moved_and_taken_back_without_a_trace() {
+        let at = Instant::from_nanos;
+        let mut deadlines = ExactDeadlines::default();
+        deadlines.arm('a', at(30));
+        deadlines.arm('b', at(20));
+        deadlines.arm('a', at(10));
+        deadlines.arm('a', at(10));
+        assert_eq!(
+            (deadlines.next(), deadlines.get('a')),
+            (Some(at(10)), Some(at(10)))
+        );
+        assert_eq!(deadlines.pop_due(at(9)), None);
+        assert_eq!(deadlines.pop_due(at(30)), Some('a'));
+        deadlines.arm('b', Instant::FAR_FUTURE);
+        assert_eq!((deadlines.next(), deadlines.get('b')), (None, None));
+        deadlines.disarm('b');
+        assert_eq!(deadlines.keys().next(), None);
     }
 
     #[test]

@@ -35,7 +35,7 @@ mod snapshot;
 mod stats;
 mod transform;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use smallvec::SmallVec;
 
@@ -45,6 +45,7 @@ use self::message::Writer;
 use self::pending::Awaited;
 use self::point::{Point, Saying};
 use self::settings::PointSettings;
+use crate::deadlines::ExactDeadlines;
 use crate::id::{DeviceId, PointId};
 use crate::mqtt::ApplicationMessage;
 use crate::point::{Fault, FaultKind, PointWrite, Reading};
@@ -77,8 +78,8 @@ pub const CORRELATION_DATA_MAX: usize = 1024;
 pub struct Pipeline {
     points: IdTable<PointId, Point>,
     devices: IdTable<DeviceId, Device>,
-    /// One entry for each point that has a deadline, its `armed`.
-    timers: BTreeSet<(Instant, PointId)>,
+    /// Of each point, when it next wants [`Pipeline::handle_timeout`].
+    timers: ExactDeadlines<PointId>,
     /// Whatever counts one by one: results, writes, samples, clearings.
     queue: VecDeque<Output>,
     /// Points with something to say, each once.
@@ -113,7 +114,7 @@ impl Pipeline {
         Self {
             points: IdTable::new(),
             devices: IdTable::new(),
-            timers: BTreeSet::new(),
+            timers: ExactDeadlines::default(),
             queue: VecDeque::new(),
             due: VecDeque::new(),
             topics: BTreeMap::new(),
@@ -158,9 +159,7 @@ impl Pipeline {
         let Some(mut removed) = self.points.remove(point) else {
             return;
         };
-        if let Some(armed) = removed.armed {
-            self.timers.remove(&(armed, point));
-        }
+        self.timers.disarm(point);
         if removed.is_queued {
             self.due.retain(|queued| *queued != point);
         }
@@ -246,11 +245,7 @@ impl Pipeline {
         self.now = now;
         // Each point once, whatever it arms next: time moves on by the caller's hand alone.
         let mut due = SmallVec::<[PointId; 16]>::new();
-        while let Some((at, point)) = self.timers.first().copied() {
-            if at > now.monotonic {
-                break;
-            }
-            self.timers.pop_first();
+        while let Some(point) = self.timers.pop_due(now.monotonic) {
             due.push(point);
         }
         for point in due {
@@ -258,7 +253,6 @@ impl Pipeline {
                 .points
                 .get_mut(point)
                 .expect("a point that goes takes its timer along");
-            state.armed = None;
             state.handle_timeout(now, &mut self.stats);
             for waiting in state.pending.take_due(now.monotonic) {
                 self.stats.commands_timed_out += 1;
@@ -299,7 +293,7 @@ impl Pipeline {
 
     /// When [`Pipeline::handle_timeout`] is wanted next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        self.timers.next()
     }
 
     /// What to do now; `None` until something else happens.
@@ -380,16 +374,8 @@ impl Pipeline {
             state.is_queued = true;
             self.due.push_back(point);
         }
-        let next = state.next_deadline().filter(|at| *at < Instant::FAR_FUTURE);
-        if next != state.armed {
-            if let Some(armed) = state.armed {
-                self.timers.remove(&(armed, point));
-            }
-            if let Some(next) = next {
-                self.timers.insert((next, point));
-            }
-            state.armed = next;
-        }
+        let next = state.next_deadline().unwrap_or(Instant::FAR_FUTURE);
+        self.timers.arm(point, next);
     }
 
     /// What holds between two calls.
@@ -397,17 +383,14 @@ impl Pipeline {
         if !cfg!(debug_assertions) {
             return;
         }
-        let mut armed = 0;
-        for (point, state) in self.points.iter() {
-            if let Some(at) = state.armed {
-                armed += 1;
-                assert!(self.timers.contains(&(at, point)), "{point} has its timer");
-            }
+        for point in self.timers.keys() {
+            assert!(self.points.contains(point), "a timer has a point");
+        }
+        for (_, state) in self.points.iter() {
             assert!(state.pending.len() <= PENDING_COMMANDS_MAX);
-            assert!(!state.has_due() || state.is_queued, "{point} is drawn");
+            assert!(!state.has_due() || state.is_queued, "who speaks is drawn");
             assert!(self.topics.contains_key(&state.settings.topic));
         }
-        assert_eq!(self.timers.len(), armed, "a timer has a point");
         let queued = self.points.iter().filter(|(_, state)| state.is_queued);
         assert_eq!(self.due.len(), queued.count(), "each waits once");
     }

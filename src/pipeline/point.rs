@@ -29,8 +29,6 @@ pub(super) struct Point {
     pub(super) settings: PointSettings,
     pub(super) transform: Transform,
     pub(super) pending: Pending,
-    /// The deadline that the pipeline's timers hold for this point.
-    pub(super) armed: Option<Instant>,
     /// Whether it stands in the pipeline's list of points with something to say.
     pub(super) is_queued: bool,
     /// The last value measured, for as long as nothing better is known.
@@ -176,7 +174,6 @@ impl Point {
             transform: Transform::new(&settings),
             settings,
             pending: Pending::default(),
-            armed: None,
             is_queued: false,
             good: None,
             condition: None,
