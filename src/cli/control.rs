@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Failure, code};
 use crate::time::Duration;
+use crate::units::format_duration;
 
 /// An answer longer than this is not one of ours: a device list of thousands of points fits.
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
@@ -73,6 +74,21 @@ impl ControlClient {
         fields: Map<String, Value>,
         timeout: Duration,
     ) -> Result<Answer, Failure> {
+        self.request_while(verb, fields, timeout, "the gateway", |client, left| {
+            client.receive(left).map(drop)
+        })
+    }
+
+    /// Sends a request and calls `wait`, which receives what comes within the time that is left at
+    /// most, until the answer is there. `who` has not answered if that takes longer than `timeout`.
+    pub(crate) fn request_while(
+        &mut self,
+        verb: &str,
+        fields: Map<String, Value>,
+        timeout: Duration,
+        who: &str,
+        mut wait: impl FnMut(&mut Self, Duration) -> Result<(), Failure>,
+    ) -> Result<Answer, Failure> {
         self.send(verb, fields)?;
         let started = std::time::Instant::now();
         loop {
@@ -80,21 +96,17 @@ impl ControlClient {
                 return Ok(answer);
             }
             let left = timeout.saturating_sub(started.elapsed());
-            if left.is_zero() || !self.receive(left)? {
-                return Err(Failure::with_code(
-                    code::NO_ANSWER,
-                    format!("the gateway has not answered within {timeout:?}"),
-                ));
+            if left.is_zero() {
+                let timeout = format_duration(timeout);
+                let text = format!("{who} has not answered within {timeout}");
+                return Err(Failure::with_code(code::NO_ANSWER, text));
             }
+            wait(self, left)?;
         }
     }
 
     /// Sends a request and does not wait.
-    pub(crate) fn send(
-        &mut self,
-        verb: &str,
-        mut fields: Map<String, Value>,
-    ) -> Result<(), Failure> {
+    fn send(&mut self, verb: &str, mut fields: Map<String, Value>) -> Result<(), Failure> {
         fields.insert("verb".to_owned(), json!(verb));
         let mut line = Value::Object(fields).to_string();
         line.push('\n');
@@ -130,7 +142,7 @@ impl ControlClient {
     }
 
     /// The next whole line of what was read.
-    pub(crate) fn take_answer(&mut self) -> Result<Option<Answer>, Failure> {
+    fn take_answer(&mut self) -> Result<Option<Answer>, Failure> {
         let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') else {
             if self.rest.len() > ANSWER_MAX {
                 return Err(self.nonsense());

@@ -74,28 +74,24 @@ impl Direct {
         fields: Map<String, Value>,
         timeout: Duration,
     ) -> Result<Answer, Failure> {
-        self.client.send(verb, fields)?;
-        let started = std::time::Instant::now();
-        loop {
-            if let Flow::Exit(_) = self.turn()? {
-                return Err(Failure::silent(code::FAILED));
-            }
-            self.client.receive(Duration::ZERO)?;
-            if let Some(answer) = self.client.take_answer()? {
-                return Ok(answer);
-            }
-            if started.elapsed() >= timeout {
-                let text = format!("the device has not answered within {timeout:?}");
-                return Err(Failure::with_code(code::NO_ANSWER, text));
-            }
-        }
+        let gateway = &mut self.gateway;
+        self.client.request_while(
+            verb,
+            fields,
+            timeout,
+            "the device",
+            |client, left| match turn(gateway, left.min(LOOK))? {
+                Flow::Continue => client.receive(Duration::ZERO).map(drop),
+                Flow::Exit(_) => Err(Failure::silent(code::FAILED)),
+            },
+        )
     }
 
     /// Goes on until the time is up, or a signal asks for the end. `true`: a signal did.
     pub(crate) fn hold(&mut self, time: Option<Duration>) -> Result<bool, Failure> {
         let started = std::time::Instant::now();
         while time.is_none_or(|time| started.elapsed() < time) {
-            if let Flow::Exit(_) = self.turn()? {
+            if let Flow::Exit(_) = turn(&mut self.gateway, LOOK)? {
                 return Ok(true);
             }
         }
@@ -106,7 +102,7 @@ impl Direct {
     pub(crate) fn stop(mut self) -> Result<(), Failure> {
         self.gateway.stop();
         loop {
-            match self.turn()? {
+            match turn(&mut self.gateway, LOOK)? {
                 Flow::Continue => {}
                 Flow::Exit(ExitReason::Stopped) => return Ok(()),
                 Flow::Exit(ExitReason::Interrupted) => {
@@ -115,12 +111,12 @@ impl Direct {
             }
         }
     }
+}
 
-    fn turn(&mut self) -> Result<Flow, Failure> {
-        self.gateway.turn(Some(LOOK)).map_err(|error: HostError| {
-            Failure::failed("cannot go on with the device").because(error)
-        })
-    }
+fn turn(gateway: &mut EventLoop, limit: Duration) -> Result<Flow, Failure> {
+    gateway
+        .turn(Some(limit))
+        .map_err(|error: HostError| Failure::failed("cannot go on with the device").because(error))
 }
 
 /// The configuration with one device, and of that what is wanted.
