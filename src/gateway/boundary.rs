@@ -269,6 +269,45 @@ pub enum JournalEvent {
     },
 }
 
+/// What the host has met with since it started, and what it has now.
+///
+/// It is the host's to count and the gateway's to publish: the host keeps it up to date in the
+/// gateway (`Gateway::host_counters_mut`), before each end of a turn. No input, for nothing happens
+/// by it that the gateway must decide.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct HostCounters {
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Times that no descriptor was left to accept with.
+    pub accepts_exhausted: u64,
+    /// Connections closed as they came, for there were too many in all or they could not be polled.
+    pub accepts_refused: u64,
+    /// Connections now.
+    pub connections: u64,
+    /// Sockets that linger now.
+    pub lingering: u64,
+    /// Sockets that stopped lingering because others had to.
+    pub linger_cut_short: u64,
+    /// Closes that did not write everything in time.
+    pub flushes_expired: u64,
+    /// Requests that the loop answered because a worker did not.
+    pub worker_expired: u64,
+    /// Answers of workers that came after that.
+    pub worker_late: u64,
+    /// Buses and GPIO chips whose worker owes an overdue answer now: a health fault.
+    pub workers_stuck: u64,
+    /// Threads that open, close or load something now.
+    pub errands: u64,
+    /// Control clients turned away.
+    pub control_refused: u64,
+    /// Control clients closed for a line without an end, or for not reading.
+    pub control_overflowed: u64,
+    /// Lines of the log that were dropped because whoever reads it did not.
+    pub log_lines_lost: u64,
+}
+
 /// Which machine's deadline the next one is: for the log and for tests that count wake-ups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TimerKind {

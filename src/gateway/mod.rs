@@ -20,8 +20,10 @@
 //! | `registry` | which devices and points there are, and what a reload changes |
 //! | `requests` | the verbs of the control socket and of `BASE/gateway/request/…` |
 //! | `status` | what is counted, as JSON |
+//! | `health` | what the gateway is and what is wrong with it, as topics |
 
 pub mod boundary;
+mod health;
 mod registry;
 mod requests;
 mod route;
@@ -30,7 +32,10 @@ mod status;
 
 use std::collections::{BTreeSet, VecDeque};
 
-use self::boundary::{CloseCause, Input, JournalEvent, Notice, Output, Peer, TimerKind};
+use self::boundary::{
+    CloseCause, HostCounters, Input, JournalEvent, Notice, Output, Peer, TimerKind,
+};
+use self::health::Health;
 use self::registry::Registry;
 use self::requests::Requests;
 use self::settings::{Bind, Config, ListenerSettings};
@@ -44,6 +49,8 @@ use crate::pipeline::Pipeline;
 use crate::rng::Rng;
 use crate::slab::{GenSlab, IdTable};
 use crate::time::{Duration, Instant, Now};
+
+pub use self::health::HEALTH_INTERVAL;
 
 /// How long a clean stop may take before it is declared done: outputs that do not answer, clients
 /// that do not read.
@@ -72,6 +79,8 @@ pub struct Gateway {
     life: Life,
     started: Instant,
     counters: Counters,
+    host: HostCounters,
+    health: Health,
 }
 
 /// What is counted here and not by a machine.
@@ -85,6 +94,8 @@ pub(crate) struct Counters {
     pub reloads: u64,
     /// Requests that asked for more answers at once than [`requests::PENDING_MAX`].
     pub requests_refused: u64,
+    /// Listeners that were opened, could not be, or went.
+    pub listenings: u64,
 }
 
 #[derive(Debug)]
@@ -93,6 +104,8 @@ struct Listener {
     name: Box<str>,
     bind: Bind,
     settings: ListenerSettings,
+    /// Why it could not be opened.
+    error: Option<Box<str>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -148,6 +161,8 @@ impl Gateway {
             life: Life::Starting,
             started: now.monotonic,
             counters: Counters::default(),
+            host: HostCounters::default(),
+            health: Health::default(),
             memory,
             config,
         };
@@ -195,6 +210,7 @@ impl Gateway {
         self.broker.handle_timeout(now, &mut self.outbox);
         self.field.handle_timeout(now);
         self.pipeline.handle_timeout(now);
+        self.tell_health(now);
         self.advance_stop(now);
         self.route(now);
     }
@@ -204,6 +220,7 @@ impl Gateway {
         // Without a journal everything that was decided is as durable as it will get: the mark is
         // always current.
         self.broker.end_turn(now, Lsn(u64::MAX), &mut self.outbox);
+        self.tell_health(now);
         self.route(now);
         while let Some(conn) = self.broker.poll_resumed() {
             self.resumed.push_back(conn);
@@ -286,10 +303,16 @@ impl Gateway {
             (self.field.poll_timeout(), TimerKind::Field),
             (self.pipeline.poll_timeout(), TimerKind::Pipeline),
             (gateway, TimerKind::Gateway),
+            (self.health.next(), TimerKind::Gateway),
         ]
         .into_iter()
         .filter_map(|(at, kind)| at.map(|at| (at, kind)))
         .min()
+    }
+
+    /// What the host has counted, for the host to keep up to date.
+    pub fn host_counters_mut(&mut self) -> &mut HostCounters {
+        &mut self.host
     }
 
     /// The configuration in force.
@@ -350,12 +373,19 @@ impl Gateway {
 
     fn handle_listening(&mut self, listener: ListenerId, outcome: Result<Box<str>, Box<str>>) {
         self.awaited.remove(&Awaited::Listener(listener));
-        let Some(entry) = self.listeners.get(listener) else {
+        let Some(entry) = self.listeners.get_mut(listener) else {
             return;
         };
+        self.counters.listenings += 1;
         match outcome {
-            Ok(address) => log::info!("listening name={} address={address}", entry.name),
-            Err(error) => log::error!("cannot listen name={} {}: {error}", entry.name, entry.bind),
+            Ok(address) => {
+                log::info!("listening name={} address={address}", entry.name);
+                entry.error = None;
+            }
+            Err(error) => {
+                log::error!("cannot listen name={} {}: {error}", entry.name, entry.bind);
+                entry.error = Some(error);
+            }
         }
     }
 
@@ -416,6 +446,8 @@ impl Gateway {
                 entry.settings = settings;
             } else {
                 self.listeners.remove(listener);
+                self.awaited.remove(&Awaited::Listener(listener));
+                self.counters.listenings += 1;
                 self.outputs.push_back(Output::Unlisten { listener });
             }
         }
@@ -424,6 +456,7 @@ impl Gateway {
                 name,
                 bind: bind.clone(),
                 settings,
+                error: None,
             });
             self.awaited.insert(Awaited::Listener(listener));
             self.outputs.push_back(Output::Listen { listener, bind });

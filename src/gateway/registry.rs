@@ -78,6 +78,7 @@ impl Gateway {
     pub(super) fn open_house(&mut self, now: Now) {
         let base = self.config.base_topic.clone();
         self.publish_retained(now, &format!("{base}/gateway/state"), "online");
+        self.publish_info(now);
         self.subscribe(Taker::Requests, &format!("{base}/gateway/request/+"));
     }
 
@@ -94,9 +95,12 @@ impl Gateway {
         if moved {
             self.broker.unsubscribe_all(Taker::Requests);
             self.publish_retained(now, &format!("{}/gateway/state", before.base_topic), "");
+            self.move_health(now, &before.base_topic);
             self.broker.protect(&self.config.base_topic);
             self.pipeline.set_base_topic(&self.config.base_topic);
             self.open_house(now);
+        } else if before.name != self.config.name {
+            self.publish_info(now);
         }
         // What goes, goes first: a line or an address may move from one device to another.
         let names: Vec<_> = self.registry.by_name.keys().cloned().collect();

@@ -62,6 +62,7 @@ impl Gateway {
     /// Counters and gauges of every machine.
     pub(super) fn status_json(&self, now: Now) -> Json {
         let counters = self.counters;
+        let reason = self.health_reason();
         json!({
             "name": self.config.name,
             "version": env!("CARGO_PKG_VERSION"),
@@ -79,6 +80,11 @@ impl Gateway {
                 "reloads_refused": counters.reloads_refused,
                 "requests_refused": counters.requests_refused,
             },
+            "health": {
+                "state": if reason.is_empty() { "ok" } else { "fault" },
+                "reason": reason,
+            },
+            "host": self.host,
             "broker": self.broker.stats().entries().collect::<BTreeMap<_, _>>(),
             "field": self.field_json(),
             "pipeline": self.pipeline.stats(),

@@ -6,6 +6,7 @@
 //! time.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use env_logger::{Builder, Target, fmt::Formatter};
@@ -19,6 +20,14 @@ const RING_MAX: usize = 256 * 1024;
 
 /// How long the end of the program waits for the last lines.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Lines dropped since the start. Of the process, as the log itself is.
+static LINES_LOST: AtomicU64 = AtomicU64::new(0);
+
+/// How many lines have been dropped because whoever reads the log did not.
+pub fn lines_lost() -> u64 {
+    LINES_LOST.load(Ordering::Relaxed)
+}
 
 /// Keeps the log going. Dropping it waits, but not long, for what is still to be written.
 #[derive(Debug)]
@@ -124,6 +133,7 @@ impl Ring {
         let mut state = self.lock();
         if state.lines.len() + line.len() > RING_MAX {
             state.lost += 1;
+            LINES_LOST.fetch_add(1, Ordering::Relaxed);
             return;
         }
         // A thread that is writing looks again by itself: no need for a system call.
@@ -250,10 +260,12 @@ mod tests {
         producer.write_all(b"first\n").unwrap();
         assert_eq!(lines.recv_timeout(PATIENCE).unwrap(), b"first\n");
         // The thread is stuck in its sink now.
+        let before = lines_lost();
         let line = [b'x'; 1024];
         for _ in 0..RING_MAX / line.len() + 3 {
             producer.write_all(&line).unwrap();
         }
+        assert_eq!(lines_lost() - before, 3);
         drop(release);
         drop(guard);
         let all: Vec<u8> = lines.try_iter().flatten().collect();

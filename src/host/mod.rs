@@ -38,8 +38,9 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+pub use crate::gateway::boundary::HostCounters;
 pub use control::ControlSettings;
-pub use event_loop::{Counters, EventLoop, Flow};
+pub use event_loop::{EventLoop, Flow};
 
 use crate::gateway::boundary::Notice;
 use crate::gateway::settings::Config;

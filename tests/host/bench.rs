@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use fieldgate::broker;
 use fieldgate::gateway::boundary::Notice;
 use fieldgate::gateway::settings::{Bind, Config, DeviceConfig, ListenerSettings};
-use fieldgate::host::{ControlSettings, Counters, EventLoop, Flow, HostEvent, HostSettings};
+use fieldgate::host::{ControlSettings, EventLoop, Flow, HostCounters, HostEvent, HostSettings};
 
 /// After this long a test gives up. Nothing waits for it to pass.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -141,7 +141,7 @@ impl Bench {
         }
     }
 
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> HostCounters {
         self.event_loop.counters()
     }
 

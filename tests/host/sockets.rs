@@ -64,6 +64,29 @@ fn the_control_socket_is_for_its_group_and_answers_a_line_with_a_line() {
 }
 
 #[test]
+fn what_the_host_counts_is_in_the_gateways_status() {
+    let folder = Folder::new("status");
+    let path = folder.join("control.sock");
+    let mut plan = Plan::tcp();
+    plan.control = Some(ControlSettings {
+        path: path.to_str().unwrap().into(),
+        group: None,
+    });
+    let mut bench = plan.start();
+    let mut client = Client::unix(&path);
+    client.send(b"{\"verb\":\"status\"}\n");
+    let answer = bench.until("an answer", |_| {
+        client.receive();
+        serde_json::from_slice::<serde_json::Value>(&client.input).ok()
+    });
+    let host = &answer["data"]["host"];
+    let turns = host["turns"].as_u64().unwrap();
+    assert!(turns > 0 && turns <= bench.counters().turns, "{host}");
+    assert_eq!(host["workers_stuck"], 0, "{host}");
+    assert_eq!(answer["data"]["health"]["state"], "ok", "{answer}");
+}
+
+#[test]
 fn a_control_socket_that_somebody_listens_at_is_an_error_that_names_it() {
     let folder = Folder::new("control-taken");
     let path = folder.join("control.sock");

@@ -35,7 +35,7 @@ use super::{ExitReason, HostError, HostSettings, Loader, Observer, clock};
 use crate::field::line::LineEvent;
 use crate::field::port::PortEvent;
 use crate::gateway::Gateway;
-use crate::gateway::boundary::{CloseCause, ControlEvent, Input};
+use crate::gateway::boundary::{CloseCause, ControlEvent, HostCounters, Input};
 use crate::gateway::settings::Config;
 use crate::id::{ConnId, LineId, ListenerId, PortId, RequestId};
 use crate::point::Fault;
@@ -59,39 +59,6 @@ const LOAD_LIMIT: Duration = Duration::from_secs(30);
 
 /// Reloads that may wait for one another; more are answered at once.
 const LOADS_MAX: usize = 16;
-
-/// What the host has met with since it started.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Counters {
-    /// Turns of the loop.
-    pub turns: u64,
-    /// Connections accepted.
-    pub accepted: u64,
-    /// Times that no descriptor was left to accept with.
-    pub accepts_exhausted: u64,
-    /// Connections closed as they came, for there were too many in all or they could not be polled.
-    pub accepts_refused: u64,
-    /// Connections now.
-    pub connections: usize,
-    /// Sockets that linger now.
-    pub lingering: usize,
-    /// Sockets that stopped lingering because others had to.
-    pub linger_cut_short: u64,
-    /// Closes that did not write everything in time.
-    pub flushes_expired: u64,
-    /// Requests that the loop answered because a worker did not.
-    pub worker_expired: u64,
-    /// Answers of workers that came after that.
-    pub worker_late: u64,
-    /// Buses and GPIO chips whose worker owes an overdue answer now.
-    pub workers_stuck: usize,
-    /// Threads that open, close or load something now.
-    pub errands: usize,
-    /// Control clients turned away.
-    pub control_refused: u64,
-    /// Control clients closed for a line without an end, or for not reading.
-    pub control_overflowed: u64,
-}
 
 /// Whether the loop goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +109,7 @@ pub struct EventLoop {
     stop: Stop,
     /// Fed at the end of this turn, if it finishes.
     watchdog_is_due: bool,
-    counters: Counters,
+    counters: HostCounters,
 }
 
 /// How far the end has come.
@@ -216,7 +183,7 @@ impl EventLoop {
             on_event: settings.on_event,
             stop: Stop::No,
             watchdog_is_due: false,
-            counters: Counters::default(),
+            counters: HostCounters::default(),
             poll,
             mailbox,
             errands,
@@ -257,6 +224,7 @@ impl EventLoop {
         self.take_in(now);
         self.serve_sources(now);
         self.advance_time(now);
+        *self.gateway.host_counters_mut() = self.counters();
         self.gateway.end_turn(now);
         self.do_outputs(now);
         self.write_out(now);
@@ -285,23 +253,24 @@ impl EventLoop {
     }
 
     /// What the host has met with.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> HostCounters {
         let (buses, lines) = (self.buses.health(), self.lines.health());
         let control = self
             .control
             .as_ref()
             .map(Control::health)
             .unwrap_or_default();
-        Counters {
-            connections: self.connections.len(),
-            lingering: self.lingering.len(),
+        HostCounters {
+            connections: self.connections.len() as u64,
+            lingering: self.lingering.len() as u64,
             linger_cut_short: self.lingering.cut_short(),
             worker_expired: self.counters.worker_expired + buses.expired + lines.expired,
             worker_late: buses.late + lines.late,
-            workers_stuck: buses.stuck + lines.stuck,
-            errands: self.errands.running(),
+            workers_stuck: (buses.stuck + lines.stuck) as u64,
+            errands: self.errands.running() as u64,
             control_refused: control.refused,
             control_overflowed: control.overflowed,
+            log_lines_lost: super::log::lines_lost(),
             ..self.counters
         }
     }
