@@ -244,6 +244,8 @@ impl Broker {
             is_open: false,
             resend_from: (session.inflight.len() > 0).then_some(0), // [MQTT-4.4.0-1]
         });
+        self.connected += 1;
+        self.stats.connected_maximum = self.stats.connected_maximum.max(self.connected as u64);
         session.expiry_seconds = expiry_seconds;
         session.expires_at = Instant::FAR_FUTURE;
         session.received.reconnect();

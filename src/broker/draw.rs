@@ -94,6 +94,7 @@ impl Broker {
                 let packet = Packet::Pubrel(Ack::success(packet_id));
                 let len = packet.encoded_len(link.version);
                 packet.encode(link.version, queue.reserve(len));
+                self.stats.answers_sent += 1;
             }
             Stage::Published(reference) => {
                 if link.unacknowledged >= link.window {

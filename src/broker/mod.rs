@@ -92,6 +92,9 @@ pub const DELIVERIES_PER_CALL_MAX: u64 = 20_000;
 /// closed at once.
 pub const REFUSALS_MAX: usize = 16;
 
+/// The first level of what a broker says about itself.
+pub const SYSTEM_LEVEL: &str = "$SYS";
+
 /// The broker. See the module's documentation.
 #[derive(Debug)]
 pub struct Broker {
@@ -116,6 +119,8 @@ pub struct Broker {
     /// Wills to be published before the present call returns; publishing one may bring about the
     /// next.
     wills: VecDeque<(Origin, Box<ApplicationMessage>)>,
+    /// Invariant: the sessions that have a link.
+    connected: usize,
     /// Messages waiting in all queues, and what they cost. Invariant: the sum over all sessions.
     queued: usize,
     queued_bytes: usize,
@@ -149,6 +154,9 @@ pub enum Output {
         /// It comes from the retained store, because of a subscription, and was published before.
         is_replay: bool,
     },
+    /// Somebody has subscribed below `$SYS`. What is retained there is not kept current while
+    /// nobody looks: [`Broker::restate`] it now, before the subscription draws it.
+    SystemSubscribed,
     /// Bring a message's bytes; answered by [`Broker::handle_fetched`].
     Fetch {
         /// Which.
@@ -199,6 +207,7 @@ impl Broker {
             resumed: VecDeque::new(),
             starved: Vec::new(),
             wills: VecDeque::new(),
+            connected: 0,
             queued: 0,
             queued_bytes: 0,
             deliveries: 0,
@@ -432,6 +441,11 @@ impl Broker {
         self.finish(outbox);
     }
 
+    /// Whether anybody has subscribed to something below `$SYS`.
+    pub fn is_system_watched(&self) -> bool {
+        self.subscriptions.has_first_level(SYSTEM_LEVEL)
+    }
+
     /// Counters and gauges.
     pub fn stats(&self) -> &Stats {
         &self.stats
@@ -507,6 +521,7 @@ impl Broker {
             .get_mut(id)
             .expect("a live connection has a session");
         session.link = None;
+        self.connected -= 1;
         if session.expiry_seconds == 0 {
             return self.remove_session(id); // [MQTT-4.1.0-2]
         }
@@ -739,6 +754,7 @@ impl Broker {
     fn update_gauges(&mut self) {
         self.stats.connections = self.connections.len() as u64;
         self.stats.sessions = self.sessions.len() as u64;
+        self.stats.connected = self.connected as u64;
         self.stats.subscriptions = self.subscriptions.len() as u64;
         self.stats.retained = self.retained.len() as u64;
         self.stats.retained_bytes = self.retained.bytes() as u64;
@@ -795,6 +811,8 @@ impl Broker {
         }
         assert_eq!((queued, queued_bytes), (self.queued, self.queued_bytes));
         assert_eq!(self.clients.len(), self.sessions.len());
+        let linked = self.sessions.iter().filter(|(_, one)| one.link.is_some());
+        assert_eq!(linked.count(), self.connected);
         for (_, message) in self.retained.iter() {
             *references.entry(message).or_default() += 1;
         }

@@ -8,7 +8,7 @@
 use super::access::Verdict;
 use super::message;
 use super::queue::{Identifiers, Reference};
-use super::retained::Limits;
+use super::retained::{Age, Limits};
 use super::session::Arrival;
 use super::settings::WhenFull;
 use super::settle::Kind;
@@ -80,6 +80,27 @@ impl Broker {
         };
         self.finish(outbox);
         published
+    }
+
+    /// Replaces what is retained under a topic and tells nobody: it is what a subscription that is
+    /// being made finds, as if it had been there before. It has no expiry.
+    pub fn restate(&mut self, now: crate::time::Now, message: &Publish<'_>) {
+        debug_assert!(message.properties.message_expiry_interval.is_none());
+        self.now = now;
+        if TopicName::new(message.topic).is_err() {
+            return;
+        }
+        let mut fanout = Fanout {
+            origin: Origin::System,
+            publish: message,
+            body: None,
+            kept: Kept::NotYet,
+        };
+        self.retain(&mut fanout, Age::Old);
+        if let Kept::As(message) = fanout.kept {
+            self.messages.release(message);
+        }
+        self.update_gauges();
     }
 
     /// PUBLISH of a client.
@@ -300,7 +321,7 @@ impl Broker {
             if verdict == Verdict::AllowedNeverRetained {
                 self.stats.retained_commands += 1;
             } else {
-                self.retain(fanout);
+                self.retain(fanout, Age::New);
             }
         }
         let mut matched = 0;
@@ -604,7 +625,7 @@ impl Broker {
     }
 
     /// Makes the publication its topic's retained message, or removes that if it is empty.
-    fn retain(&mut self, fanout: &mut Fanout<'_>) {
+    fn retain(&mut self, fanout: &mut Fanout<'_>, age: Age) {
         let topic = fanout.publish.topic;
         self.settle.log();
         if fanout.publish.payload.is_empty() {
@@ -622,7 +643,7 @@ impl Broker {
             let (cost, expires_at) = (stored.cost(), stored.expires_at());
             let before = self
                 .retained
-                .store(topic, message, cost, expires_at, limits)
+                .store(topic, message, cost, expires_at, limits, age)
                 .ok()?;
             self.messages.retain(message);
             Some(before)

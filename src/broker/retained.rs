@@ -21,8 +21,8 @@ pub(super) struct Retained {
     /// Only of those that expire; exactly one for each.
     expiries: BTreeMap<(Instant, u64), Rc<str>>,
     bytes: usize,
-    /// The number of the next message to be stored.
-    next: u64,
+    /// The number of the last message that was stored as news; those that were not have 0.
+    last: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +31,15 @@ struct Entry {
     number: u64,
     bytes: usize,
     expires_at: Instant,
+}
+
+/// Whether a stored message is passed over by the replays that are under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    /// It was delivered live.
+    New,
+    /// It was not: they find it, as if it had been there before them.
+    Old,
 }
 
 /// How much the store may hold.
@@ -50,6 +59,7 @@ impl Retained {
         bytes: usize,
         expires_at: Instant,
         limits: Limits,
+        age: Age,
     ) -> Result<Option<MessageId>, Full> {
         let bytes = bytes + topic.len() + size_of::<Entry>();
         let before = self.topics.get(topic).map_or(0, |entry| entry.bytes);
@@ -58,8 +68,16 @@ impl Retained {
             return Err(Full);
         }
         let replaced = self.remove(topic);
-        let number = self.next;
-        self.next += 1;
+        let number = match age {
+            Age::New => {
+                self.last += 1;
+                self.last
+            }
+            Age::Old => {
+                debug_assert_eq!(expires_at, Instant::FAR_FUTURE, "expiries go by number");
+                0
+            }
+        };
         let topic: Rc<str> = topic.into();
         if expires_at < Instant::FAR_FUTURE {
             self.expiries.insert((expires_at, number), topic.clone());
@@ -130,7 +148,7 @@ pub(super) struct Replay {
     pub(super) filter: Box<str>,
     pub(super) subscription: Subscription,
     /// Messages of this number and above were delivered live.
-    before: u64,
+    last: u64,
     /// Literal levels at the filter's start, with their last slash. Its length within `filter`.
     prefix: usize,
     position: Position,
@@ -165,7 +183,7 @@ impl Replay {
         Self {
             filter: filter.into(),
             subscription,
-            before: retained.next,
+            last: retained.last,
             prefix,
             position: Position::Parent,
         }
@@ -175,7 +193,7 @@ impl Replay {
     pub(super) fn look(&mut self, retained: &Retained, budget: &mut usize) -> Seen {
         if let Position::On(topic) = &self.position {
             match retained.topics.get(topic) {
-                Some(entry) if entry.number < self.before => return Seen::Message(entry.message),
+                Some(entry) if entry.number <= self.last => return Seen::Message(entry.message),
                 _ => self.advance(),
             }
         }
@@ -190,7 +208,7 @@ impl Replay {
             };
             let found = whole.and_then(|whole| retained.topics.get_key_value(whole));
             if let Some((topic, entry)) = found
-                && entry.number < self.before
+                && entry.number <= self.last
                 && topic::matches(&self.filter, topic)
             {
                 // Behind the parent comes the whole range, which sorts after it.
@@ -212,7 +230,7 @@ impl Replay {
                 return Seen::Tired;
             }
             *budget -= 1;
-            if entry.number < self.before && topic::matches(&self.filter, topic) {
+            if entry.number <= self.last && topic::matches(&self.filter, topic) {
                 self.position = Position::On(topic.clone());
                 return Seen::Message(entry.message);
             }
@@ -250,7 +268,7 @@ mod tests {
         let mut retained = Retained::default();
         for (number, topic) in topics.iter().enumerate() {
             let id = message(number as u32);
-            let stored = retained.store(topic, id, 10, Instant::FAR_FUTURE, LIMITS);
+            let stored = retained.store(topic, id, 10, Instant::FAR_FUTURE, LIMITS, Age::New);
             assert_eq!(stored, Ok(None));
         }
         retained
@@ -301,12 +319,33 @@ mod tests {
         assert_eq!(cursor.look(&retained, &mut 10), Seen::Message(message(0)));
         for (topic, number) in [("a/1", 10), ("a/2", 11), ("a/25", 12)] {
             let id = message(number);
-            let stored = retained.store(topic, id, 10, Instant::FAR_FUTURE, LIMITS);
+            let stored = retained.store(topic, id, 10, Instant::FAR_FUTURE, LIMITS, Age::New);
             assert!(stored.is_ok());
         }
         assert_eq!(cursor.look(&retained, &mut 10), Seen::Message(message(2)));
         retained.remove("a/3");
         assert_eq!(cursor.look(&retained, &mut 10), Seen::Done);
+    }
+
+    #[test]
+    fn what_is_restated_during_a_replay_is_found_by_it() {
+        let mut retained = store(&["a/1", "a/2"]);
+        let mut cursor = Replay::new("a/+", subscription(), &retained);
+        for (topic, number) in [("a/0", 10), ("a/2", 11), ("a/3", 12)] {
+            let id = message(number);
+            let never = Instant::FAR_FUTURE;
+            assert!(
+                retained
+                    .store(topic, id, 10, never, LIMITS, Age::Old)
+                    .is_ok()
+            );
+        }
+        let mut found = Vec::new();
+        while let Seen::Message(id) = cursor.look(&retained, &mut 10) {
+            found.push(id.slot());
+            cursor.advance();
+        }
+        assert_eq!(found, [10, 0, 11, 12]);
     }
 
     #[test]
@@ -317,17 +356,20 @@ mod tests {
             bytes: 1000,
         };
         let never = Instant::FAR_FUTURE;
-        assert_eq!(retained.store("a", message(0), 10, never, limits), Ok(None));
         assert_eq!(
-            retained.store("b", message(1), 10, never, limits),
+            retained.store("a", message(0), 10, never, limits, Age::New),
+            Ok(None)
+        );
+        assert_eq!(
+            retained.store("b", message(1), 10, never, limits, Age::New),
             Err(Full)
         );
         assert_eq!(
-            retained.store("a", message(2), 10, never, limits),
+            retained.store("a", message(2), 10, never, limits, Age::New),
             Ok(Some(message(0)))
         );
         assert_eq!(
-            retained.store("a", message(3), 5000, never, limits),
+            retained.store("a", message(3), 5000, never, limits, Age::New),
             Err(Full)
         );
         assert_eq!(retained.iter().collect::<Vec<_>>(), [("a", message(2))]);
@@ -339,7 +381,7 @@ mod tests {
         let at = Instant::from_nanos;
         for (topic, number, expires_at) in [("a", 0, 10), ("b", 1, 20), ("a", 2, 30)] {
             let id = message(number);
-            let stored = retained.store(topic, id, 1, at(expires_at), LIMITS);
+            let stored = retained.store(topic, id, 1, at(expires_at), LIMITS, Age::New);
             assert!(stored.is_ok());
         }
         assert_eq!(retained.next_expiry(), Some(at(20)));

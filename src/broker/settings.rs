@@ -41,6 +41,8 @@ pub struct Settings {
     pub max_subscriptions: u32,
     /// From accepting a connection to its CONNECT.
     pub connect_timeout: Duration,
+    /// How often `$SYS` is published while somebody looks. `None`: there is no `$SYS`.
+    pub sys_interval: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -62,6 +64,7 @@ impl Default for Settings {
             max_sessions: 10_000,
             max_subscriptions: 1000,
             connect_timeout: Duration::from_secs(10),
+            sys_interval: Some(Duration::from_secs(10)),
         }
     }
 }

@@ -105,6 +105,7 @@ impl Broker {
         if connection.waiting == 0 && lsn <= self.settle.synced {
             if let Some(queue) = outbox.write(conn) {
                 packet.encode(version, queue.reserve(len));
+                self.stats.answers_sent += 1;
             }
             self.answered(conn, kind, outbox);
             return;
@@ -175,6 +176,7 @@ impl Broker {
                 && let Some(queue) = outbox.write(conn)
             {
                 queue.reserve(bytes.len()).copy_from_slice(&bytes);
+                self.stats.answers_sent += 1;
             }
             self.answered(conn, kind, outbox);
         }

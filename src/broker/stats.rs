@@ -23,6 +23,10 @@ stats! {
     connections,
     /// Gauge: sessions, connected or not.
     sessions,
+    /// Gauge: sessions whose client is connected.
+    connected,
+    /// The most of them at once since the start.
+    connected_maximum,
     /// Gauge: subscriptions of clients and of the gateway itself.
     subscriptions,
     /// Gauge: retained messages.
@@ -78,6 +82,8 @@ stats! {
     publishes_sent,
     /// Of those: retransmissions.
     retransmissions,
+    /// Packets written that are not PUBLISH.
+    answers_sent,
     /// Wills published.
     wills_published,
 

@@ -3,7 +3,7 @@
 use super::retained::Replay;
 use super::settle::Kind;
 use super::subscriptions::{Subscription, Subscriptions};
-use super::{Broker, Output, Taker, level_of};
+use super::{Broker, Output, SYSTEM_LEVEL, Taker, level_of};
 use crate::buffer::Outbox;
 use crate::id::{ConnId, SessionId};
 use crate::mqtt::{
@@ -130,6 +130,11 @@ impl Broker {
         let options = request.options;
         let subscription = Subscription::new(options, identifier);
         self.subscriptions.insert(taker, filter, subscription);
+        if filter.split('/').next() == Some(SYSTEM_LEVEL)
+            && self.outputs.back() != Some(&Output::SystemSubscribed)
+        {
+            self.outputs.push_back(Output::SystemSubscribed);
+        }
         let is_replayed = is_replayed(options.retain_handling, !is_new);
         let replay = is_replayed.then(|| Replay::new(filter, subscription, &self.retained));
         let queue = &mut self.session_mut(id).queue;

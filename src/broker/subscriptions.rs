@@ -194,6 +194,12 @@ impl Subscriptions {
         sources > 1
     }
 
+    /// Whether there is a subscription whose filter begins with exactly this level.
+    pub fn has_first_level(&self, level: &str) -> bool {
+        let known = self.levels.find(level);
+        known != NONE && self.edges.contains_key(&(ROOT, known))
+    }
+
     /// How a taker has subscribed to exactly this filter.
     pub fn get(&self, taker: Taker, filter: &str) -> Option<Subscription> {
         let place = self.takers.get(&taker)?.get(filter)?;

@@ -13,6 +13,8 @@ pub struct Outbox {
     queues: IdTable<ConnId, Entry>,
     /// Connections to be offered to the host, each at most once; stale ones are passed over.
     ready: VecDeque<ConnId>,
+    /// Bytes sent on connections that have closed.
+    sent_before: u64,
 }
 
 #[derive(Debug)]
@@ -29,6 +31,7 @@ impl Outbox {
             memory: memory.clone(),
             queues: IdTable::new(),
             ready: VecDeque::new(),
+            sent_before: 0,
         }
     }
 
@@ -47,7 +50,9 @@ impl Outbox {
 
     /// Drops the queue of a connection that has closed, and what was in it.
     pub fn close(&mut self, conn: ConnId) {
-        self.queues.remove(conn);
+        if let Some(entry) = self.queues.remove(conn) {
+            self.sent_before += entry.queue.sent();
+        }
     }
 
     /// The queue, to append to; the connection is offered to the host this turn. `None`: it is
@@ -88,6 +93,12 @@ impl Outbox {
         self.queues.get(conn).map(|entry| &entry.queue)
     }
 
+    /// Bytes sent on all connections since the start.
+    pub fn sent(&self) -> u64 {
+        let open = self.queues.iter().map(|(_, entry)| entry.queue.sent());
+        self.sent_before + open.sum::<u64>()
+    }
+
     /// Unsent bytes of all connections.
     pub fn bytes(&self) -> usize {
         self.queues.iter().map(|(_, entry)| entry.queue.len()).sum()
@@ -122,5 +133,9 @@ mod tests {
         outbox.wake(a);
         assert_eq!(outbox.poll_ready(), Some(a));
         assert_eq!(outbox.bytes(), 3);
+        outbox.queue_mut(a).expect("open").consume(1);
+        outbox.queue_mut(b).expect("open").consume(1);
+        outbox.close(b);
+        assert_eq!((outbox.bytes(), outbox.sent()), (0, 2));
     }
 }

@@ -22,6 +22,8 @@ pub struct SendQueue {
     segments: VecDeque<Segment>,
     len: usize,
     more: bool,
+    /// Bytes taken off the front since the queue was made.
+    sent: u64,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,7 @@ impl SendQueue {
             segments: VecDeque::new(),
             len: 0,
             more: false,
+            sent: 0,
         }
     }
 
@@ -104,6 +107,11 @@ impl SendQueue {
         self.len
     }
 
+    /// Bytes that have been sent since the queue was made.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
     /// Whether nothing waits to be sent.
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -150,6 +158,7 @@ impl SendQueue {
     pub fn consume(&mut self, count: usize) {
         assert!(count <= self.len, "only what was queued can be sent");
         self.len -= count;
+        self.sent += count as u64;
         let mut left = count;
         while left > 0 {
             let segment = self

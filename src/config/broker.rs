@@ -52,6 +52,13 @@ const SESSION_EXPIRY: Times = times(
     "7d",
 );
 
+const SYS_INTERVAL: Times = times_or_off(
+    "s",
+    Duration::from_secs(1),
+    Duration::from_secs(3600),
+    "10s",
+);
+
 const CONNECT_TIMEOUT: Times = times("s", Duration::from_secs(1), Duration::from_secs(300), "10s");
 
 impl Broker {
@@ -132,6 +139,11 @@ impl Broker {
             && let Some(duration) = cx.duration(entry, &CONNECT_TIMEOUT)
         {
             to.connect_timeout = duration;
+        }
+        if let Some(entry) = section.get(cx, "sys_interval")
+            && let Some(interval) = cx.duration_or_off(entry, &SYS_INTERVAL)
+        {
+            to.sys_interval = interval;
         }
         let (packet_size, memory_size) = (u64::from(to.max_packet_size), to.memory as u64);
         if packet_size > memory_size

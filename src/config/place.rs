@@ -91,6 +91,7 @@ impl Place {
                 "max_sessions",
                 "max_subscriptions",
                 "connect_timeout",
+                "sys_interval",
                 "listen",
             ],
             Self::Queue => &["messages", "bytes", "when_full"],

@@ -162,6 +162,7 @@ impl Printer<'_> {
         self.number("max_sessions", settings.max_sessions);
         self.number("max_subscriptions", settings.max_subscriptions);
         self.duration("connect_timeout", settings.connect_timeout);
+        self.duration_or_off("sys_interval", settings.sys_interval);
         if self.meant.gateway.listeners.is_empty() {
             self.line("listen", "false");
         }

@@ -98,7 +98,7 @@ const WORDS: [(&str, &str, &str); 84] = [
     (
         "sys_interval",
         MOSQUITTO,
-        "nothing: `$SYS` is always published",
+        "`sys_interval = \"10s\"` in [broker]",
     ),
     (
         "upgrade_outgoing_qos",

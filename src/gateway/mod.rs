@@ -21,6 +21,7 @@
 //! | `requests` | the verbs of the control socket and of `BASE/gateway/request/…` |
 //! | `status` | what is counted, as JSON |
 //! | `health` | what the gateway is and what is wrong with it, as topics |
+//! | `system` | `$SYS` |
 
 pub mod boundary;
 mod health;
@@ -29,6 +30,7 @@ mod requests;
 mod route;
 pub mod settings;
 mod status;
+mod system;
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -39,6 +41,7 @@ use self::health::Health;
 use self::registry::Registry;
 use self::requests::Requests;
 use self::settings::{Bind, Config, ListenerSettings};
+use self::system::System;
 use crate::broker::{Admission, Broker};
 use crate::buffer::{CHUNK_SIZE, Memory, Outbox, RecvBuffer, SendQueue};
 use crate::field::Field;
@@ -81,6 +84,7 @@ pub struct Gateway {
     counters: Counters,
     host: HostCounters,
     health: Health,
+    system: System,
 }
 
 /// What is counted here and not by a machine.
@@ -94,6 +98,8 @@ pub(crate) struct Counters {
     pub reloads: u64,
     /// Requests that asked for more answers at once than [`requests::PENDING_MAX`].
     pub requests_refused: u64,
+    /// Bytes received from clients.
+    pub bytes_received: u64,
     /// Listeners that were opened, could not be, or went.
     pub listenings: u64,
 }
@@ -163,6 +169,7 @@ impl Gateway {
             counters: Counters::default(),
             host: HostCounters::default(),
             health: Health::default(),
+            system: System::new(now.monotonic),
             memory,
             config,
         };
@@ -210,6 +217,7 @@ impl Gateway {
         self.broker.handle_timeout(now, &mut self.outbox);
         self.field.handle_timeout(now);
         self.pipeline.handle_timeout(now);
+        self.tell_system(now);
         self.tell_health(now);
         self.advance_stop(now);
         self.route(now);
@@ -303,6 +311,7 @@ impl Gateway {
             (self.field.poll_timeout(), TimerKind::Field),
             (self.pipeline.poll_timeout(), TimerKind::Pipeline),
             (gateway, TimerKind::Gateway),
+            (self.system.next(), TimerKind::Gateway),
             (self.health.next(), TimerKind::Gateway),
         ]
         .into_iter()
@@ -359,6 +368,7 @@ impl Gateway {
             return;
         };
         recv.commit(count);
+        self.counters.bytes_received += count as u64;
         self.broker
             .handle_received(now, conn, recv, &mut self.outbox);
     }

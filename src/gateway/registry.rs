@@ -91,6 +91,9 @@ impl Gateway {
         if before.broker != self.config.broker {
             self.broker.reconfigure(self.config.broker.clone());
         }
+        if before.broker.sys_interval != self.config.broker.sys_interval {
+            self.reconfigure_system(now);
+        }
         let moved = before.base_topic != self.config.base_topic;
         if moved {
             self.broker.unsubscribe_all(Taker::Requests);

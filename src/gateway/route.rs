@@ -123,6 +123,7 @@ impl Gateway {
                 };
                 self.outputs.push_back(Output::Close { conn, how });
             }
+            broker::Output::SystemSubscribed => self.show_system(now),
             broker::Output::Fetch { message } => {
                 self.outputs
                     .push_back(Output::Journal(JournalCommand::Fetch { message }));

@@ -75,6 +75,8 @@ impl Gateway {
                 "unsent": self.outbox.bytes(),
             },
             "gateway": {
+                "bytes_received": counters.bytes_received,
+                "bytes_sent": self.outbox.sent(),
                 "connections_starved": counters.starved,
                 "reloads": counters.reloads,
                 "reloads_refused": counters.reloads_refused,

@@ -63,6 +63,8 @@ pub struct House {
     pub deliveries: VecDeque<Delivery>,
     pub closed: Vec<(ConnId, CloseHow)>,
     pub fetches: usize,
+    /// How often somebody subscribed below `$SYS`.
+    pub system_subscribed: usize,
 }
 
 #[derive(Debug)]
@@ -96,6 +98,7 @@ impl House {
             deliveries: VecDeque::new(),
             closed: Vec::new(),
             fetches: 0,
+            system_subscribed: 0,
         }
     }
 
@@ -183,6 +186,7 @@ impl House {
                     message,
                     is_replay,
                 }),
+                Output::SystemSubscribed => self.system_subscribed += 1,
                 Output::Fetch { message } => {
                     self.fetches += 1;
                     self.broker

@@ -3,7 +3,8 @@
 use fieldgate::broker::{Origin, Taker};
 use fieldgate::mqtt::{
     Connect, ConnectProperties, Packet, Publish, PublishProperties, ReceiveMaximum, RetainHandling,
-    SubscriptionOptions, TopicFilter,
+    Subscribe, SubscribeProperties, SubscriptionOptions, SubscriptionRequest, SubscriptionRequests,
+    TopicFilter,
 };
 
 use crate::house::*;
@@ -24,6 +25,40 @@ cases! {
             ]);
         }
         assert_eq!(b.stat("retained"), 3);
+    }
+
+    fn what_is_restated_is_found_as_if_it_had_been_there_before(b: &mut House) {
+        let restate = |b: &mut House, payload: &str| {
+            let message = Publish { retain: true, ..publish(Q0, "$SYS/x", payload) };
+            b.broker.restate(b.now, &message);
+            b.turn();
+        };
+        let live = b.client(V5, "live");
+        b.subscribe(live, "$SYS/x", Q0);
+        assert_eq!(b.system_subscribed, 1);
+        restate(b, "first");
+        let conn = b.client(V5, "a");
+        b.subscribe(conn, "#", Q0);
+        assert_eq!(b.system_subscribed, 1, "it does not reach there");
+        // After the subscription, and before it draws.
+        let requests = [SubscriptionRequest {
+            filter: TopicFilter::new("$SYS/#").unwrap(),
+            options: SubscriptionOptions::new(Q0),
+        }];
+        b.push(conn, &Packet::Subscribe(Subscribe {
+            packet_id: id(2),
+            properties: SubscribeProperties::default(),
+            requests: SubscriptionRequests::from_slice(&requests),
+        }));
+        assert_eq!(b.system_subscribed, 2);
+        restate(b, "second");
+        assert_eq!(b.read_all(conn), ["SUBACK 2 [0x00]", "PUBLISH $SYS/x q0 retain \"second\""]);
+        assert_eq!(b.read_all(live), [""; 0], "nobody was told");
+        assert!(b.broker.is_system_watched());
+        b.unsubscribe(conn, "$SYS/#");
+        b.drop_conn(live);
+        assert!(!b.broker.is_system_watched());
+        assert_eq!(b.stat("retained"), 1);
     }
 
     fn an_empty_payload_clears_and_is_delivered_live(b: &mut House) {
