@@ -416,6 +416,10 @@ impl Gateway {
         outcome: Result<Box<Config>, Box<str>>,
     ) {
         let answer = match outcome {
+            // It would open again what the stop has closed.
+            _ if matches!(self.life, Life::Stopping { .. } | Life::Stopped) => {
+                Err("the gateway is stopping".into())
+            }
             Ok(config) => {
                 self.outputs.push_back(Output::Notice(Notice::Reloading));
                 self.reconfigure(now, *config);

@@ -105,7 +105,8 @@ impl Gateway {
         } else if before.name != self.config.name {
             self.publish_info(now);
         }
-        // What goes, goes first: a line or an address may move from one device to another.
+        // What goes, goes first: a line or an address may move from one device to another. Nothing
+        // is routed in between: a bus or port that a device takes over from another stays open.
         let names: Vec<_> = self.registry.by_name.keys().cloned().collect();
         for name in &names {
             self.retire_device(now, name);
@@ -150,7 +151,6 @@ impl Gateway {
             self.registry.by_name.remove(name);
             self.registry.devices.remove(id);
         }
-        self.route(now);
     }
 
     /// Adds what the configuration has and the registry has not, and updates what differs.
