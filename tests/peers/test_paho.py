@@ -10,6 +10,7 @@ from program import Gateway
 VERSIONS = {"3.1.1": V3, "5.0": V5}
 
 # Reason codes of MQTT 5.
+NOT_AUTHORIZED = 0x87
 SESSION_TAKEN_OVER = 0x8E
 PACKET_TOO_LARGE = 0x95
 
@@ -23,6 +24,15 @@ class Paho(unittest.TestCase):
         client = Client(self.gateway.port, version=version, **options)
         self.addCleanup(client.disconnect)
         return client
+
+    def a_second_passes(self):
+        """For the broker, which says so itself: a client with a keep-alive of one second falls silent and is given up
+        after one and a half [MQTT-3.1.2-22]."""
+        heir = self.connect()
+        heir.subscribe("paho/second/passed", 1)
+        silent = self.connect(keep_alive=1, will={"topic": "paho/second/passed", "payload": "silent", "qos": 1})
+        silent.fall_silent()
+        heir.wait_for_text("paho/second/passed", "silent")
 
     @for_each(VERSIONS)
     def test_messages_arrive_once_in_order_with_their_quality_of_service(self, version, qos, topic):
@@ -57,6 +67,14 @@ class Paho(unittest.TestCase):
         dying = self.connect(version, will={"topic": topic, "payload": "gone", "qos": qos, "retain": True})
         dying.abandon()
         self.assertEqual(heir.wait_for_text(topic, "gone").qos, qos)
+
+    @for_each(VERSIONS, qualities=(1,))
+    def test_a_client_that_falls_silent_is_given_up(self, version, qos, topic):
+        heir = self.connect(version)
+        heir.subscribe(topic, qos)
+        will = {"topic": topic, "payload": "silent", "qos": qos}
+        self.connect(version, keep_alive=1, will=will).fall_silent()
+        heir.wait_for_text(topic, "silent")
 
     @for_each(VERSIONS, qualities=(1,))
     def test_a_client_that_says_goodbye_leaves_no_will(self, version, qos, topic):
@@ -132,6 +150,75 @@ class Paho(unittest.TestCase):
         self.assertEqual((heard.ContentType, heard.PayloadFormatIndicator), ("text/plain", 1))
         self.assertEqual((heard.ResponseTopic, heard.CorrelationData), ("paho/answers", b"\0\xff"))
         self.assertLessEqual(heard.MessageExpiryInterval, 600)
+
+    def test_messages_expire(self):
+        session = {"client_id": "expiring", "clean": False, "session_expiry": 600}
+        away = self.connect(**session)
+        away.subscribe("paho/expiring/+", 1)
+        away.abandon()
+        publisher = self.connect()
+        publisher.publish("paho/expiring/queued", "stale", MessageExpiryInterval=1)
+        publisher.publish("paho/expiring/queued", "fresh", MessageExpiryInterval=600)
+        publisher.publish("paho/expired/a", "stale", retain=True, MessageExpiryInterval=1)
+        publisher.publish("paho/expired/b", "fresh", retain=True, MessageExpiryInterval=600)
+        self.a_second_passes()
+        queued = self.connect(**session).wait_for_count(1)[0]
+        self.assertEqual(queued.payload, b"fresh")
+        # What has passed of it is taken off.
+        self.assertIn(queued.properties.MessageExpiryInterval, range(500, 600))
+        late = self.connect()
+        late.subscribe("paho/expired/#", 1)
+        late.publish("paho/expired/end", "end")
+        self.assertEqual({m.payload for m in late.wait_for_count(2)}, {b"fresh", b"end"})
+
+    def test_a_session_expires(self):
+        session = {"client_id": "expiring-session", "clean": False, "session_expiry": 1}
+        self.connect(**session).disconnect()
+        self.a_second_passes()
+        self.assertFalse(self.connect(**session).connack.session_present)
+
+    @for_each({"5.0": V5}, qualities=(1, 2))
+    def test_a_client_gets_no_more_at_once_than_it_can_take(self, version, qos, topic):
+        slow = self.connect(version, manual_ack=True, ReceiveMaximum=2)
+        slow.subscribe(topic, qos)
+        publisher = self.connect(version)
+        for number in range(5):
+            publisher.publish(topic, str(number), qos=qos)
+        for number in range(5):
+            on_their_way = slow.wait_for_count(min(number + 2, 5))
+            # By the time that this is answered, a third one would be here.
+            slow.subscribe(f"{topic}/fence", 0)
+            self.assertEqual(len(slow.messages), len(on_their_way))
+            slow.ack(on_their_way[number])
+        self.assertEqual([m.payload for m in slow.messages], [b"0", b"1", b"2", b"3", b"4"])
+
+    def test_a_client_without_a_name_is_given_one(self):
+        name = self.connect().connack.properties.AssignedClientIdentifier
+        other = self.connect().connack.properties.AssignedClientIdentifier
+        self.assertTrue(name)
+        self.assertNotEqual(name, other)
+
+    def test_retained_messages_come_when_they_are_asked_for(self):
+        client = self.connect()
+        client.publish("paho/handling", "kept", retain=True)
+        # 0: always, 1: with a subscription that is new, 2: never.
+        for handling, is_new, comes in ((0, 1, 1), (0, 0, 1), (1, 0, 0), (1, 1, 1), (2, 1, 0), (2, 0, 0)):
+            with self.subTest(handling=handling, is_new=is_new):
+                if is_new:
+                    client.unsubscribe("paho/handling")
+                mark = client.mark()
+                client.subscribe("paho/handling", 1, retainHandling=handling)
+                client.publish("paho/handling", "new")
+                heard = client.wait_for_count(1 + comes, since=mark)
+                self.assertCountEqual([m.payload for m in heard], [b"new"] + [b"kept"] * comes)
+
+    def test_dollar_topics_are_not_for_clients_to_publish(self):
+        client = self.connect()
+        client.subscribe("$paho/#", 1)
+        self.assertEqual(client.publish("$paho/x", "x").value, NOT_AUTHORIZED)
+        client.subscribe("paho/allowed", 1)
+        client.publish("paho/allowed", "y")
+        self.assertEqual([m.payload for m in client.wait_for_count(1)], [b"y"])
 
     def test_subscription_options_are_obeyed(self):
         client, other = self.connect(), self.connect()

@@ -22,13 +22,28 @@ class Unheard(AssertionError):
 
 class Client:
     """Connected as soon as the constructor returns. With `retry` it tries until the broker is up, and comes back when
-    the connection is lost; otherwise a lost connection stays so and can be asked about."""
+    the connection is lost; otherwise a lost connection stays so and can be asked about. With `manual_ack` a message is
+    acknowledged when `ack` is called."""
 
-    def __init__(self, port, *, version=V5, client_id="", clean=True, session_expiry=0, will=None, retry=False, **properties):
+    def __init__(
+        self,
+        port,
+        *,
+        version=V5,
+        client_id="",
+        clean=True,
+        session_expiry=0,
+        keep_alive=60,
+        will=None,
+        retry=False,
+        manual_ack=False,
+        **properties,
+    ):
         self.messages = []
         self.connack = None
         self.disconnect_reason = None
         self.answers = {}
+        self.acknowledged = {}
         self.changed = threading.Condition()
         is_v5 = version == V5
         self.client = paho.Client(
@@ -37,11 +52,13 @@ class Client:
             protocol=version,
             clean_session=None if is_v5 else clean,
             reconnect_on_failure=retry,
+            manual_ack=manual_ack,
         )
         self.client.reconnect_delay_set(1, 1)
         self.client.on_connect = self._on_connect
         self.client.on_disconnect = self._on_disconnect
         self.client.on_message = self._on_message
+        self.client.on_publish = self._on_publish
         self.client.on_subscribe = self._on_answer
         self.client.on_unsubscribe = self._on_answer
         if will:
@@ -51,7 +68,7 @@ class Client:
             if session_expiry:
                 properties["SessionExpiryInterval"] = session_expiry
             of_v5 = {"clean_start": clean, "properties": named(PacketTypes.CONNECT, properties)}
-        self.client.connect_async("127.0.0.1", port, **of_v5)
+        self.client.connect_async("127.0.0.1", port, keep_alive, **of_v5)
         self.client.loop_start()
         self._wait(lambda: self.connack, f"no MQTT session on port {port}")
 
@@ -72,6 +89,10 @@ class Client:
             connection.shutdown(socket.SHUT_RDWR)
         self.client.loop_stop()
 
+    def fall_silent(self):
+        """Stays connected and neither says nor hears anything any more, as a client does that hangs."""
+        self.client.loop_stop()
+
     def subscribe(self, topic_filter, qos=0, **options):
         """The reason code. `options` are those of MQTT 5: noLocal, retainAsPublished, retainHandling."""
         if options:
@@ -85,12 +106,15 @@ class Client:
         self._answer(packet, f"no UNSUBACK for {topic_filter}")
 
     def publish(self, topic, payload, *, qos=1, retain=False, **properties):
-        """Returns when the broker has acknowledged it (QoS 0: when it was sent). `properties` as paho names them."""
+        """Returns when the broker has acknowledged it, with its reason code (QoS 0: when it was sent). `properties` as
+        paho names them."""
         of_v5 = named(PacketTypes.PUBLISH, properties)
         sent = self.client.publish(topic, payload, qos, retain, of_v5)
-        sent.wait_for_publish(PATIENCE)
-        if not sent.is_published():
-            raise Unheard(f"{topic}: not acknowledged within {PATIENCE} s")
+        self._wait(lambda: sent.mid in self.acknowledged, f"{topic}: not acknowledged")
+        return self.acknowledged[sent.mid]
+
+    def ack(self, message):
+        self.client.ack(message.mid, message.qos)
 
     def mark(self):
         """A place in what was heard, for `since`."""
@@ -155,6 +179,11 @@ class Client:
     def _on_message(self, _client, _userdata, message):
         with self.changed:
             self.messages.append(message)
+            self.changed.notify_all()
+
+    def _on_publish(self, _client, _userdata, packet, reason, _properties):
+        with self.changed:
+            self.acknowledged[packet] = reason
             self.changed.notify_all()
 
     def _on_answer(self, _client, _userdata, packet, reasons, _properties):

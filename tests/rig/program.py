@@ -3,13 +3,14 @@ manager (which is us), and stopped as a service manager would."""
 
 import os
 import pathlib
-import re
 import select
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+
+from output import Output
 
 # For a program under an emulator on a busy machine. Only a failure waits this long.
 START_SECONDS_MAX = 60
@@ -26,21 +27,21 @@ class Program:
 
     def __init__(self, command, *arguments, folder=None):
         self.folder = folder or temporary_folder()
-        self.output = open(pathlib.Path(self.folder.name) / "output", "w+")
         manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         address = str(pathlib.Path(self.folder.name) / "notify")
         manager.bind(address)
         self.process = subprocess.Popen(
             [*command, *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=self.output,
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=os.environ | {"NOTIFY_SOCKET": address},
         )
+        self.output = Output(self.process.stdout)
         try:
             self._wait_until_ready(manager)
         except ProgramFailure:
-            self._end()
+            self.end()
             raise
         finally:
             manager.close()
@@ -51,7 +52,7 @@ class Program:
     def __exit__(self, failure, *_):
         if failure:
             print(self.text(), flush=True)
-            self._end()
+            self.end()
         else:
             self.stop()
 
@@ -65,15 +66,24 @@ class Program:
                     if b"READY=1" in manager.recv(4096):
                         return
                 elif exited in readable:
-                    raise ProgramFailure(f"exit status {self.process.wait()} before READY=1: {self.text()}")
+                    raise ProgramFailure(f"exit status {self.process.wait()} before READY=1: {self.output.rest()}")
                 elif not readable:
                     raise ProgramFailure(f"no READY=1 within {START_SECONDS_MAX} s: {self.text()}")
         finally:
             os.close(exited)
 
     def text(self):
-        """What it has printed."""
-        return pathlib.Path(self.output.name).read_text(errors="replace")
+        """What it has printed so far."""
+        return self.output.text()
+
+    def wait_for(self, pattern):
+        """The first match of a regular expression in what it prints."""
+        found = self.output.wait_for(pattern)
+        if not found:
+            text = self.text()
+            self.end()
+            raise ProgramFailure(f"it did not print {pattern}, but: {text}")
+        return found
 
     def stop(self, by=signal.SIGTERM):
         """Asks it to stop; it has to, in time and with exit status 0. Returns the seconds that it took."""
@@ -84,28 +94,30 @@ class Program:
         except subprocess.TimeoutExpired:
             raise ProgramFailure(f"still running {STOP_SECONDS_MAX} s after {by.name}: {self.text()}") from None
         finally:
-            text = self.text()
-            self._end()
+            text = self.end()
         if status != 0:
             raise ProgramFailure(f"exit status {status} after {by.name}: {text}")
         return time.monotonic() - started
 
-    def _end(self):
+    def end(self):
+        """It is not there any more, whatever it was at; returns all that it printed."""
         self.process.kill()
         self.process.wait()
-        self.output.close()
+        text = self.output.rest()
         self.folder.cleanup()
+        return text
 
 
 class Gateway(Program):
-    """`fieldgate run` with a listener on a free port of the loopback, and what `more` adds to the configuration."""
+    """`fieldgate run` with a listener on the loopback, at a port that the system chose, and what `more` adds to the
+    configuration."""
 
     def __init__(self, command, more=""):
         folder = temporary_folder()
-        self.port = free_port()
         self.file = pathlib.Path(folder.name) / "fieldgate.toml"
-        self.file.write_text(configuration(self.port, folder.name) + more)
+        self.file.write_text(configuration(folder.name) + more)
         super().__init__(command, "run", "--config", str(self.file), folder=folder)
+        self.port = int(self.wait_for(r"listening name=local address=127\.0\.0\.1:(\d+)\n")[1])
 
 
 class Demo(Program):
@@ -113,32 +125,20 @@ class Demo(Program):
 
     def __init__(self, command):
         super().__init__(command, "demo")
-        where = re.search(r"127\.0\.0\.1:(\d+)|-p (\d+)", self.text())
-        if not where:
-            text = self.text()
-            self._end()
-            raise ProgramFailure(f"the demo does not say where its broker is: {text}")
-        self.port = int(where[1] or where[2])
+        self.port = int(self.wait_for(r"an MQTT broker at 127\.0\.0\.1:(\d+)\D")[1])
 
 
 def temporary_folder():
     return tempfile.TemporaryDirectory(prefix="fieldgate-test.")
 
 
-def configuration(port, folder):
+def configuration(folder):
     return f"""
 [gateway]
 name = "test"
 data_dir = "{folder}/data"
 [listener.local]
-bind = "127.0.0.1:{port}"
+bind = "127.0.0.1:0"
 [control]
 socket = "{folder}/control.sock"
 """
-
-
-def free_port():
-    """A port that nobody has now. Somebody else could take it before it is used: rare enough on a test machine."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
