@@ -3,7 +3,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::support::{Gateway, Running, fieldgate, fieldgate_with_input, free_port};
+use crate::support::{Gateway, Running, configuration, fieldgate, fieldgate_with_input, free_port};
 
 const VERSIONS: [&str; 3] = ["5", "311", "31"];
 
@@ -240,7 +240,8 @@ fn sub_comes_back_when_its_broker_does() {
     let first = Gateway::start("");
     let port = first.port();
     let mut sub = subscriber(&["-p", &port, "-t", "a", "-C", "1"]);
-    let config = first.config.clone();
+    // At the same place as before.
+    let config = configuration(&first.folder, first.port, "");
     first.running.signal("TERM");
     sub.wait_for_err("connection lost");
     let stopped = first.running.end();
@@ -260,7 +261,9 @@ fn a_unix_socket_is_a_place_too() {
     let folder = crate::support::Folder::new();
     let socket = folder.path("mqtt.sock");
     let socket = socket.to_str().unwrap();
-    let gateway = Gateway::start(&format!("[listener.unix]\nbind = \"unix:{socket}\"\n"));
+    let tables = format!("[listener.unix]\nbind = \"unix:{socket}\"\n");
+    let mut gateway = Gateway::start(&tables);
+    gateway.running.wait_for_err("listening name=unix");
     let sub = subscriber(&["--unix", socket, "-t", "a", "-C", "1"]);
     let said = fieldgate(&["pub", "--unix", socket, "-t", "a", "-m", "x"]);
     assert_eq!(said.code, Some(0), "{}", said.err);

@@ -1,6 +1,6 @@
 //! `run`, `check`, `read` and `set`.
 
-use crate::support::{Folder, Gateway, Running, configuration, fieldgate, free_port, path_text};
+use crate::support::{Folder, Gateway, Running, configuration, fieldgate, path_text};
 
 const MACHINE: &str = "[device.machine]\ndriver = \"system\"\nevery = \"1s\"\n";
 
@@ -99,8 +99,7 @@ fn run_refuses_a_wrong_configuration_and_stops_with_0() {
 fn run_needs_a_place_for_its_control_socket() {
     let folder = Folder::new();
     let text = format!(
-        "[listener.l]\nbind = \"127.0.0.1:{}\"\n[control]\nsocket = \"{}\"\n",
-        free_port(),
+        "[listener.l]\nbind = \"127.0.0.1:0\"\n[control]\nsocket = \"{}\"\n",
         folder.path("no/such/folder/control.sock").display()
     );
     let config = path_text(&folder.file("a.toml", &text));
@@ -112,7 +111,7 @@ fn run_needs_a_place_for_its_control_socket() {
 #[test]
 fn read_goes_through_the_running_gateway_else_directly() {
     let folder = Folder::new();
-    let config = configuration(&folder, free_port(), MACHINE);
+    let config = configuration(&folder, 0, MACHINE);
     let check = || {
         let one = fieldgate(&["read", "machine/uptime", "--config", &config, "--json"]);
         assert_eq!(one.code, Some(0), "{}", one.err);
@@ -142,7 +141,7 @@ fn read_goes_through_the_running_gateway_else_directly() {
 fn a_reading_that_is_not_good_exits_3() {
     let folder = Folder::new();
     let tables = "[device.machine]\ndriver = \"system\"\ntemperature = \"/no/such/file\"\n";
-    let config = configuration(&folder, free_port(), tables);
+    let config = configuration(&folder, 0, tables);
     let ended = fieldgate(&["read", "machine/cpu_temperature", "--config", &config]);
     assert_eq!(ended.code, Some(3), "{} {}", ended.out, ended.err);
 }
@@ -150,7 +149,7 @@ fn a_reading_that_is_not_good_exits_3() {
 #[test]
 fn set_is_for_a_running_gateway() {
     let folder = Folder::new();
-    let config = configuration(&folder, free_port(), MACHINE);
+    let config = configuration(&folder, 0, MACHINE);
     let arguments = ["set", "machine/uptime", "1", "--config", &config];
     let ended = fieldgate(&arguments);
     assert_eq!(ended.code, Some(1));
@@ -177,7 +176,7 @@ fn a_device_can_be_used_without_a_gateway() {
          [device.plant.point.pump]\ntype = \"bool\"\ncommand = \"PUMP {{value}}\\n\"\n",
         plant.path()
     );
-    let config = configuration(&folder, free_port(), &tables);
+    let config = configuration(&folder, 0, &tables);
     let read = |point: &str| {
         let ended = fieldgate(&["read", point, "--config", &config, "--json"]);
         assert_eq!(ended.code, Some(0), "{} {}", ended.out, ended.err);

@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -12,9 +12,6 @@ use std::time::{Duration, Instant};
 
 /// Longer than anything here takes on a slow machine; reaching it is a failure.
 pub const LIMIT: Duration = Duration::from_secs(60);
-
-/// Between two looks at something that does not tell when it is done.
-const LOOK: Duration = Duration::from_millis(10);
 
 /// A folder of one test, gone afterwards.
 pub struct Folder(PathBuf);
@@ -112,24 +109,15 @@ impl Running {
         assert!(status.unwrap().success());
     }
 
+    /// Waits until it has ended, which is when both its pipes are closed: nobody else has them.
     pub fn end(mut self) -> Ended {
         drop(self.child.stdin.take());
-        let status = self.wait();
+        let (out, err) = (self.out.rest(), self.err.rest());
+        let status = self.child.wait().unwrap();
         Ended {
             code: status.code(),
-            out: self.out.rest(),
-            err: self.err.rest(),
-        }
-    }
-
-    fn wait(&mut self) -> ExitStatus {
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(started.elapsed() < LIMIT, "it does not end");
-            thread::sleep(LOOK);
+            out,
+            err,
         }
     }
 }
@@ -169,33 +157,34 @@ impl Lines {
 
     fn wait_for(&mut self, wanted: &str) -> String {
         let started = Instant::now();
-        loop {
-            match self
-                .from
-                .recv_timeout(LIMIT.saturating_sub(started.elapsed()))
-            {
-                Ok(line) => {
-                    self.seen.push_str(&line);
-                    if line.contains(wanted) {
-                        return line.trim_end().to_owned();
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    panic!("no line with {wanted:?} came:\n{}", self.seen)
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    panic!("it ended without a line with {wanted:?}:\n{}", self.seen)
-                }
+        while let Some(line) = self.next(started, wanted) {
+            if line.contains(wanted) {
+                return line.trim_end().to_owned();
             }
         }
+        panic!("it ended without {wanted:?}:\n{}", self.seen)
     }
 
     /// Everything, once the pipe is closed.
     fn rest(&mut self) -> String {
-        while let Ok(line) = self.from.recv_timeout(LIMIT) {
-            self.seen.push_str(&line);
-        }
+        let started = Instant::now();
+        while self.next(started, "its end").is_some() {}
         std::mem::take(&mut self.seen)
+    }
+
+    /// The next line, or nothing at the pipe's end. What is `awaited` has to come in time.
+    fn next(&mut self, started: Instant, awaited: &str) -> Option<String> {
+        let left = LIMIT.saturating_sub(started.elapsed());
+        match self.from.recv_timeout(left) {
+            Ok(line) => {
+                self.seen.push_str(&line);
+                Some(line)
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                panic!("waited in vain for {awaited:?}:\n{}", self.seen)
+            }
+            Err(RecvTimeoutError::Disconnected) => None,
+        }
     }
 }
 
@@ -205,37 +194,25 @@ pub fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-/// Waits until somebody listens.
-pub fn wait_for_port(port: u16) {
-    let started = Instant::now();
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-        assert!(started.elapsed() < LIMIT, "nobody listens at {port}");
-        thread::sleep(LOOK);
-    }
-}
-
 /// Our own broker, and its configuration's folder.
 pub struct Gateway {
     pub running: Running,
     pub port: u16,
     pub folder: Folder,
-    pub config: String,
 }
 
 impl Gateway {
     /// With these tables besides its listener and control socket.
     pub fn start(tables: &str) -> Self {
         let folder = Folder::new();
-        let port = free_port();
-        let config = configuration(&folder, port, tables);
+        let config = configuration(&folder, 0, tables);
         let mut running = Running::start(&["run", "--config", &config]);
-        running.wait_for_err("listening");
-        wait_for_port(port);
+        let line = running.wait_for_err("listening name=test");
+        let address: SocketAddr = line.rsplit("address=").next().unwrap().parse().unwrap();
         Self {
             running,
-            port,
+            port: address.port(),
             folder,
-            config,
         }
     }
 
@@ -245,6 +222,7 @@ impl Gateway {
     }
 }
 
+/// With port 0, the system chooses one, and the log says which.
 pub fn configuration(folder: &Folder, port: u16, tables: &str) -> String {
     let socket = folder.path("control.sock");
     let text = format!(
