@@ -143,6 +143,7 @@ impl Messages {
     }
 
     /// Every message with its count of references: for `check_invariants`.
+    #[cfg(debug_assertions)]
     pub(super) fn references(&self) -> impl Iterator<Item = (MessageId, u32)> {
         self.slab.iter().map(|(id, stored)| (id, stored.references))
     }

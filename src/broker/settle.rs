@@ -64,6 +64,8 @@ impl Settle {
         self.last
     }
 
+    /// How many wait: for `check_invariants`.
+    #[cfg(debug_assertions)]
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
