@@ -14,8 +14,9 @@ const RESULT_MAX: usize = 256;
 /// format contains a NUL, or the moment lies outside of what the calendar of this machine can say.
 pub fn strftime(format: &str, at: WallTime) -> Option<String> {
     let format = CString::new(format).ok()?;
-    // 32 bits wide on some of our targets.
-    let seconds = libc::time_t::try_from(at.unix_nanos().div_euclid(1_000_000_000)).ok()?;
+    // As wide as `time_t` is: 32 bits on some of our targets. For musl, that name is deprecated.
+    let seconds = at.unix_nanos().div_euclid(1_000_000_000);
+    let seconds = seconds.try_into().ok()?;
     let mut fields = MaybeUninit::<libc::tm>::uninit();
     // SAFETY: both point to valid memory; the second is filled in exactly if the call does not
     // return null.
