@@ -151,7 +151,7 @@ fn open_tcp(address: SocketAddr) -> io::Result<TcpListener> {
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
-    listen(&fd, Backlog::new(BACKLOG)?)?;
+    listen(&fd, backlog())?;
     Ok(TcpListener::from_std(std::net::TcpListener::from(fd)))
 }
 
@@ -175,7 +175,7 @@ fn open_unix(
         chown(path, None, group)?;
     }
     fs::set_permissions(path, Permissions::from_mode(mode))?;
-    listen(&fd, Backlog::new(BACKLOG)?)?;
+    listen(&fd, backlog())?;
     let listener = UnixListener::from_std(std::os::unix::net::UnixListener::from(fd));
     Ok((listener, file))
 }
@@ -183,6 +183,12 @@ fn open_unix(
 fn stream_socket(family: AddressFamily) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     Ok(socket(family, SockType::Stream, flags, None)?)
+}
+
+/// As long a queue as we want, or as the C library's idea of the system's limit allows: with musl
+/// that is 128 connections, and nix takes no more.
+fn backlog() -> Backlog {
+    Backlog::new(BACKLOG).unwrap_or(Backlog::MAXCONN)
 }
 
 /// Makes way for a socket: removes one that nobody listens at, and leaves anything else alone.
