@@ -45,8 +45,13 @@ arm_triple() {
 # Where arm_build leaves the program for the target $1.
 arm_binary() { echo "$cache/arm/target/$(arm_triple "$1")/release/fieldgate"; }
 
-# The release binary for the target $1. RUSTC_BOOTSTRAP is what lets a stable cargo build a standard library.
+# arm_build TARGET… : the release binary for each, as a user would build it: more than half of the time goes into the
+# standard library and the dependencies, so that another profile would save little. At once, because the end of each
+# build, where the whole program is optimised, keeps one processor busy. RUSTC_BOOTSTRAP is what lets a stable cargo
+# build a standard library.
 arm_build() {
+  local target triples=()
+  for target in "$@"; do triples+=(--target "$(arm_triple "$target")"); done
   env \
     RUSTC="$PWD/tests/arm/rustc" \
     RUSTC_BOOTSTRAP=1 \
@@ -55,5 +60,5 @@ arm_build() {
     CARGO_TARGET_ARMV7_UNKNOWN_LINUX_GNUEABIHF_LINKER=arm-linux-gnueabihf-gcc \
     CARGO_TARGET_ARM_UNKNOWN_LINUX_MUSLEABIHF_LINKER="$PWD/tests/arm/zig-linker" \
     ZIG_GLOBAL_CACHE_DIR="$cache/arm/zig" \
-    cargo build --locked --release -Z build-std=std,panic_unwind --target "$(arm_triple "$1")"
+    cargo build --locked --release -Z build-std=std,panic_unwind "${triples[@]}"
 }

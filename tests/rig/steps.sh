@@ -19,7 +19,7 @@ run_steps() {
     for row in "${steps[@]}"; do
       case " $by_name_only " in *" ${row%% *} "*) ;; *) chosen+=("${row%% *}") ;; esac
     done
-    echo "not run unless named: $by_name_only"
+    [ -z "$by_name_only" ] || echo "not run unless named: $by_name_only"
   fi
   for name in "${chosen[@]}"; do
     step_limit "$name" > /dev/null || { echo "tests/run: no step is called '$name'" >&2; list_steps >&2; exit 2; }
