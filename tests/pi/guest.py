@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import threading
+import time
 
 # An emulated CPU on a busy machine: generous, since only a failure waits this long.
 PATIENCE = 120
@@ -26,9 +27,11 @@ class Guest:
         for name in ("console", "qmp", "qtest", *channels):
             ends[name] = socket.socketpair()
             chardevs += ["-chardev", f"socket,id={name},fd={ends[name][1].fileno()}"]
+        # setpriv, so that it also ends when this program is killed before it can end it.
         self.process = subprocess.Popen(
-            ["qemu-system-aarch64", *chardevs, "-mon", "chardev=qmp,mode=control", "-qtest", "chardev:qtest",
-             "-qtest-log", "none", "-display", "none", "-no-reboot", *arguments],
+            ["setpriv", "--pdeathsig", "KILL", "qemu-system-aarch64", "-accel", "tcg", *chardevs,
+             "-mon", "chardev=qmp,mode=control", "-qtest", "chardev:qtest", "-qtest-log", "none",
+             "-display", "none", "-no-reboot", *arguments],
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno() for _, theirs in ends.values()],
         )  # fmt: skip
@@ -50,7 +53,8 @@ class Guest:
         self.close()
         if failure:
             print("the end of the guest's console:", flush=True)
-            for line in self.console.text().splitlines()[-CONSOLE_LINES_SHOWN:]:
+            lines = [line for line in self.console.text().splitlines() if not re.match(r"\[(begin|end) \d+", line)]
+            for line in lines[-CONSOLE_LINES_SHOWN:]:
                 print(f"  | {line}", flush=True)
 
     def close(self):
@@ -64,10 +68,28 @@ class Guest:
     def run(self, command, patience=PATIENCE):
         """Runs one line of shell in the guest: its exit status and what the console showed meanwhile."""
         self.console.commands += 1
-        number = self.console.commands
+        number, since = self.console.commands, self.console.mark()
         self.console.send(command + "\n")
-        shown = self.console.wait_for(rf"\[begin {number}\]\n(.*)\[end {number} (\d+)\]", patience)
+        shown = self.console.wait_for(rf"\[begin {number}\]\n(.*)\[end {number} (\d+)\]", patience, since)
         return int(shown[2]), shown[1]
+
+    def settle(self):
+        """Returns when the guest has done with every interrupt before: its shell, which answers, comes after them."""
+        self.run(":")
+
+    def wait_for_device(self, path):
+        """Returns when the kernel has made this device."""
+        self.run(f"until [ -e {path} ]; do sleep 0.1; done")
+
+    def set_clock(self):
+        """To this machine's time."""
+        self.run(f"date -s @{int(time.time())}")
+
+    def clock(self):
+        """The guest's wall clock, in whole milliseconds, rounded down."""
+        _, shown = self.run("adjtimex")
+        seconds, micros = (int(re.search(rf"time.tv_{unit}:\s+(\d+)", shown)[1]) for unit in ("sec", "usec"))
+        return seconds * 1000 + micros // 1000
 
     def forwarded_port(self):
         """The port of this machine that leads to the guest's port 1883."""
@@ -112,15 +134,27 @@ class Channel:
         self.end.sendall(text.encode())
 
     def text(self):
-        return self.received.decode(errors="replace").replace("\r", "")
+        return self._text_since(0)
 
-    def wait_for(self, pattern, patience=PATIENCE):
-        """The first match in all that ever came."""
+    def _text_since(self, mark):
+        return self.received[mark:].decode(errors="replace").replace("\r", "")
+
+    def mark(self):
+        """A place in what has come, for `since`."""
         with self.changed:
-            self.changed.wait_for(lambda: not self.open or re.search(pattern, self.text(), re.DOTALL), patience)
-            match = re.search(pattern, self.text(), re.DOTALL)
-            if match:
-                return match
+            return len(self.received)
+
+    def wait_for(self, pattern, patience=PATIENCE, since=0):
+        """The first match in what came after the mark."""
+
+        def match():
+            return re.search(pattern, self._text_since(since), re.DOTALL)
+
+        with self.changed:
+            self.changed.wait_for(lambda: not self.open or match(), patience)
+            found = match()
+            if found:
+                return found
             raise GuestFailure(f"{'no' if self.open else 'the guest ended before'} {pattern!r} after {patience} s")
 
 

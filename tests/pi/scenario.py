@@ -2,8 +2,11 @@
 
 import argparse
 import contextlib
+import datetime
+import json
 import pathlib
-import time
+import signal
+import sys
 
 import guest
 import initramfs
@@ -23,6 +26,18 @@ def arguments():
     return parser.parse_args()
 
 
+def milliseconds(time_text):
+    """A time as the gateway writes it, since the epoch."""
+    return round(datetime.datetime.fromisoformat(time_text).timestamp() * 1000)
+
+
+def command(watcher, topic, payload):
+    """Sends a command to a point and returns its result."""
+    mark = watcher.mark()
+    watcher.publish(f"{topic}/set", payload)
+    return json.loads(watcher.wait_for(f"{topic}/result", since=mark).payload)
+
+
 def shown(what):
     print(f"shown: {what}", flush=True)
 
@@ -38,7 +53,7 @@ def booted(name, machine, *, given, modules, console, command_line="", channels=
         modules=modules,
         init=HERE / "init",
         program=given.binary,
-        files={"etc/fieldgate.toml": (HERE / f"{name}.toml").read_bytes()},
+        files={"etc/fieldgate/fieldgate.toml": (HERE / f"{name}.toml").read_bytes()},
     )
     command_line = f"quiet panic=-1 console_tty={console} {command_line}"
     with guest.Guest(
@@ -47,23 +62,62 @@ def booted(name, machine, *, given, modules, console, command_line="", channels=
         channels=channels, seconds=SECONDS_MAX,
     ) as machine:  # fmt: skip
         machine.wait_until_ready()
-        # A Pi 3 has no clock of its own, and an emulated one need not be right.
-        machine.run(f"date -s @{int(time.time())}")
         shown(f"{name} has booted")
         yield machine
 
 
-@contextlib.contextmanager
-def gateway(machine):
-    """The gateway running in the guest, and a client on this side that hears all it says. It is asked to stop in the
-    end, and has to do so by itself, with exit status 0."""
-    status, output = machine.run("fieldgate check --config /etc/fieldgate.toml")
-    assert status == 0, f"fieldgate check: exit status {status}: {output}"
-    machine.run("fieldgate run --config /etc/fieldgate.toml & gateway=$!")
-    with Client(machine.forwarded_port(), retry=True) as watcher:
-        watcher.subscribe("#", 1)
-        shown("a client outside is connected to the gateway in the guest")
-        yield watcher
-    status, output = machine.run("kill -TERM $gateway; wait $gateway")
-    assert status == 0, f"the gateway's exit status on SIGTERM is {status}: {output}"
-    shown("the gateway stops cleanly on SIGTERM")
+class Gateway:
+    """The gateway in the guest: started, asked and ended through the guest's shell."""
+
+    def __init__(self, guest):
+        self.guest = guest
+
+    def check(self):
+        """What `check --hardware` prints, and its exit status."""
+        return self.guest.run("fieldgate check --hardware")
+
+    @contextlib.contextmanager
+    def running(self):
+        """From its start on, with a client on this side that hears all it says. Whoever uses this also ends it."""
+        self.guest.run("fieldgate run & gateway=$!")
+        with Client(self.guest.forwarded_port(), retry=True) as watcher:
+            watcher.subscribe("#", 1)
+            yield watcher
+
+    def stop(self):
+        """As a service manager does. It has to end by itself, and well."""
+        status, output = self.guest.run("kill -TERM $gateway; wait $gateway")
+        assert status == 0, f"the gateway's exit status on SIGTERM is {status}: {output}"
+        shown("the gateway stops cleanly on SIGTERM")
+
+    def kill(self):
+        """As a crash does."""
+        status, _ = self.guest.run("kill -KILL $gateway; wait $gateway")
+        assert status == 128 + signal.SIGKILL, f"a gateway that was killed has exit status {status}"
+
+    def freeze(self):
+        """It hears nothing until thaw()."""
+        self.guest.run("kill -STOP $gateway")
+
+    def thaw(self):
+        self.guest.run("kill -CONT $gateway")
+
+    def says(self, verb, *arguments, status=0):
+        """What a command that speaks to the running gateway prints."""
+        ended, output = self.guest.run(f"fieldgate {verb} {' '.join(arguments)}")
+        assert ended == status, f"fieldgate {verb} {arguments}: exit status {ended}, not {status}: {output}"
+        return output
+
+
+def counted(watcher, base_topic):
+    """What the gateway has counted so far, by its own account: of `buses`, `ports` and `devices`."""
+    mark = watcher.mark()
+    watcher.publish(f"{base_topic}/gateway/request/status", "")
+    response = watcher.wait_for(f"{base_topic}/gateway/response/status", since=mark)
+    return json.loads(response.payload)["data"]["field"]
+
+
+def run(main):
+    """Runs a scenario so that SIGTERM also takes down what it has built up."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    main()
