@@ -60,6 +60,13 @@ impl Direct {
         gateway.turn(Some(Duration::ZERO)).map_err(failed)?;
         let client = ControlClient::connect(&path)?
             .ok_or_else(|| Failure::failed("the control socket has no other end"))?;
+        // Until its lines and its port are open, a device refuses what it is told. The host gives
+        // up each that takes too long.
+        while gateway.is_opening() {
+            if let Flow::Exit(_) = turn(&mut gateway, LOOK)? {
+                return Err(Failure::silent(code::FAILED));
+            }
+        }
         Ok(Self {
             gateway,
             client,

@@ -202,6 +202,13 @@ impl Ports {
         }
     }
 
+    /// Whether a port is still being opened.
+    pub(super) fn is_opening(&self) -> bool {
+        self.table
+            .iter()
+            .any(|(_, port)| matches!(port.state, State::Opening))
+    }
+
     /// Closes every port, so that the exit does not wait for one that nobody drains.
     pub(super) fn close_all(&mut self, registry: &Registry, timers: &mut Timers) {
         for id in self.table.keys() {

@@ -1,8 +1,10 @@
 //! Devices through the loop: a serial port that is a pty, and the machine's own files.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use fieldgate::config::{self, Environment, Source};
+use fieldgate::host::{EventLoop, HostSettings};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::openpty;
 use nix::unistd::{ttyname, write};
@@ -78,6 +80,30 @@ fn a_line_on_a_serial_port_becomes_a_message() {
             .any(|window| window == b"fault")
             .then_some(())
     });
+}
+
+/// Whoever commands a device as soon as there is one waits for this.
+#[test]
+fn a_port_and_a_line_are_being_opened_until_they_are_open_or_refused() {
+    let scale = Scale::new();
+    let no_chip = "[gpio.none]\nchip = \"no-such-chip\"\n\
+        [device.panel]\ndriver = \"gpio\"\nbus = \"gpio.none\"\n\
+        [device.panel.point.door]\nkind = \"input\"\nline = 0\n";
+    for devices in [&*scale.config(), no_chip] {
+        let config = plan(devices).config();
+        let mut event_loop = EventLoop::new(config, HostSettings::default()).unwrap();
+        assert!(
+            !event_loop.is_opening(),
+            "nothing is, before the first turn"
+        );
+        event_loop.turn(Some(Duration::ZERO)).unwrap();
+        assert!(event_loop.is_opening(), "{devices}");
+        let start = Instant::now();
+        while event_loop.is_opening() {
+            assert!(start.elapsed() < PATIENCE, "{devices}");
+            event_loop.turn(Some(Duration::from_millis(1))).unwrap();
+        }
+    }
 }
 
 #[test]

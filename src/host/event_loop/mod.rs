@@ -252,6 +252,11 @@ impl EventLoop {
         self.load(None);
     }
 
+    /// Whether lines or ports that the gateway has asked for are neither open nor refused yet.
+    pub fn is_opening(&self) -> bool {
+        self.lines.is_requesting() || self.ports.is_opening()
+    }
+
     /// What the host has met with.
     pub fn counters(&self) -> HostCounters {
         let (buses, lines) = (self.buses.health(), self.lines.health());

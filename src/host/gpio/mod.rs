@@ -348,6 +348,13 @@ impl Lines {
         !self.owed.is_empty()
     }
 
+    /// Whether a request for a line is still without an answer.
+    pub(super) fn is_requesting(&self) -> bool {
+        self.owed
+            .values()
+            .any(|owed| matches!(owed.what, OwedWhat::Request))
+    }
+
     pub(super) fn health(&self) -> Health {
         self.health
     }
