@@ -64,7 +64,7 @@ pub enum Trouble {
 #[derive(Debug, Clone, Default)]
 pub struct Line {
     pub level: bool,
-    /// Why it cannot be requested, and is lost if it was ours.
+    /// Why it cannot be requested, and cannot be set or read if it is ours.
     pub refused: Option<Fault>,
     /// Sets fail.
     pub is_broken: bool,
@@ -404,6 +404,8 @@ impl Bench {
                 let place = self.line_of(line);
                 let outcome = if place.is_broken {
                     Err(Fault::new(FaultKind::BusError, "the line does not obey"))
+                } else if let Some(fault) = &place.refused {
+                    Err(fault.clone())
                 } else {
                     place.level = active;
                     place.driven.push((now, active));
@@ -418,7 +420,11 @@ impl Bench {
                 self.later(Duration::from_micros(50), Due::Line(line, event));
             }
             LineCommand::Release { line } => {
-                self.line_of(line).owner = None;
+                // It may have been lost already, and the word of it be on its way.
+                let mut places = self.lines.values_mut();
+                if let Some(place) = places.find(|place| place.owner == Some(line)) {
+                    place.owner = None;
+                }
                 self.forget_line(line);
             }
         }

@@ -318,6 +318,49 @@ fn a_chip_that_is_unplugged_takes_its_device_offline_until_it_is_back() {
     ));
 }
 
+/// A host may learn that a chip is gone only from the line that it uses next.
+#[test]
+fn a_chip_that_is_gone_is_gone_for_all_its_lines_and_comes_back_for_all() {
+    let gone = Fault::new(FaultKind::Unplugged, "setting the line: no such device");
+    let new = || {
+        let mut bench = Bench::new();
+        let driver = device(&[
+            ("door", 4, input()),
+            ("valve", 6, GpioKind::Output(output(SafeState::Inactive))),
+            ("volume", 5, counter(Edges::Rising)),
+        ]);
+        bench.add("box", driver, Duration::from_secs(10));
+        bench.run_secs(15);
+        for line in bench.lines.values_mut() {
+            line.refused = Some(gone.clone());
+        }
+        bench
+    };
+    let by_command = |bench: &mut Bench| {
+        let answer = bench.set_and_wait("box/valve", on());
+        assert_eq!(answer, Err(gone.clone()));
+    };
+    let by_host = |bench: &mut Bench| bench.pull_line(4);
+    for learn in [&by_command as &dyn Fn(&mut Bench), &by_host] {
+        let mut bench = new();
+        learn(&mut bench);
+        bench.run_millis(1);
+        assert_eq!(bench.online("box"), Some(false));
+        for point in ["door", "valve", "volume"] {
+            let text = bench.last_text(&format!("box/{point}"));
+            assert!(text.starts_with("unplugged"), "{point}: {text}");
+        }
+        let requests = bench.lines[&6].requests;
+        for line in bench.lines.values_mut() {
+            line.refused = None;
+        }
+        bench.run(LINE_BACKOFF_MAX + Duration::from_secs(10));
+        assert_eq!(bench.online("box"), Some(true));
+        assert!(bench.lines[&6].requests > requests, "requested anew");
+        assert_eq!(bench.set_and_wait("box/valve", on()), Ok(on()));
+    }
+}
+
 // Outputs.
 
 #[test]

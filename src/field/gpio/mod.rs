@@ -173,20 +173,43 @@ impl Gpio {
             } => return line.handle_edge(reporter, cx, index, at, active, line_seqno),
             LineEvent::Level { active } => return line.handle_level(reporter, cx, index, active),
             LineEvent::Set { request, outcome } => {
-                return line.handle_set(reporter, cx, index, request, outcome);
+                let fault = outcome.as_ref().err().cloned();
+                if !line.handle_set(reporter, cx, index, request, outcome) {
+                    return false;
+                }
+                if let Some(fault) = fault.filter(is_chip_gone) {
+                    self.lose_chip(reporter, cx, &fault);
+                }
             }
             LineEvent::Lost(fault) => {
-                line.become_lost(reporter, cx, index, fault);
-                if self
-                    .lines
-                    .iter()
-                    .all(|line| matches!(line.state, State::Lost(_)))
-                {
-                    reporter.vanish(cx);
+                let was_ready = line.state == State::Ready;
+                line.become_lost(reporter, cx, index, fault.clone());
+                if was_ready && is_chip_gone(&fault) {
+                    self.lose_chip(reporter, cx, &fault);
                 }
+                self.vanish_without_lines(reporter, cx);
             }
         }
         true
+    }
+
+    /// The chip is gone, as one of its lines has shown: no other line of it is ours any more
+    /// either, and all are requested again, for a chip that comes back is another one.
+    fn lose_chip(&mut self, reporter: &mut Reporter, cx: &mut Context, fault: &Fault) {
+        for (index, line) in self.lines.iter_mut().enumerate() {
+            if line.state == State::Ready {
+                cx.emit(Output::Line(LineCommand::Release { line: line.id }));
+                line.become_lost(reporter, cx, index, fault.clone());
+            }
+        }
+        self.vanish_without_lines(reporter, cx);
+    }
+
+    fn vanish_without_lines(&self, reporter: &mut Reporter, cx: &mut Context) {
+        let mut lines = self.lines.iter();
+        if lines.all(|line| matches!(line.state, State::Lost(_))) {
+            reporter.vanish(cx);
+        }
     }
 
     /// A command.
@@ -355,6 +378,11 @@ impl Gpio {
             owners.remove(line.id);
         }
     }
+}
+
+/// Whether a fault of one line means that its whole chip has been unplugged.
+fn is_chip_gone(fault: &Fault) -> bool {
+    fault.kind == FaultKind::Unplugged
 }
 
 impl Line {

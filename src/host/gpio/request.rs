@@ -166,7 +166,10 @@ fn refused(chip: &gpiocdev::Chip, offset: u32, error: &gpiocdev::Error) -> Fault
 
 pub(super) fn fault_of(error: &gpiocdev::Error, doing: &str) -> Fault {
     let kind = match errno_of(error) {
-        Some(Errno::ENODEV | Errno::ENXIO) => FaultKind::Unplugged,
+        // The kernel's answer for a chip that is gone.
+        Some(Errno::ENODEV) => FaultKind::Unplugged,
+        // A driver's for one behind I2C that is silent.
+        Some(Errno::ENXIO | Errno::EREMOTEIO) => FaultKind::NoAnswer,
         Some(Errno::ETIMEDOUT | Errno::EAGAIN) => FaultKind::Timeout,
         _ => FaultKind::BusError,
     };
