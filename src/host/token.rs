@@ -29,6 +29,8 @@ pub(super) enum Source {
     Line(u32),
     /// A serial port, by slot of its `PortId`.
     Port(u32),
+    /// The folder with the nodes of GPIO chips.
+    Chips,
 }
 
 const SLOT_BITS: u32 = 28;
@@ -50,6 +52,7 @@ impl Source {
             Self::Control(slot) => (7, slot),
             Self::Line(slot) => (8, slot),
             Self::Port(slot) => (9, slot),
+            Self::Chips => (10, 0),
         };
         debug_assert!(slot < SLOTS_MAX, "tables are limited far below 2²⁸ slots");
         Token(((sort << SLOT_BITS) | slot) as usize)
@@ -70,6 +73,7 @@ impl Source {
             7 => Self::Control(slot),
             8 => Self::Line(slot),
             9 => Self::Port(slot),
+            10 => Self::Chips,
             _ => return None,
         })
     }
@@ -119,6 +123,7 @@ mod tests {
             Source::Control(2),
             Source::Line(3),
             Source::Port(4),
+            Source::Chips,
         ];
         for source in sources {
             assert_eq!(Source::from_token(source.token()), Some(source));

@@ -384,7 +384,7 @@ impl EventLoop {
                 self.alarm.fired();
                 false
             }
-            Source::Signal | Source::ControlListener | Source::Linger(_) => true,
+            Source::Signal | Source::ControlListener | Source::Linger(_) | Source::Chips => true,
             Source::Listener(slot) => match self.listener_at(slot) {
                 Some((_, listener)) => {
                     listener.readable = true;
@@ -440,6 +440,7 @@ impl EventLoop {
                     self.serve_port(now, port);
                 }
             }
+            Source::Chips => self.lines.check_chips(&mut self.timers, now.monotonic),
         }
     }
 

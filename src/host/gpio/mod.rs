@@ -6,10 +6,12 @@
 //! line is up to its chip: the header's lines stay as they are.
 
 mod request;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use gpiocdev::line::EdgeKind;
@@ -20,6 +22,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 pub(super) use self::request::HEADER_LABELS;
 use self::request::{errno_of, fault_of, level, request, value_of};
+use self::watch::ChipWatch;
 use super::timer::{TimerKey, Timers};
 use super::token::{Readiness, Source};
 use super::worker::{self, Health, Mailbox, Refused, Worker};
@@ -49,6 +52,8 @@ pub(super) struct Lines {
     /// Operations without an answer. Bounded by [`CHIP_QUEUE_MAX`] for each chip.
     owed: BTreeMap<u64, Owed>,
     next_op: u64,
+    /// From the first line that is ours.
+    watch: Option<ChipWatch>,
     health: Health,
 }
 
@@ -96,6 +101,8 @@ enum OwedWhat {
     Request,
     Set(RequestId),
     Read,
+    /// Whether the line is still there.
+    Check,
 }
 
 /// What a chip's worker is asked. The last one to let go of a request gives the line back, which
@@ -149,6 +156,7 @@ impl Lines {
             table: IdTable::new(),
             owed: BTreeMap::new(),
             next_op: 0,
+            watch: None,
             health: Health::default(),
         }
     }
@@ -239,6 +247,7 @@ impl Lines {
                 if let Some(entry) = self.table.get_mut(line) {
                     entry.state = State::Held(handle);
                 }
+                self.watch_chips(registry);
                 Some((line, LineEvent::Ready { active }))
             }
             (AnswerWhat::Requested(Err(fault)), _) => {
@@ -250,6 +259,14 @@ impl Lines {
             }
             (AnswerWhat::Level(outcome), Some(OwedWhat::Set(request))) => {
                 is_current.then_some((line, LineEvent::Set { request, outcome }))
+            }
+            (AnswerWhat::Level(outcome), Some(OwedWhat::Check)) => {
+                let fault = outcome.err()?;
+                if !is_current || fault.kind != FaultKind::Unplugged {
+                    return None;
+                }
+                self.let_go(registry, line);
+                Some((line, LineEvent::Lost(fault)))
             }
             (AnswerWhat::Level(Ok(active)), Some(_)) => {
                 is_current.then_some((line, LineEvent::Level { active }))
@@ -297,6 +314,20 @@ impl Lines {
             OwedWhat::Request | OwedWhat::Read => {
                 self.let_go(registry, owed.line);
                 Some((owed.line, LineEvent::Lost(fault)))
+            }
+            OwedWhat::Check => None,
+        }
+    }
+
+    /// Nodes of chips have gone: every line that is ours is asked whether it still has its chip.
+    pub(super) fn check_chips(&mut self, timers: &mut Timers, now: Instant) {
+        if !self.watch.as_mut().is_some_and(ChipWatch::has_news) {
+            return;
+        }
+        for line in self.table.keys() {
+            if let Some(handle) = self.handle(line) {
+                // A chip with too much to do to be asked is there.
+                let _ = self.submit(timers, now, line, OwedWhat::Check, OpWhat::Read(handle));
             }
         }
     }
@@ -388,19 +419,32 @@ impl Lines {
             },
         };
         let fault = Fault::new(FaultKind::Busy, refused);
-        Some(match owed {
-            OwedWhat::Set(request) => (
+        match owed {
+            OwedWhat::Set(request) => Some((
                 line,
                 LineEvent::Set {
                     request,
                     outcome: Err(fault),
                 },
-            ),
+            )),
             OwedWhat::Request | OwedWhat::Read => {
                 self.forget(line);
-                (line, LineEvent::Lost(fault))
+                Some((line, LineEvent::Lost(fault)))
             }
-        })
+            OwedWhat::Check => None,
+        }
+    }
+
+    fn watch_chips(&mut self, registry: &Registry) {
+        if self.watch.is_some() {
+            return;
+        }
+        match ChipWatch::new(registry, Path::new(watch::FOLDER)) {
+            Ok(watch) => self.watch = Some(watch),
+            Err(error) => {
+                log::warn!("a GPIO chip that is unplugged may go unnoticed: {error}");
+            }
+        }
     }
 
     fn handle(&self, line: LineId) -> Option<Handle> {
