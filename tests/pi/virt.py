@@ -10,7 +10,8 @@ from scenario import Gateway, arguments, booted, command, counted, milliseconds,
 PL061 = 0x0903_0000
 DATA = PL061 + (0xFF << 2)
 DIRECTION = PL061 + 0x400
-# The panel's lines, as in virt.toml.
+# What the kernel calls it, and the panel's lines, as in virt.toml.
+CHIP = "9030000.pl061"
 BUTTON, DOOR, FLOW, LOCK, GATE, LAMP, HEATER, RELAY = range(8)
 
 # What the kernel keeps for a line of ours (EVENT_BUFFER in src/field/gpio), and a burst that is more than that.
@@ -41,7 +42,9 @@ def main():
         guest.set_clock()
         guest.wait_for_device("/dev/ttyUSB0")
         the_hardware_is_checked(gateway)
+        commands_need_no_gateway(panel, gateway)
         with gateway.running() as watcher:
+            a_line_that_another_program_holds_is_a_fault_until_it_is_free(panel, watcher)
             outputs_start_safe(panel)
             edges_are_messages(panel, watcher)
             a_bouncing_contact_is_one_message(panel, watcher)
@@ -51,6 +54,7 @@ def main():
             a_chip_that_is_not_there_is_a_fault(gateway, watcher)
             an_unplugged_adapter_is_a_fault_until_it_is_back(panel, watcher)
             commands_inside_see_what_outside_sees(panel, gateway)
+            an_unplugged_chip_is_a_fault_until_it_is_back(panel, watcher)
             for point, line in (("lamp", LAMP), ("heater", HEATER), ("relay", RELAY)):
                 assert command(watcher, f"virt/panel/{point}", "on")["status"] == "ok"
                 assert panel.is_active(line), f"{point} is not on"
@@ -101,6 +105,33 @@ def the_hardware_is_checked(gateway):
     assert len(failed) == 1, output
     assert failed[0].startswith("absent"), output
     shown(f"check finds all the hardware but the chip that is not there: {failed[0]}")
+
+
+def commands_need_no_gateway(panel, gateway):
+    """The lamp is left lit by a program that goes on."""
+    panel.set(DOOR, 1)
+    output = gateway.says("read", "panel/door")
+    assert "true" in output, f"the door is active: {output}"
+    panel.set(DOOR, 0)
+    output = gateway.says("read", "panel/door")
+    assert "false" in output, f"the door is inactive: {output}"
+    mark = panel.guest.console.mark()
+    panel.guest.run("fieldgate set panel/lamp on --direct & direct=$!")
+    panel.guest.console.wait_for("held until Ctrl-C", since=mark)
+    assert panel.is_active(LAMP), "`fieldgate set --direct` has not lit the lamp"
+    shown("read, and set --direct, need no gateway")
+
+
+def a_line_that_another_program_holds_is_a_fault_until_it_is_free(panel, watcher):
+    reason = watcher.wait_for("virt/panel/lamp/reason", lambda message: message.payload).payload.decode()
+    assert "in use by 'fieldgate'" in reason, reason
+    watcher.wait_for_value("virt/panel/door", False)
+    assert panel.is_active(LAMP), "a line that another program holds has been driven"
+    status, output = panel.guest.run("kill -INT $direct; wait $direct")
+    assert status == 0, f"set --direct ends with {status}: {output}"
+    watcher.wait_for_value("virt/panel/lamp", False)
+    watcher.wait_for_text("virt/panel/lamp/quality", "good")
+    shown(f"a line that another program holds is a fault until it is free: {reason}")
 
 
 def outputs_start_safe(panel):
@@ -264,6 +295,30 @@ def an_unplugged_adapter_is_a_fault_until_it_is_back(panel, watcher):
         watcher.wait_for_text("virt/scale/weight/quality", "good", since=mark)
         watcher.wait_for_text("virt/scale/availability", "online", since=mark)
         shown("an adapter that is back is read again")
+
+
+def an_unplugged_chip_is_a_fault_until_it_is_back(panel, watcher):
+    """The driver lets go of the chip, as when a USB adapter with GPIO lines is pulled."""
+    driver = "/sys/bus/amba/drivers/pl061_gpio"
+    mark = watcher.mark()
+    panel.guest.run(f"echo {CHIP} > {driver}/unbind")
+    for name in ("door", "button", "flow", "lamp"):
+        watcher.wait_for_text(f"virt/panel/{name}/quality", "fault", since=mark)
+    watcher.wait_for_text("virt/panel/availability", "offline", since=mark)
+    result = command(watcher, "virt/panel/lamp", "on")
+    assert result["status"] == "error", result
+    mark = watcher.mark()
+    panel.guest.run(f"echo {CHIP} > {driver}/bind")
+    watcher.wait_for_text("virt/panel/availability", "online", since=mark)
+    watcher.wait_for_text("virt/panel/door/quality", "good", since=mark)
+    watcher.wait_for_text("virt/panel/lamp/quality", "good", since=mark)
+    for level in (0, 1):
+        mark = watcher.mark()
+        panel.set(DOOR, level)
+        watcher.wait_for_value("virt/panel/door", bool(level), since=mark)
+    assert command(watcher, "virt/panel/lamp", "on")["status"] == "ok"
+    assert panel.is_active(LAMP), "the lamp is not lit"
+    shown("a chip that is unplugged is a fault of all its lines until it is back")
 
 
 def commands_inside_see_what_outside_sees(panel, gateway):
