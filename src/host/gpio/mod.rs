@@ -35,8 +35,12 @@ use crate::time::{Duration, Instant};
 /// Operations that may wait for one chip. One more is answered with a fault.
 const CHIP_QUEUE_MAX: usize = 256;
 
-/// After this long the loop answers for a chip that does not.
+/// After this long the loop answers for a chip that does not set or read a line.
 const LINE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The same for one that does not give a line out, which is more work (the kernel starts a thread
+/// for each line with edges), and which all lines of a chip may wait for one after another.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Edges of one line that are handed over in one turn; the others wait in the kernel's buffer for
 /// the next.
@@ -103,6 +107,15 @@ enum OwedWhat {
     Read,
     /// Whether the line is still there.
     Check,
+}
+
+impl OwedWhat {
+    const fn timeout(self) -> Duration {
+        match self {
+            Self::Request => REQUEST_TIMEOUT,
+            Self::Set(_) | Self::Read | Self::Check => LINE_TIMEOUT,
+        }
+    }
 }
 
 /// What a chip's worker is asked. The last one to let go of a request gives the line back, which
@@ -290,7 +303,7 @@ impl Lines {
             FaultKind::Timeout,
             format!(
                 "the GPIO chip has not answered for {} s",
-                LINE_TIMEOUT.as_secs()
+                owed.what.timeout().as_secs()
             ),
         );
         let chip = &self.table.get(owed.line)?.chip;
@@ -411,7 +424,7 @@ impl Lines {
             }) {
                 Ok(()) => {
                     self.owed.insert(op, Owed { line, what: owed });
-                    timers.arm(TimerKey::LineOp(op), now + LINE_TIMEOUT);
+                    timers.arm(TimerKey::LineOp(op), now + owed.timeout());
                     return None;
                 }
                 Err(Refused::Full(_)) => "too many operations wait for its chip",
@@ -759,7 +772,7 @@ mod tests {
         bench.lines.workers.insert(chip.clone(), worker);
         for op in 0..2 {
             assert_eq!(bench.request(chip.clone(), LineRef::Offset(1)), None);
-            let due = Instant::from_nanos(0) + LINE_TIMEOUT;
+            let due = Instant::from_nanos(0) + REQUEST_TIMEOUT;
             assert_eq!(bench.timers.pop_due(due), Some(TimerKey::LineOp(op)));
             let expired = bench.lines.expired(bench.poll.registry(), op);
             let Some((_, LineEvent::Lost(fault))) = expired else {
