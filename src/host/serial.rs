@@ -67,6 +67,9 @@ struct OpenPort {
     readable: bool,
     /// The last write was taken whole, or the poll has said that there is room again.
     writable: bool,
+    /// The poll is asked for room, too. Only while something waits for it: a tty tells of room
+    /// whenever bytes have left it, which would wake the loop for every poll of a device.
+    wants_room: bool,
     queue: VecDeque<Payload>,
     /// Of the queue's first payload.
     written: usize,
@@ -158,8 +161,8 @@ impl Ports {
             }
         };
         let token = Source::Port(id.slot()).token();
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = registry.register(&mut SourceFd(&tty.as_raw_fd()), token, interest) {
+        let mut source = SourceFd(&tty.as_raw_fd());
+        if let Err(error) = registry.register(&mut source, token, Interest::READABLE) {
             let fault = io_fault(&port.path, "waiting for it", &error);
             self.table.remove(id);
             close(&self.errands, tty);
@@ -169,6 +172,7 @@ impl Ports {
             tty,
             readable: false,
             writable: true,
+            wants_room: false,
             queue: VecDeque::new(),
             written: 0,
             waiting: 0,
@@ -313,6 +317,12 @@ impl Ports {
         };
         let mut total = 0;
         let fault = loop {
+            let wants_room = !open.queue.is_empty() && !open.writable;
+            if wants_room != open.wants_room
+                && let Err(error) = open.ask_for_room(registry, id, wants_room)
+            {
+                break io_fault(path, "waiting for it", &error);
+            }
             let Some(front) = open.queue.front() else {
                 return Progress::Some(total);
             };
@@ -344,6 +354,21 @@ impl Ports {
             State::Open(open) => Some((&port.path, open)),
             State::Opening => None,
         }
+    }
+}
+
+impl OpenPort {
+    /// Asks the poll for room, or no longer. If there is room already, the poll says so at once.
+    fn ask_for_room(&mut self, registry: &Registry, id: PortId, wanted: bool) -> io::Result<()> {
+        let interest = if wanted {
+            Interest::READABLE | Interest::WRITABLE
+        } else {
+            Interest::READABLE
+        };
+        let token = Source::Port(id.slot()).token();
+        registry.reregister(&mut SourceFd(&self.tty.as_raw_fd()), token, interest)?;
+        self.wants_room = wanted;
+        Ok(())
     }
 }
 
@@ -510,6 +535,10 @@ mod tests {
             }
         }
 
+        fn waiting(&mut self) -> usize {
+            self.ports.open_port(self.id).unwrap().1.waiting
+        }
+
         fn write(&mut self, bytes: &[u8]) -> Progress {
             let bytes = Payload::copy_from(bytes);
             self.ports
@@ -567,6 +596,46 @@ mod tests {
         };
         assert_eq!(fault.kind, FaultKind::Busy);
         drop(master);
+    }
+
+    #[test]
+    fn what_a_port_does_not_take_at_once_follows_when_there_is_room() {
+        let (mut master, path) = pty();
+        let mut bench = Bench::new();
+        assert_eq!(bench.open(&path), Some((bench.id, Ok(()))));
+        let mut sent = 0;
+        while bench.write(&[b'x'; 4096]) != Progress::Blocked {
+            sent += 4096;
+        }
+        sent += 4096;
+        let mut heard = vec![0; sent];
+        let (first, rest) = heard.split_at_mut(64);
+        master.read_exact(first).unwrap();
+        let reader = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| master.read_exact(rest));
+            while bench.waiting() > 0 {
+                bench.wait();
+                let registry = bench.poll.registry();
+                let flushed = bench.ports.flush(registry, &mut bench.timers, bench.id);
+                assert!(!matches!(flushed, Progress::Lost(_)), "{flushed:?}");
+            }
+            reader.join().unwrap()
+        });
+        reader.unwrap();
+        assert!(heard.iter().all(|byte| *byte == b'x'));
+
+        // Nothing waits any more, and the poll no longer tells of room.
+        assert_eq!(bench.write(b"poll\n"), Progress::Some(5));
+        let mut heard = [0; 5];
+        master.read_exact(&mut heard).unwrap();
+        master.write_all(b"level=41.5\n").unwrap();
+        let mut events = Events::with_capacity(4);
+        bench.poll.poll(&mut events, Some(PATIENCE)).unwrap();
+        let told: Vec<_> = events
+            .iter()
+            .map(|event| (event.is_readable(), event.is_writable()))
+            .collect();
+        assert_eq!(told, [(true, false)]);
     }
 
     #[test]
