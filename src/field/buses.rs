@@ -9,9 +9,10 @@ use super::Output;
 use super::bus::{BusError, BusOp, BusOutcome, BusSettings};
 use super::context::Context;
 use super::stats::BusStats;
+use super::timers::Timer;
 use crate::id::{BusId, DeviceId, RequestId};
 use crate::slab::GenSlab;
-use crate::time::{Duration, Instant};
+use crate::time::Duration;
 
 /// Transfers that wait for one bus. An I2C bus has 112 addresses, and a device waits at most once.
 pub const BUS_QUEUE_MAX: usize = 128;
@@ -50,7 +51,6 @@ struct Bus {
 struct Flight {
     bus: BusId,
     device: DeviceId,
-    deadline: Instant,
 }
 
 /// The queue in front of a bus is full.
@@ -104,6 +104,7 @@ impl Buses {
             }
             if let Some(request) = self.slab.remove(id).and_then(|bus| bus.in_flight) {
                 self.flights.remove(&request);
+                cx.timers.disarm(Timer::Transfer(request));
             }
             cx.emit(Output::CloseBus { bus: id });
         }
@@ -139,6 +140,7 @@ impl Buses {
         outcome: &BusOutcome,
     ) -> Option<DeviceId> {
         let flight = self.flights.remove(&request)?;
+        cx.timers.disarm(Timer::Transfer(request));
         let bus = self
             .slab
             .get_mut(flight.bus)
@@ -156,16 +158,17 @@ impl Buses {
         Some(flight.device)
     }
 
-    /// The transfer under way on `bus`, if the host is long overdue with its answer.
-    pub(super) fn overdue(&mut self, now: Instant, bus: BusId) -> Option<RequestId> {
-        let state = self.slab.get_mut(bus)?;
-        let request = state.in_flight?;
-        let flight = self.flights.get(&request)?;
-        if flight.deadline + HOST_GRACE > now {
-            return None;
+    /// The host is long overdue with the answer to this transfer.
+    pub(super) fn count_unanswered(&mut self, request: RequestId) {
+        let flight = self.flights.get(&request);
+        if let Some(bus) = flight.and_then(|flight| self.slab.get_mut(flight.bus)) {
+            bus.stats.unanswered += 1;
         }
-        state.stats.unanswered += 1;
-        Some(request)
+    }
+
+    /// Whether this transfer is under way.
+    pub(super) fn has_under_way(&self, request: RequestId) -> bool {
+        self.flights.contains_key(&request)
     }
 
     /// Nothing further is begun.
@@ -215,14 +218,8 @@ impl Buses {
         let deadline = cx.now + time_for(&state.settings);
         state.in_flight = Some(request);
         state.stats.transfers += 1;
-        self.flights.insert(
-            request,
-            Flight {
-                bus,
-                device,
-                deadline,
-            },
-        );
+        self.flights.insert(request, Flight { bus, device });
+        cx.wake_at(Timer::Transfer(request), deadline + HOST_GRACE);
         cx.emit(Output::Bus {
             bus,
             request,

@@ -462,8 +462,6 @@ impl Field {
         let cx = &mut self.cx;
         match timer {
             Timer::Sample(device) => {
-                self.give_up_overdue(device);
-                let cx = &mut self.cx;
                 let Some(Device { reporter, body }) = self.devices.get_mut(device) else {
                     return;
                 };
@@ -481,6 +479,12 @@ impl Field {
                 {
                     sampled.handle_woken(reporter, cx, &mut self.buses);
                 }
+            }
+            Timer::Transfer(request) => {
+                // The host has lost it, and neither the device nor its bus must stand still.
+                log::error!("transfer never answered request={request}");
+                self.buses.count_unanswered(request);
+                self.complete(request, Err(BusError::Timeout));
             }
             Timer::Line(line) | Timer::Pulse(line) | Timer::Lease(line) => {
                 let Some((device, index)) = self.lines.get(line).copied() else {
@@ -507,19 +511,6 @@ impl Field {
                     lines.handle_hold_end(cx, &mut self.ports, usize::from(index));
                 }
             }
-        }
-    }
-
-    /// A device that waits for its bus when it is due again, and long after the deadline of the
-    /// transfer there: the host has lost it, and the bus must not stand still for that.
-    fn give_up_overdue(&mut self, device: DeviceId) {
-        let bus = match self.devices.get(device).map(|device| &device.body) {
-            Some(Body::Sampled(sampled)) if sampled.is_on_bus() => sampled.bus(),
-            _ => return,
-        };
-        if let Some(request) = self.buses.overdue(self.cx.now, bus) {
-            log::error!("transfer never answered request={request}");
-            self.complete(request, Err(BusError::Timeout));
         }
     }
 
@@ -583,6 +574,7 @@ impl Field {
                 Timer::Line(line) | Timer::Pulse(line) | Timer::Lease(line) => {
                     self.lines.contains(line)
                 }
+                Timer::Transfer(request) => self.buses.has_under_way(request),
                 Timer::Port(port) => self.ports.get(port).is_some(),
             };
             debug_assert!(has_owner, "{timer:?} belongs to nobody");

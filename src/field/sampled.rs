@@ -68,11 +68,6 @@ impl Sampled {
         self.bus
     }
 
-    /// Whether a transfer is under way or waits: an answer is owed.
-    pub(super) fn is_on_bus(&self) -> bool {
-        self.state == State::OnBus
-    }
-
     /// Its due time, or the end of its back-off.
     pub(super) fn handle_due(
         &mut self,

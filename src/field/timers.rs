@@ -6,7 +6,7 @@
 //! bounded by the devices, lines and ports that exist.
 
 use crate::deadlines::ExactDeadlines;
-use crate::id::{DeviceId, LineId, PortId};
+use crate::id::{DeviceId, LineId, PortId, RequestId};
 
 /// What a deadline is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +15,8 @@ pub(super) enum Timer {
     Sample(DeviceId),
     /// A driver has waited long enough.
     Step(DeviceId),
+    /// A transfer should have been answered long ago.
+    Transfer(RequestId),
     /// A line is to be requested again, or set again.
     Line(LineId),
     /// A pulse on a line ends.

@@ -336,6 +336,22 @@ fn a_host_that_forgets_an_answer_stalls_no_bus() {
 }
 
 #[test]
+fn an_answer_that_is_lost_during_a_back_off_is_not_waited_for_until_its_end() {
+    let mut bench = greenhouse();
+    bench.run_secs(15);
+    bench.trouble.insert((1, Some(0x76)), Trouble::Absent);
+    bench.run_secs(300);
+    bench.trouble.insert((1, Some(0x76)), Trouble::Forgotten);
+    bench.forget();
+    bench.get("greenhouse/temperature");
+    bench.run_secs(2);
+    assert_eq!(
+        bench.last_text("greenhouse/temperature"),
+        "timeout: i2c.1 did not answer in time for 0x76"
+    );
+}
+
+#[test]
 fn a_device_slower_than_its_interval_skips_and_counts() {
     let mut bench = Bench::new();
     bench
