@@ -17,6 +17,10 @@
 //!
 //! After any fault all of it is done again, from the chip id on: the chip may have lost its power,
 //! or be another one. The settings come back with the burst, so a reset in between is noticed.
+//!
+//! A channel that was skipped reads as the middle of its range (`0x80000`, `0x8000`): values that
+//! also a measurement can have, at 26.5 °C or at 66 % with an ordinary calibration. So it is the
+//! settings that say whether a channel was measured, never the value of that channel.
 
 use super::{Site, sampled};
 use crate::field::driver::{Completion, Sample, Step};
@@ -47,13 +51,15 @@ const IDS_BMP280_SAMPLES: [u8; 2] = [0x56, 0x57];
 /// How often each quantity is measured and averaged: "weather monitoring" (3.5.1), the least self
 /// heating. As a register value, 1 means once.
 const OVERSAMPLING: u8 = 1;
+/// Of humidity, in `ctrl_hum`.
+const OVERSAMPLING_MASK: u8 = 0x07;
 const MODE_FORCED: u8 = 1;
 const MODE_MASK: u8 = 0x03;
 const SETTINGS: u8 = OVERSAMPLING << 5 | OVERSAMPLING << 2;
 
-/// A channel that was not measured reads as this (table 26 and 4.2.3: the reset value).
-const SKIPPED_20_BITS: u32 = 0x8_0000;
-const SKIPPED_16_BITS: u32 = 0x8000;
+/// What a channel holds after a reset (5.3: memory map) until it is measured.
+const RESET_20_BITS: u32 = 0x8_0000;
+const RESET_16_BITS: u32 = 0x8000;
 
 /// Time from power-on to communication (1: `t_startup`) is 2 ms; the reset repeats it.
 const START_UP: Duration = Duration::from_millis(3);
@@ -197,22 +203,21 @@ impl Bme280 {
             }
             (State::Measuring, Completion::Woken) => {
                 self.state = State::Reading;
-                // From the status to the last result: the settings and the rest in between tell
-                // whether the chip is still the one that was set up.
-                let count = if self.has_humidity {
-                    BURST_BME280
+                // From the settings to the last result: they tell whether the chip is still as it
+                // was set up.
+                Ok(Step::Transfer(if self.has_humidity {
+                    site.read(CTRL_HUM, BURST as u16)
                 } else {
-                    BURST_BMP280
-                };
-                Ok(Step::Transfer(site.read(STATUS, count as u16)))
+                    site.read(STATUS, BURST_BMP280 as u16)
+                }))
             }
             (State::Reading, Completion::Bus(outcome)) => {
-                let mut burst = [0; BURST_BME280];
+                let mut burst = [0; BURST];
                 if self.has_humidity {
                     burst = site.bytes(outcome)?;
                 } else {
-                    let short: [u8; BURST_BMP280] = site.bytes(outcome)?;
-                    burst[..BURST_BMP280].copy_from_slice(&short);
+                    let part: [u8; BURST_BMP280] = site.bytes(outcome)?;
+                    burst[1..=BURST_BMP280].copy_from_slice(&part);
                 }
                 self.finish(now, &burst)
             }
@@ -263,43 +268,44 @@ impl Bme280 {
         Ok(Step::WaitUntil(now + RETRY_DELAY))
     }
 
-    fn finish(&mut self, now: Instant, burst: &[u8; BURST_BME280]) -> Result<Step, Fault> {
-        let at = |register: u8| u32::from(burst[usize::from(register - STATUS)]);
-        if burst[0] & STATUS_MEASURING != 0 {
+    fn finish(&mut self, now: Instant, burst: &[u8; BURST]) -> Result<Step, Fault> {
+        let byte = |register: u8| burst[usize::from(register - CTRL_HUM)];
+        if byte(STATUS) & STATUS_MEASURING != 0 {
             self.state = State::Measuring;
             return self.retry(now);
         }
-        let settings = burst[usize::from(CTRL_MEAS - STATUS)];
-        if settings & !MODE_MASK != SETTINGS {
-            return Err(self.site.fault(
-                FaultKind::NotMeasured,
-                format_args!("the chip has lost its settings: was its power interrupted?"),
-            ));
+        let skips_humidity = self.has_humidity && byte(CTRL_HUM) & OVERSAMPLING_MASK == 0;
+        if byte(CTRL_MEAS) & !MODE_MASK != SETTINGS || skips_humidity {
+            return Err(self.not_measured("the chip has lost its settings"));
         }
-        self.state = State::Ready;
+        let at = |register: u8| u32::from(byte(register));
         let pressure = at(0xF7) << 12 | at(0xF8) << 4 | at(0xF9) >> 4;
         let temperature = at(0xFA) << 12 | at(0xFB) << 4 | at(0xFC) >> 4;
         let humidity = at(0xFD) << 8 | at(0xFE);
+        let is_as_reset = temperature == RESET_20_BITS
+            && pressure == RESET_20_BITS
+            && (!self.has_humidity || humidity == RESET_16_BITS);
+        if is_as_reset {
+            return Err(self.not_measured("the chip has measured nothing"));
+        }
+        self.state = State::Ready;
         Ok(Step::Reading(self.convert(temperature, pressure, humidity)))
+    }
+
+    fn not_measured(&self, what: &str) -> Fault {
+        self.site.fault(
+            FaultKind::NotMeasured,
+            format_args!("{what}: was its power interrupted?"),
+        )
     }
 
     fn convert(&self, temperature: u32, pressure: u32, humidity: u32) -> Sample {
         let mut sample = Sample::new();
         let mut add = |outcome| sample.push((sample.len(), outcome));
-        let skipped = |what: &str| {
-            let story = format_args!("{what} was skipped").to_string();
-            Outcome::Fault(
-                self.site
-                    .fault(FaultKind::NotMeasured, format_args!("{story}")),
-            )
-        };
         let fine = self.calibration.fine_temperature(temperature);
-        let celsius = fine.celsius();
-        let outcome = if temperature == SKIPPED_20_BITS {
-            skipped("temperature")
-        } else {
-            self.site.in_range("temperature", celsius, RANGE_CELSIUS)
-        };
+        let outcome = self
+            .site
+            .in_range("temperature", fine.celsius(), RANGE_CELSIUS);
         // The other two are compensated by the temperature: without it they are nothing, and
         // outside of its range their formulas are not meant to hold.
         let is_usable = matches!(outcome, Outcome::Good(_));
@@ -307,7 +313,6 @@ impl Bme280 {
         add(outcome);
         add(match self.calibration.hectopascal(fine, pressure) {
             _ if !is_usable => without.clone(),
-            _ if pressure == SKIPPED_20_BITS => skipped("pressure"),
             Some(hpa) => self.site.in_range("pressure", hpa, RANGE_HPA),
             None => Outcome::Fault(
                 self.site
@@ -315,22 +320,20 @@ impl Bme280 {
             ),
         });
         if self.has_humidity {
-            add(if !is_usable {
-                without
-            } else if humidity == SKIPPED_16_BITS {
-                skipped("humidity")
-            } else {
+            add(if is_usable {
                 let percent = self.calibration.percent(fine, humidity);
                 self.site.in_range("humidity", percent, RANGE_PERCENT)
+            } else {
+                without
             });
         }
         sample
     }
 }
 
-/// Status to `hum_lsb`.
-const BURST_BME280: usize = 0xFE - 0xF3 + 1;
-/// Status to `temp_xlsb`.
+/// `ctrl_hum` to `hum_lsb`.
+const BURST: usize = 0xFE - 0xF2 + 1;
+/// Of these, the status to `temp_xlsb`, which is what a BMP280 has.
 const BURST_BMP280: usize = 0xFC - 0xF3 + 1;
 
 /// The longest that one measurement takes (appendix B, 9.1), with each quantity measured once:
@@ -457,7 +460,6 @@ mod tests {
 
     use super::*;
     use crate::field::bus::{BusError, BusOp, BusReply};
-    use crate::point::Value;
 
     /// The worked example of BST-BMP280-DS001, 3.12 and its figure: the only one that Bosch prints.
     #[test]
@@ -514,8 +516,8 @@ mod tests {
         let mut asked = 0;
         while matches!(step, Step::WaitUntil(_)) {
             driver.step(now, &Completion::Woken);
-            let mut burst = BURST;
-            burst[0] = STATUS_MEASURING;
+            let mut burst = MEASURED;
+            burst[1] = STATUS_MEASURING;
             step = driver.step(now, &brought(&burst));
             asked += 1;
         }
@@ -523,35 +525,48 @@ mod tests {
         assert!(matches!(step, Step::Fault(fault) if fault.kind == FaultKind::Timeout));
     }
 
-    #[test]
-    fn a_chip_that_was_reset_has_not_measured() {
+    /// What the driver says to a burst.
+    fn finish(burst: [u8; BURST]) -> Step {
         let mut driver = ready();
         let now = Instant::default();
         driver.step(now, &Completion::Begin);
         driver.step(now, &brought(&[]));
         driver.step(now, &Completion::Woken);
-        let mut burst = BURST;
-        burst[1] = 0;
-        let step = driver.step(now, &brought(&burst));
-        assert!(matches!(step, Step::Fault(fault) if fault.kind == FaultKind::NotMeasured));
+        driver.step(now, &brought(&burst))
     }
 
     #[test]
-    fn a_skipped_channel_is_not_a_measurement() {
-        let driver = ready();
-        let sample = driver.convert(519_888, 0x8_0000, 0x8000);
-        assert_eq!(sample[0].1, Outcome::Good(Value::Float(25.08)));
-        for (_, outcome) in &sample[1..] {
-            assert!(
-                matches!(outcome, Outcome::Fault(fault) if fault.kind == FaultKind::NotMeasured)
-            );
+    fn a_chip_that_was_reset_has_not_measured() {
+        // In the middle of the measurement; before `ctrl_hum` was written; after it had begun, so
+        // that only the results are gone.
+        for changes in [
+            &[(CTRL_HUM, 0), (CTRL_MEAS, 0)][..],
+            &[(CTRL_HUM, 0)],
+            &RESULTS_AFTER_RESET,
+        ] {
+            let mut burst = MEASURED;
+            for (register, value) in changes {
+                burst[usize::from(register - CTRL_HUM)] = *value;
+            }
+            let step = finish(burst);
+            assert!(matches!(step, Step::Fault(fault) if fault.kind == FaultKind::NotMeasured));
         }
-        let sample = driver.convert(0x8_0000, 415_148, 30_000);
-        assert_eq!(sample.len(), 3);
-        for (_, outcome) in &sample {
-            assert!(
-                matches!(outcome, Outcome::Fault(fault) if fault.kind == FaultKind::NotMeasured)
-            );
+    }
+
+    #[test]
+    fn a_measurement_may_be_what_a_skipped_channel_reads_as() {
+        for channel in [0..3, 3..6, 6..8] {
+            let mut burst = MEASURED;
+            for (register, value) in &RESULTS_AFTER_RESET[channel] {
+                burst[usize::from(register - CTRL_HUM)] = *value;
+            }
+            let Step::Reading(sample) = finish(burst) else {
+                panic!("no reading");
+            };
+            assert_eq!(sample.len(), 3);
+            for (_, outcome) in sample {
+                assert!(matches!(outcome, Outcome::Good(_)), "{outcome:?}");
+            }
         }
     }
 
@@ -637,8 +652,33 @@ mod tests {
         h6: 30,
     };
 
-    const BURST: [u8; BURST_BME280] = [
-        0, SETTINGS, 0, 0, 0x65, 0x5A, 0xC0, 0x7E, 0xED, 0x00, 0x75, 0x30,
+    /// `ctrl_hum` and what follows it, after a measurement.
+    const MEASURED: [u8; BURST] = [
+        OVERSAMPLING,
+        0,
+        SETTINGS,
+        0,
+        0,
+        0x65,
+        0x5A,
+        0xC0,
+        0x7E,
+        0xED,
+        0x00,
+        0x75,
+        0x30,
+    ];
+
+    /// Pressure, temperature, humidity.
+    const RESULTS_AFTER_RESET: [(u8, u8); 8] = [
+        (0xF7, 0x80),
+        (0xF8, 0),
+        (0xF9, 0),
+        (0xFA, 0x80),
+        (0xFB, 0),
+        (0xFC, 0),
+        (0xFD, 0x80),
+        (0xFE, 0),
     ];
 
     fn ready() -> Bme280 {
