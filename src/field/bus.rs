@@ -1,7 +1,9 @@
 //! Transfers: what a driver may ask of a bus, and what comes back.
 //!
 //! Every bus has a worker that carries out one transfer at a time, because Linux offers no
-//! readiness for them. The files of `/proc` and `/sys` are a bus too, for reading them can block.
+//! readiness for them. The files of `/proc` and `/sys` are a bus too, for reading them can block:
+//! there one transfer answers all that a sample asks, for handing it to the worker and back costs
+//! more than reading a file.
 
 use smallvec::SmallVec;
 
@@ -36,14 +38,21 @@ pub enum BusOp {
         /// How many bytes to read then, at most [`I2C_READ_MAX`].
         read: u16,
     },
-    /// Reads a file from its start, at most `max` bytes of it.
-    ReadFile {
+    /// Asks the machine.
+    Machine(Box<[Question]>),
+}
+
+/// What the machine can be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// What a file says, read from its start.
+    File {
         /// Absolute.
         path: Box<str>,
-        /// More than this is cut off.
+        /// More bytes than this are cut off.
         max: u32,
     },
-    /// Asks a file system for its size and free space (`statvfs`).
+    /// The size and the free space of a file system (`statvfs`).
     DiskSpace {
         /// Any path on it.
         path: Box<str>,
@@ -56,8 +65,18 @@ pub const I2C_READ_MAX: u16 = 8192;
 /// What a transfer brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BusReply {
-    /// The bytes read: exactly as many as were asked for on I2C, up to `max` of a file.
+    /// The bytes read: exactly as many as were asked for.
     Bytes(Bytes),
+    /// What the machine says to each question, in their order. One that cannot be answered does
+    /// not spoil the others.
+    Machine(Vec<Result<Fact, BusError>>),
+}
+
+/// The answer to a [`Question`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// What the file says, up to `max` bytes.
+    File(Bytes),
     /// Of a file system, in bytes.
     DiskSpace {
         /// In all.

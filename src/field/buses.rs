@@ -1,7 +1,10 @@
-//! Buses: one transfer at a time on each, fair between devices, and never stalled by one of them.
+//! Buses: one transfer at a time on each that has wires, fair between devices, and never stalled by
+//! one of them.
 //!
 //! A device has at most one transfer under way or waiting, and those that wait are served in the
-//! order in which they came: so between two transfers of one device every other gets its turn.
+//! order in which they came: so between two transfers of one device every other gets its turn. The
+//! machine is no wire that one must leave to another: what its devices ask in one turn is all under
+//! way at once, and costs one wake-up of its worker and one of the loop.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,6 +19,9 @@ use crate::time::Duration;
 
 /// Transfers that wait for one bus. An I2C bus has 112 addresses, and a device waits at most once.
 pub const BUS_QUEUE_MAX: usize = 128;
+
+/// Transfers under way at once that ask the machine; more of them wait.
+const MACHINE_AT_ONCE: usize = 32;
 
 /// What a transfer may take above the kernel's own limit: the wake-up of a worker on a busy Pi.
 pub const I2C_DEADLINE_SLACK: Duration = Duration::from_millis(100);
@@ -43,7 +49,8 @@ struct Bus {
     settings: BusSettings,
     users: usize,
     waiting: VecDeque<(DeviceId, BusOp)>,
-    in_flight: Option<RequestId>,
+    /// At most [`at_once`].
+    in_flight: Vec<RequestId>,
     stats: BusStats,
 }
 
@@ -72,7 +79,7 @@ impl Buses {
             settings: settings.clone(),
             users: 1,
             waiting: VecDeque::new(),
-            in_flight: None,
+            in_flight: Vec::new(),
             stats: BusStats::default(),
         });
         cx.emit(Output::OpenBus {
@@ -102,7 +109,12 @@ impl Buses {
             if self.slab.get(id).is_none_or(|bus| bus.users > 0) {
                 continue;
             }
-            if let Some(request) = self.slab.remove(id).and_then(|bus| bus.in_flight) {
+            for request in self
+                .slab
+                .remove(id)
+                .into_iter()
+                .flat_map(|bus| bus.in_flight)
+            {
                 self.flights.remove(&request);
                 cx.timers.disarm(Timer::Transfer(request));
             }
@@ -145,7 +157,7 @@ impl Buses {
             .slab
             .get_mut(flight.bus)
             .expect("a bus takes what it has under way along");
-        bus.in_flight = None;
+        bus.in_flight.retain(|flying| *flying != request);
         let counter = match outcome {
             Ok(_) => &mut bus.stats.answered,
             Err(BusError::NoAnswer) => &mut bus.stats.no_answer,
@@ -187,19 +199,14 @@ impl Buses {
     }
 
     pub(super) fn check_invariants(&self) {
-        let under_way = self
-            .slab
-            .iter()
-            .filter(|(_, bus)| bus.in_flight.is_some())
-            .count();
+        let under_way: usize = self.slab.iter().map(|(_, bus)| bus.in_flight.len()).sum();
         debug_assert_eq!(under_way, self.flights.len());
         for (id, bus) in self.slab.iter() {
-            debug_assert!(bus.waiting.is_empty() || bus.in_flight.is_some());
-            if let Some(request) = bus.in_flight {
-                debug_assert_eq!(
-                    self.flights.get(&request).map(|flight| flight.bus),
-                    Some(id)
-                );
+            let limit = at_once(&bus.settings);
+            debug_assert!(bus.in_flight.len() <= limit);
+            debug_assert!(bus.waiting.is_empty() || bus.in_flight.len() == limit);
+            for request in &bus.in_flight {
+                debug_assert_eq!(self.flights.get(request).map(|flight| flight.bus), Some(id));
             }
         }
     }
@@ -208,7 +215,7 @@ impl Buses {
         let Some(state) = self.slab.get_mut(bus) else {
             return;
         };
-        if state.in_flight.is_some() {
+        if state.in_flight.len() >= at_once(&state.settings) {
             return;
         }
         let Some((device, op)) = state.waiting.pop_front() else {
@@ -216,7 +223,7 @@ impl Buses {
         };
         let request = cx.new_request();
         let deadline = cx.now + time_for(&state.settings);
-        state.in_flight = Some(request);
+        state.in_flight.push(request);
         state.stats.transfers += 1;
         self.flights.insert(request, Flight { bus, device });
         cx.wake_at(Timer::Transfer(request), deadline + HOST_GRACE);
@@ -226,6 +233,14 @@ impl Buses {
             op,
             deadline,
         });
+    }
+}
+
+/// How many transfers may be under way.
+fn at_once(settings: &BusSettings) -> usize {
+    match settings {
+        BusSettings::I2c { .. } => 1,
+        BusSettings::Machine => MACHINE_AT_ONCE,
     }
 }
 

@@ -101,8 +101,8 @@ pub enum Output {
         /// Which.
         bus: BusId,
     },
-    /// One transfer, the only one that is under way on this bus; answered by
-    /// [`Field::handle_bus`].
+    /// One transfer; answered by [`Field::handle_bus`]. On a bus with wires it is the only one
+    /// under way; what is asked of the machine in one turn is best handed to its worker together.
     Bus {
         /// On which bus.
         bus: BusId,

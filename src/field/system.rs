@@ -1,11 +1,15 @@
 //! The machine itself as a device: temperature, load, memory, disk, uptime.
 //!
 //! The kernel's files are read through the bus worker, for a thermal sensor behind a slow bus or a
-//! network file system can block. Each figure stands for itself: a machine without a thermal zone
-//! has a fault on that point and readings on the others. Formats: `proc(5)`,
-//! `Documentation/driver-api/thermal/sysfs-api.rst` and `Documentation/hwmon/sysfs-interface.rst`.
+//! network file system can block. All figures are asked for in one transfer; only while one of them
+//! is not answered in time they are asked for one by one, so that it alone is missing. Each figure
+//! stands for itself: a machine without a thermal zone has a fault on that point and readings on
+//! the others. Formats: `proc(5)`, `Documentation/driver-api/thermal/sysfs-api.rst` and
+//! `Documentation/hwmon/sysfs-interface.rst`.
 
-use super::bus::{BusError, BusOp, BusOutcome, BusReply, error_text};
+use core::ops::Range;
+
+use super::bus::{BusError, BusOp, BusOutcome, BusReply, Fact, Question, error_text};
 use super::driver::{Completion, Sample, Step};
 use super::settings::SystemSettings;
 use crate::point::{Fault, FaultKind, Outcome, PointKind, PointSpec, Value};
@@ -40,77 +44,103 @@ pub(super) fn points() -> Vec<PointSpec> {
     FIGURES.map(Figure::spec).into()
 }
 
-/// The driver: one figure after the other.
+/// The driver.
 #[derive(Debug)]
 pub(super) struct System {
-    temperature: Box<str>,
-    disk: Box<str>,
-    /// The figure whose answer is awaited.
-    at: usize,
+    /// In the order of the table.
+    questions: [Question; FIGURES.len()],
+    /// The figures whose answer is awaited.
+    asked: Range<usize>,
+    /// A figure was not answered in time, and the others must not wait for it.
+    one_by_one: bool,
     sample: Sample,
 }
 
 impl System {
     pub(super) fn new(settings: SystemSettings) -> Self {
+        let file = |path: Box<str>| Question::File {
+            path,
+            max: FILE_MAX,
+        };
+        let SystemSettings { temperature, disk } = settings;
+        let temperature = temperature.unwrap_or_else(|| THERMAL_ZONE.into());
         Self {
-            temperature: settings.temperature.unwrap_or_else(|| THERMAL_ZONE.into()),
-            disk: settings.disk,
-            at: 0,
+            questions: [
+                file(temperature),
+                file("/proc/loadavg".into()),
+                file("/proc/meminfo".into()),
+                Question::DiskSpace { path: disk },
+                file("/proc/uptime".into()),
+            ],
+            asked: 0..0,
+            one_by_one: false,
             sample: Sample::new(),
         }
     }
 
+    /// What is slow is still slow: that it was is not forgotten.
     pub(super) fn reset(&mut self) {
-        self.at = 0;
+        self.asked = 0..0;
         self.sample.clear();
     }
 
     pub(super) fn step(&mut self, _now: Instant, completion: &Completion) -> Step {
         match completion {
             Completion::Begin | Completion::Woken => self.reset(),
+            Completion::Bus(Err(BusError::Timeout)) if self.asked.len() > 1 => {
+                self.one_by_one = true;
+                self.reset();
+            }
             Completion::Bus(outcome) => {
-                let outcome = match self.understand(outcome) {
-                    Ok(value) => Outcome::Good(value),
-                    Err(fault) => Outcome::Fault(fault),
-                };
-                self.sample.push((self.at, outcome));
-                self.at += 1;
+                for index in self.asked.clone() {
+                    let outcome = match self.understand(index, outcome) {
+                        Ok(value) => Outcome::Good(value),
+                        Err(fault) => Outcome::Fault(fault),
+                    };
+                    self.sample.push((index, outcome));
+                }
             }
         }
-        match FIGURES.get(self.at) {
-            Some(figure) => Step::Transfer(self.ask(*figure)),
-            None => Step::Reading(core::mem::take(&mut self.sample)),
+        let next = self.asked.end;
+        if next < FIGURES.len() {
+            return Step::Transfer(self.ask(next));
         }
-    }
-
-    fn ask(&self, figure: Figure) -> BusOp {
-        match figure {
-            Figure::Disk => BusOp::DiskSpace {
-                path: self.disk.clone(),
-            },
-            _ => BusOp::ReadFile {
-                path: self.path_of(figure).into(),
-                max: FILE_MAX,
-            },
-        }
-    }
-
-    fn path_of(&self, figure: Figure) -> &str {
-        match figure {
-            Figure::Temperature => &self.temperature,
-            Figure::Load => "/proc/loadavg",
-            Figure::Memory => "/proc/meminfo",
-            Figure::Disk => &self.disk,
-            Figure::Uptime => "/proc/uptime",
-        }
-    }
-
-    fn understand(&self, outcome: &BusOutcome) -> Result<Value, Fault> {
-        let Some(figure) = FIGURES.get(self.at).copied() else {
-            return Err(Fault::new(FaultKind::BadAnswer, "an answer to nothing"));
+        let was_slow = |outcome: &Outcome| match outcome {
+            Outcome::Fault(fault) => fault.kind == FaultKind::Timeout,
+            _ => false,
         };
-        let path = self.path_of(figure);
-        let reply = outcome.as_ref().map_err(|error| match *error {
+        self.one_by_one = self.sample.iter().any(|(_, outcome)| was_slow(outcome));
+        Step::Reading(core::mem::take(&mut self.sample))
+    }
+
+    fn ask(&mut self, next: usize) -> BusOp {
+        self.asked = if self.one_by_one {
+            next..next + 1
+        } else {
+            0..FIGURES.len()
+        };
+        BusOp::Machine(self.questions[self.asked.clone()].into())
+    }
+
+    fn path_of(&self, index: usize) -> &str {
+        match &self.questions[index] {
+            Question::File { path, .. } | Question::DiskSpace { path } => path,
+        }
+    }
+
+    /// What the answer to what was asked says of one figure.
+    fn understand(&self, index: usize, outcome: &BusOutcome) -> Result<Value, Fault> {
+        let figure = FIGURES[index];
+        let path = self.path_of(index);
+        let fact = match outcome {
+            Ok(BusReply::Machine(facts)) => match facts.get(index - self.asked.start) {
+                Some(fact) => fact.as_ref().map_err(|error| *error),
+                None => return Err(nonsense(path)),
+            },
+            Ok(BusReply::Bytes(_)) => return Err(nonsense(path)),
+            Err(error) => Err(*error),
+        };
+        let fact = fact.map_err(|error| match error {
             BusError::NoAnswer if figure == Figure::Temperature => Fault::new(
                 FaultKind::NotMeasured,
                 format!("this machine has no {path}"),
@@ -129,20 +159,17 @@ impl System {
                 format!("{path} could not be read ({})", error_text(number)),
             ),
         })?;
-        let measured = match (reply, figure) {
-            (BusReply::DiskSpace { total, available }, Figure::Disk) => {
+        let measured = match (fact, figure) {
+            (Fact::DiskSpace { total, available }, Figure::Disk) => {
                 used_percent(*total, *available)
             }
-            (BusReply::Bytes(bytes), Figure::Temperature) => temperature(bytes),
-            (BusReply::Bytes(bytes), Figure::Load) => load(bytes),
-            (BusReply::Bytes(bytes), Figure::Memory) => memory_used(bytes),
-            (BusReply::Bytes(bytes), Figure::Uptime) => uptime(bytes),
+            (Fact::File(bytes), Figure::Temperature) => temperature(bytes),
+            (Fact::File(bytes), Figure::Load) => load(bytes),
+            (Fact::File(bytes), Figure::Memory) => memory_used(bytes),
+            (Fact::File(bytes), Figure::Uptime) => uptime(bytes),
             _ => None,
         };
-        let value = measured.ok_or_else(|| {
-            let story = format!("{path} does not say what it should");
-            Fault::new(FaultKind::BadAnswer, story)
-        })?;
+        let value = measured.ok_or_else(|| nonsense(path))?;
         match figure.spec().range {
             Some((low, high)) if !(low..=high).contains(&value) => Err(Fault::new(
                 FaultKind::OutOfRange,
@@ -171,6 +198,11 @@ impl Figure {
             writable: false,
         }
     }
+}
+
+fn nonsense(path: &str) -> Fault {
+    let story = format!("{path} does not say what it should");
+    Fault::new(FaultKind::BadAnswer, story)
 }
 
 /// Milli-degrees Celsius, as thermal zones and hwmon channels say it.
@@ -262,27 +294,125 @@ mod tests {
         assert_eq!(memory_used(b"MemTotal: 1 kB\nMemAvailable: 2 kB\n"), None);
     }
 
+    fn machine() -> System {
+        System::new(SystemSettings {
+            temperature: None,
+            disk: "/".into(),
+        })
+    }
+
+    /// What a machine says that has everything.
+    fn facts() -> Vec<Result<Fact, BusError>> {
+        let file = |text: &str| Ok(Fact::File(text.as_bytes().into()));
+        vec![
+            file("48312\n"),
+            file("0.52 0.41 0.30 1/214 12345\n"),
+            file("MemTotal: 948304 kB\nMemAvailable: 711228 kB\n"),
+            Ok(Fact::DiskSpace {
+                total: 4000,
+                available: 1000,
+            }),
+            file("350735.47 1393402.51\n"),
+        ]
+    }
+
+    /// The questions of a step, which must be a transfer.
+    fn asked(step: &Step) -> &[Question] {
+        match step {
+            Step::Transfer(BusOp::Machine(questions)) => questions,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn one_transfer_asks_for_all_figures() {
+        let mut driver = machine();
+        for _ in 0..3 {
+            let step = driver.step(Instant::default(), &Completion::Begin);
+            assert_eq!(asked(&step).len(), FIGURES.len());
+            let answer = Completion::Bus(Ok(BusReply::Machine(facts())));
+            let Step::Reading(sample) = driver.step(Instant::default(), &answer) else {
+                panic!("no reading");
+            };
+            let values: Vec<_> = sample
+                .iter()
+                .map(|(_, outcome)| match outcome {
+                    Outcome::Good(Value::Float(value)) => *value,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            assert_eq!(values, [48.312, 0.52, 25.0, 75.0, 350_735.47]);
+        }
+    }
+
+    #[test]
+    fn a_figure_that_is_slow_is_the_only_one_that_is_missing() {
+        let slow = 3;
+        let now = Instant::default();
+        let late = Completion::Bus(Err(BusError::Timeout));
+        let mut driver = machine();
+        driver.step(now, &Completion::Begin);
+        // All are late for the sake of one: so each is asked for by itself, here and the next time.
+        let mut step = driver.step(now, &late);
+        for _ in 0..2 {
+            for (index, fact) in facts().into_iter().enumerate() {
+                assert_eq!(asked(&step).len(), 1, "figure {index}");
+                let answer = Completion::Bus(Ok(BusReply::Machine(vec![fact])));
+                step = driver.step(now, if index == slow { &late } else { &answer });
+            }
+            let Step::Reading(sample) = &step else {
+                panic!("no reading");
+            };
+            for (index, outcome) in sample {
+                let is_good = matches!(outcome, Outcome::Good(_));
+                assert_eq!(is_good, *index != slow, "{outcome:?}");
+            }
+            step = driver.step(now, &Completion::Begin);
+        }
+        // It answers again: they are asked for together.
+        for fact in facts() {
+            step = driver.step(now, &Completion::Bus(Ok(BusReply::Machine(vec![fact]))));
+        }
+        assert!(matches!(step, Step::Reading(_)));
+        let step = driver.step(now, &Completion::Begin);
+        assert_eq!(asked(&step).len(), FIGURES.len());
+    }
+
+    /// Any fact, and any error.
+    fn any_fact() -> impl Strategy<Value = Result<Fact, BusError>> {
+        prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..64)
+                .prop_map(|bytes| Ok(Fact::File(bytes.into()))),
+            any::<(u64, u64)>()
+                .prop_map(|(total, available)| Ok(Fact::DiskSpace { total, available })),
+            Just(Err(BusError::NoAnswer)),
+            Just(Err(BusError::Timeout)),
+            any::<i32>().prop_map(|number| Err(BusError::Failed(number))),
+        ]
+    }
+
     proptest! {
         #[test]
         fn any_answers_end_in_a_sample_of_every_point(
             answers in proptest::collection::vec(
                 prop_oneof![
-                    proptest::collection::vec(any::<u8>(), 0..64)
-                        .prop_map(|bytes| Ok(BusReply::Bytes(bytes.into()))),
-                    any::<(u64, u64)>().prop_map(|(total, available)| {
-                        Ok(BusReply::DiskSpace { total, available })
-                    }),
+                    proptest::collection::vec(any_fact(), 0..8)
+                        .prop_map(|facts| Ok(BusReply::Machine(facts))),
+                    Just(Ok(BusReply::Bytes(b"1"[..].into()))),
                     Just(Err(BusError::NoAnswer)),
-                    any::<i32>().prop_map(|number| Err(BusError::Failed(number))),
+                    Just(Err(BusError::Timeout)),
                 ],
-                5,
+                12,
             )
         ) {
-            let mut driver = System::new(SystemSettings { temperature: None, disk: "/".into() });
+            let mut driver = machine();
             let now = Instant::default();
             let mut step = driver.step(now, &Completion::Begin);
+            // At most once all of them together, and then each by itself.
             for answer in answers {
-                prop_assert!(matches!(step, Step::Transfer(_)));
+                let Step::Transfer(_) = step else {
+                    break;
+                };
                 step = driver.step(now, &Completion::Bus(answer));
             }
             let Step::Reading(sample) = step else {

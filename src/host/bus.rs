@@ -1,7 +1,9 @@
 //! Buses: I2C adapters, and the machine's own files, a worker each.
 //!
-//! Linux offers no readiness for these transfers, so a thread carries them out, one at a time. The
-//! loop remembers what it is owed: a transfer whose deadline passes is answered with
+//! Linux offers no readiness for these transfers, so a thread carries them out, one at a time. What
+//! one turn asks of a bus is handed over together when the turn's outputs are done, and wakes the
+//! loop once: an idle gateway on a battery pays for wake-ups, not for reading files. The loop
+//! remembers what it is owed: a transfer whose deadline passes is answered with
 //! [`BusError::Timeout`] whatever the worker does, and its late answer is dropped and counted. A
 //! bus that is stuck stays stuck alone.
 
@@ -13,16 +15,20 @@ use std::os::unix::fs::FileExt;
 use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
 use rppal::i2c::I2c;
+use smallvec::SmallVec;
 
 use super::clock;
 use super::timer::{TimerKey, Timers};
 use super::worker::{self, Health, Mailbox, Refused, Worker};
-use crate::field::bus::{BusError, BusOp, BusOutcome, BusReply, BusSettings, Bytes, I2C_READ_MAX};
+use crate::field::bus::{
+    BusError, BusOp, BusOutcome, BusReply, BusSettings, Bytes, Fact, I2C_READ_MAX, Question,
+};
 use crate::id::{BusId, RequestId};
 use crate::slab::IdTable;
 use crate::time::{Duration, Instant};
 
-/// Transfers that may wait for one bus; one more is answered with [`BusError::Busy`].
+/// Transfers that one turn may ask of one bus, and turns whose transfers may wait for it; one more
+/// is answered with [`BusError::Busy`].
 pub(super) const BUS_QUEUE_MAX: usize = 64;
 
 /// Files of `/proc` and `/sys` that the machine's worker keeps open: reading again is then one
@@ -34,7 +40,9 @@ const OPEN_FILES_MAX: usize = 32;
 pub(super) struct Buses {
     mailbox: Mailbox,
     table: IdTable<BusId, Bus>,
-    /// Transfers without an answer. Bounded by [`BUS_QUEUE_MAX`] for each bus.
+    /// Those that have something to hand over. Each once.
+    asked: Vec<BusId>,
+    /// Transfers without an answer. Bounded by what the field has under way.
     owed: BTreeMap<RequestId, BusId>,
     health: Health,
 }
@@ -43,9 +51,14 @@ pub(super) struct Buses {
 struct Bus {
     settings: BusSettings,
     /// Started with the first transfer, again if it is gone.
-    worker: Option<Worker<Transfer>>,
+    worker: Option<Worker<Batch>>,
+    /// Asked in this turn.
+    batch: Batch,
     is_stuck: bool,
 }
+
+/// What is handed over together: a single transfer on every bus but the machine.
+type Batch = SmallVec<[Transfer; 1]>;
 
 /// What the worker of a bus is asked.
 #[derive(Debug)]
@@ -69,6 +82,7 @@ impl Buses {
         Self {
             mailbox,
             table: IdTable::new(),
+            asked: Vec::new(),
             owed: BTreeMap::new(),
             health: Health::default(),
         }
@@ -79,6 +93,7 @@ impl Buses {
         let entry = Bus {
             settings,
             worker: None,
+            batch: Batch::new(),
             is_stuck: false,
         };
         if let Some(before) = self.table.insert(bus, entry) {
@@ -89,12 +104,14 @@ impl Buses {
     /// A bus is no longer needed. Its worker ends with its last transfer; what is owed is still
     /// answered.
     pub(super) fn close(&mut self, bus: BusId) {
-        if let Some(before) = self.table.remove(bus) {
+        if let Some(mut before) = self.table.remove(bus) {
             self.health.stuck -= usize::from(before.is_stuck);
+            // What the worker does not take, its deadline answers.
+            let _ = before.hand_over(&self.mailbox);
         }
     }
 
-    /// Hands a transfer to its worker. `Some`: it could not be, and this is the answer.
+    /// Takes a transfer, for [`Buses::hand_over`]. `Some`: it cannot be, and this is the answer.
     pub(super) fn submit(
         &mut self,
         timers: &mut Timers,
@@ -106,29 +123,40 @@ impl Buses {
         let Some(bus) = self.table.get_mut(bus_id) else {
             return Some(Err(BusError::Unavailable(Errno::ENODEV as i32)));
         };
-        let worker = match &bus.worker {
-            Some(worker) => worker,
-            None => match start(&bus.settings, self.mailbox.clone()) {
-                Ok(worker) => bus.worker.insert(worker),
-                Err(error) => return Some(Err(BusError::Unavailable(errno(&error)))),
-            },
-        };
-        let transfer = Transfer {
+        if bus.batch.len() >= BUS_QUEUE_MAX {
+            return Some(Err(BusError::Busy));
+        }
+        if bus.batch.is_empty() {
+            self.asked.push(bus_id);
+        }
+        bus.batch.push(Transfer {
             bus: bus_id,
             request,
             op,
             deadline,
-        };
-        match worker.submit(transfer) {
-            Ok(()) => {
-                self.owed.insert(request, bus_id);
-                timers.arm(TimerKey::Bus(request), deadline);
-                None
-            }
-            Err(Refused::Full(_)) => Some(Err(BusError::Busy)),
-            Err(Refused::Gone(_)) => {
-                bus.worker = None;
-                Some(Err(BusError::Unavailable(Errno::EIO as i32)))
+        });
+        self.owed.insert(request, bus_id);
+        timers.arm(TimerKey::Bus(request), deadline);
+        None
+    }
+
+    /// Hands what was submitted to the workers, and tells what they do not take.
+    pub(super) fn hand_over(
+        &mut self,
+        timers: &mut Timers,
+        mut refused: impl FnMut(RequestId, BusOutcome),
+    ) {
+        for bus_id in self.asked.drain(..) {
+            let Some(bus) = self.table.get_mut(bus_id) else {
+                continue;
+            };
+            let Err((batch, error)) = bus.hand_over(&self.mailbox) else {
+                continue;
+            };
+            for transfer in batch {
+                self.owed.remove(&transfer.request);
+                timers.disarm(TimerKey::Bus(transfer.request));
+                refused(transfer.request, Err(error));
             }
         }
     }
@@ -176,6 +204,30 @@ impl Buses {
     }
 }
 
+impl Bus {
+    /// Gives its batch to its worker, or back with the reason.
+    fn hand_over(&mut self, mailbox: &Mailbox) -> Result<(), (Batch, BusError)> {
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let worker = match &self.worker {
+            Some(worker) => worker,
+            None => match start(&self.settings, mailbox.clone()) {
+                Ok(worker) => self.worker.insert(worker),
+                Err(error) => return Err((batch, BusError::Unavailable(errno(&error)))),
+            },
+        };
+        worker.submit(batch).map_err(|refused| match refused {
+            Refused::Full(batch) => (batch, BusError::Busy),
+            Refused::Gone(batch) => {
+                self.worker = None;
+                (batch, BusError::Unavailable(Errno::EIO as i32))
+            }
+        })
+    }
+}
+
 /// What the log calls a bus, and its thread.
 fn name_of(settings: &BusSettings) -> String {
     match settings {
@@ -184,25 +236,30 @@ fn name_of(settings: &BusSettings) -> String {
     }
 }
 
-fn start(settings: &BusSettings, mailbox: Mailbox) -> io::Result<Worker<Transfer>> {
+fn start(settings: &BusSettings, mailbox: Mailbox) -> io::Result<Worker<Batch>> {
     let mut device = Device::new(settings);
-    Worker::start(
-        &name_of(settings),
-        BUS_QUEUE_MAX,
-        move |transfer: Transfer| {
+    Worker::start(&name_of(settings), BUS_QUEUE_MAX, move |batch: Batch| {
+        let mut transfers = batch.into_iter().peekable();
+        while let Some(transfer) = transfers.next() {
             let outcome = if clock::monotonic() > transfer.deadline {
                 // It waited too long behind others; the loop has answered it.
                 Err(BusError::Timeout)
             } else {
                 device.transfer(&transfer.op)
             };
-            mailbox.post(worker::Answer::Bus(Answer {
+            let answer = worker::Answer::Bus(Answer {
                 bus: transfer.bus,
                 request: transfer.request,
                 outcome,
-            }));
-        },
-    )
+            });
+            if transfers.peek().is_some() {
+                // If the next one hangs, the loop finds this at its deadline at the latest.
+                mailbox.leave(answer);
+            } else {
+                mailbox.post(answer);
+            }
+        }
+    })
 }
 
 /// What the worker's thread owns.
@@ -259,8 +316,13 @@ impl Device {
                 }
                 outcome
             }
-            (Self::Machine { open }, BusOp::ReadFile { path, max }) => read_file(open, path, *max),
-            (Self::Machine { .. }, BusOp::DiskSpace { path }) => disk_space(path),
+            (Self::Machine { open }, BusOp::Machine(questions)) => {
+                let facts = questions.iter().map(|question| match question {
+                    Question::File { path, max } => read_file(open, path, *max),
+                    Question::DiskSpace { path } => disk_space(path),
+                });
+                Ok(BusReply::Machine(facts.collect()))
+            }
             // Not this bus's kind of transfer: the gateway is mistaken, not the device.
             _ => Err(BusError::Failed(Errno::EINVAL as i32)),
         }
@@ -335,7 +397,7 @@ fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(Errno::EIO as i32)
 }
 
-fn read_file(open: &mut Vec<(Box<str>, File)>, path: &str, max: u32) -> BusOutcome {
+fn read_file(open: &mut Vec<(Box<str>, File)>, path: &str, max: u32) -> Result<Fact, BusError> {
     let place = open.iter().position(|(name, _)| **name == *path);
     let file = match place {
         Some(place) => open.remove(place).1,
@@ -362,7 +424,7 @@ fn read_file(open: &mut Vec<(Box<str>, File)>, path: &str, max: u32) -> BusOutco
     outcome
 }
 
-fn read_from_start(file: &File, max: u32) -> BusOutcome {
+fn read_from_start(file: &File, max: u32) -> Result<Fact, BusError> {
     /// A shorter first read of a file that the kernel makes up was all of it.
     const WHOLE_BELOW: usize = 2048;
 
@@ -382,14 +444,14 @@ fn read_from_start(file: &File, max: u32) -> BusOutcome {
             Err(error) => return Err(file_error(&error)),
         }
     }
-    Ok(BusReply::Bytes(bytes))
+    Ok(Fact::File(bytes))
 }
 
 fn file_error(error: &io::Error) -> BusError {
     bus_error(Errno::from_raw(errno(error)))
 }
 
-fn disk_space(path: &str) -> BusOutcome {
+fn disk_space(path: &str) -> Result<Fact, BusError> {
     let space = statvfs(path).map_err(bus_error)?;
     // `fsblkcnt_t` and `c_ulong` have 32 bits on some of our targets.
     #[expect(clippy::useless_conversion, reason = "they differ by target")]
@@ -398,7 +460,7 @@ fn disk_space(path: &str) -> BusOutcome {
         u64::from(space.blocks()),
         u64::from(space.blocks_available()),
     ];
-    Ok(BusReply::DiskSpace {
+    Ok(Fact::DiskSpace {
         total: total.saturating_mul(unit),
         available: available.saturating_mul(unit),
     })
@@ -413,18 +475,33 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    fn read(device: &mut Device, path: &str, max: u32) -> BusOutcome {
-        device.transfer(&BusOp::ReadFile {
-            path: path.into(),
-            max,
-        })
+    fn ask(device: &mut Device, question: Question) -> Result<Fact, BusError> {
+        let op = BusOp::Machine([question].into());
+        let Ok(BusReply::Machine(facts)) = device.transfer(&op) else {
+            panic!("the machine does not answer");
+        };
+        let [fact] = facts.try_into().expect("one question has one answer");
+        fact
+    }
+
+    fn read(device: &mut Device, path: &str, max: u32) -> Result<Fact, BusError> {
+        let path = path.into();
+        ask(device, Question::File { path, max })
+    }
+
+    fn disk(path: &str) -> Question {
+        Question::DiskSpace { path: path.into() }
+    }
+
+    fn disk_op() -> BusOp {
+        BusOp::Machine([disk("/")].into())
     }
 
     #[test]
     fn the_machines_own_files_are_read_again_and_again() {
         let mut device = Device::new(&BusSettings::Machine);
         for _ in 0..2 {
-            let Ok(BusReply::Bytes(bytes)) = read(&mut device, "/proc/uptime", 100) else {
+            let Ok(Fact::File(bytes)) = read(&mut device, "/proc/uptime", 100) else {
                 panic!("/proc/uptime cannot be read");
             };
             assert!(bytes.ends_with(b"\n"), "{bytes:?}");
@@ -433,11 +510,11 @@ mod tests {
             unreachable!()
         };
         assert_eq!(open.len(), 1, "it is kept open");
-        let Ok(BusReply::Bytes(bytes)) = read(&mut device, "/proc/meminfo", 10) else {
+        let Ok(Fact::File(bytes)) = read(&mut device, "/proc/meminfo", 10) else {
             panic!("/proc/meminfo cannot be read");
         };
         assert_eq!(bytes.len(), 10, "more than was asked for is cut off");
-        let Ok(BusReply::Bytes(bytes)) = read(&mut device, "/proc/meminfo", 65_536) else {
+        let Ok(Fact::File(bytes)) = read(&mut device, "/proc/meminfo", 65_536) else {
             panic!("/proc/meminfo cannot be read");
         };
         let text = String::from_utf8(bytes.to_vec()).unwrap();
@@ -451,9 +528,8 @@ mod tests {
             read(&mut device, "/no/such/file", 10),
             Err(BusError::NoAnswer)
         );
-        let disk = |path: &str| BusOp::DiskSpace { path: path.into() };
-        assert_eq!(device.transfer(&disk("/no/such")), Err(BusError::NoAnswer));
-        let Ok(BusReply::DiskSpace { total, available }) = device.transfer(&disk("/")) else {
+        assert_eq!(ask(&mut device, disk("/no/such")), Err(BusError::NoAnswer));
+        let Ok(Fact::DiskSpace { total, available }) = ask(&mut device, disk("/")) else {
             panic!("the root file system has no size");
         };
         assert!(available <= total && total > 0);
@@ -474,9 +550,8 @@ mod tests {
             device.transfer(&op),
             Err(BusError::Unavailable(_))
         ));
-        let foreign = BusOp::DiskSpace { path: "/".into() };
         assert!(matches!(
-            device.transfer(&foreign),
+            device.transfer(&disk_op()),
             Err(BusError::Failed(_))
         ));
     }
@@ -498,8 +573,11 @@ mod tests {
 
         let now = clock::monotonic();
         let request = RequestId(1);
-        let op = BusOp::DiskSpace { path: "/".into() };
-        assert_eq!(buses.submit(&mut timers, bus, request, op, now), None);
+        assert_eq!(
+            buses.submit(&mut timers, bus, request, disk_op(), now),
+            None
+        );
+        buses.hand_over(&mut timers, |request, _| panic!("{request} is refused"));
         assert_eq!(timers.pop_due(now), Some(TimerKey::Bus(request)));
         assert_eq!(
             buses.expired(request),
@@ -524,37 +602,71 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_comes_back_through_the_mailbox() {
+    fn what_one_turn_asks_comes_back_through_the_mailbox_with_one_wake_up() {
         let mut poll = mio::Poll::new().unwrap();
         let mailbox = Mailbox::new(poll.registry()).unwrap();
         let mut timers = Timers::default();
         let mut buses = Buses::new(mailbox.clone());
         let bus = BusId::from_parts(0, 0);
-        let op = BusOp::DiskSpace { path: "/".into() };
         let deadline = clock::monotonic() + PATIENCE;
         assert!(
             buses
-                .submit(&mut timers, bus, RequestId(1), op.clone(), deadline)
+                .submit(&mut timers, bus, RequestId(1), disk_op(), deadline)
                 .is_some(),
             "a bus that was never opened"
         );
         buses.open(bus, BusSettings::Machine);
-        assert_eq!(
-            buses.submit(&mut timers, bus, RequestId(2), op, deadline),
-            None
-        );
+        let requests = [RequestId(2), RequestId(3), RequestId(4)];
+        for request in requests {
+            assert_eq!(
+                buses.submit(&mut timers, bus, request, disk_op(), deadline),
+                None
+            );
+        }
+        buses.hand_over(&mut timers, |request, _| panic!("{request} is refused"));
         let mut events = mio::Events::with_capacity(1);
         poll.poll(&mut events, Some(PATIENCE)).unwrap();
         let mut answers = Vec::new();
         mailbox.take(&mut answers);
-        let Some(worker::Answer::Bus(answer)) = answers.pop() else {
-            panic!("{answers:?}");
-        };
-        let answered = buses.answered(&mut timers, answer);
-        assert!(matches!(
-            answered,
-            Some((RequestId(2), Ok(BusReply::DiskSpace { .. })))
-        ));
+        let mut answered = Vec::new();
+        for answer in answers {
+            let worker::Answer::Bus(answer) = answer else {
+                panic!("{answer:?}");
+            };
+            let (request, outcome) = buses.answered(&mut timers, answer).unwrap();
+            assert!(matches!(outcome, Ok(BusReply::Machine(_))), "{outcome:?}");
+            answered.push(request);
+        }
+        assert_eq!(answered, requests);
         assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn what_a_worker_does_not_take_is_answered_and_no_longer_owed() {
+        let poll = mio::Poll::new().unwrap();
+        let mut timers = Timers::default();
+        let mut buses = Buses::new(Mailbox::new(poll.registry()).unwrap());
+        let bus = BusId::from_parts(0, 0);
+        buses.open(bus, BusSettings::Machine);
+        let (worker, queue) = std::sync::mpsc::sync_channel(1);
+        drop(queue);
+        buses.table.get_mut(bus).unwrap().worker = Some(Worker::over(worker));
+        let deadline = clock::monotonic() + PATIENCE;
+        for request in [RequestId(1), RequestId(2)] {
+            let refused = buses.submit(&mut timers, bus, request, disk_op(), deadline);
+            assert_eq!(refused, None);
+        }
+        let mut refused = Vec::new();
+        buses.hand_over(&mut timers, |request, outcome| {
+            assert!(matches!(outcome, Err(BusError::Unavailable(_))));
+            refused.push(request);
+        });
+        assert_eq!(refused, [RequestId(1), RequestId(2)]);
+        assert_eq!(timers.next(), None);
+        assert_eq!(buses.expired(RequestId(1)), None, "nothing is owed");
+        // The next turn has a new worker.
+        let refused = buses.submit(&mut timers, bus, RequestId(3), disk_op(), deadline);
+        assert_eq!(refused, None);
+        buses.hand_over(&mut timers, |request, _| panic!("{request} is refused"));
     }
 }

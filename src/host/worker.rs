@@ -55,27 +55,39 @@ pub(super) struct Mailbox(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    answers: Mutex<Vec<Answer>>,
+    left: Mutex<Left>,
     waker: Waker,
+}
+
+#[derive(Debug, Default)]
+struct Left {
+    answers: Vec<Answer>,
+    /// The loop has been woken, or is about to be, and will take them all.
+    is_woken: bool,
 }
 
 impl Mailbox {
     pub(super) fn new(registry: &Registry) -> io::Result<Self> {
         Ok(Self(Arc::new(Shared {
-            answers: Mutex::new(Vec::new()),
+            left: Mutex::default(),
             waker: Waker::new(registry, Source::Waker.token())?,
         })))
     }
 
     /// Leaves an answer and wakes the loop, once for as many as come before it looks.
     pub(super) fn post(&self, answer: Answer) {
-        let mut answers = self.lock();
-        let first = answers.is_empty();
-        answers.push(answer);
-        drop(answers);
-        if first {
+        let mut left = self.lock();
+        left.answers.push(answer);
+        let is_woken = std::mem::replace(&mut left.is_woken, true);
+        drop(left);
+        if !is_woken {
             self.wake();
         }
+    }
+
+    /// Leaves an answer that is followed by one that is posted.
+    pub(super) fn leave(&self, answer: Answer) {
+        self.lock().answers.push(answer);
     }
 
     /// Makes the loop look again, though there is no answer.
@@ -94,15 +106,14 @@ impl Mailbox {
             into.is_empty(),
             "taken answers are handled before the next are taken"
         );
-        std::mem::swap(&mut *self.lock(), into);
+        let mut left = self.lock();
+        std::mem::swap(&mut left.answers, into);
+        left.is_woken = false;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Answer>> {
+    fn lock(&self) -> MutexGuard<'_, Left> {
         // Nothing can panic while it is held; if it did, the answers are whole all the same.
-        self.0
-            .answers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -127,6 +138,12 @@ impl<R: Send + 'static> Worker<R> {
             }
         })?;
         Ok(Self { requests })
+    }
+
+    /// One whose thread is elsewhere.
+    #[cfg(test)]
+    pub(super) fn over(requests: SyncSender<R>) -> Self {
+        Self { requests }
     }
 
     /// Hands over a request, or gives it back.

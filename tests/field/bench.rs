@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fieldgate::buffer::{Memory, RecvBuffer};
-use fieldgate::field::bus::{BusError, BusOp, BusOutcome, BusReply, BusSettings};
+use fieldgate::field::bus::{BusError, BusOp, BusOutcome, BusReply, BusSettings, Fact, Question};
 use fieldgate::field::line::{Direction, LineCommand, LineEvent, LineRef, LineSettings};
 use fieldgate::field::port::{PortCommand, PortEvent};
 use fieldgate::field::settings::{DeviceSettings, Driver, I2cChip, I2cSettings};
@@ -310,7 +310,11 @@ impl Bench {
 
     fn transfer(&mut self, bus: BusId, request: RequestId, op: BusOp, deadline: Instant) {
         let settings = self.open_buses[&bus].clone();
-        assert!(self.in_flight.insert(bus), "one transfer at a time");
+        let is_wire = settings != BusSettings::Machine;
+        assert!(
+            self.in_flight.insert(bus) || !is_wire,
+            "one transfer at a time"
+        );
         assert!(deadline > self.now);
         self.transfers
             .push((self.now, settings.clone(), op.clone()));
@@ -318,7 +322,7 @@ impl Bench {
             (BusSettings::I2c { number, .. }, BusOp::I2c { address, .. }) => {
                 (*number, Some(*address))
             }
-            (BusSettings::Machine, BusOp::ReadFile { .. } | BusOp::DiskSpace { .. }) => (255, None),
+            (BusSettings::Machine, BusOp::Machine(_)) => (255, None),
             other => panic!("a transfer on the wrong bus: {other:?}"),
         };
         let trouble = self
@@ -351,16 +355,25 @@ impl Bench {
                 }
                 None => Err(BusError::NoAnswer),
             },
-            BusOp::ReadFile { path, max } => match self.files.get(&*path) {
+            BusOp::Machine(questions) => {
+                let facts = questions.iter().map(|question| self.fact(question));
+                Ok(BusReply::Machine(facts.collect()))
+            }
+        }
+    }
+
+    fn fact(&self, question: &Question) -> Result<Fact, BusError> {
+        match question {
+            Question::File { path, max } => match self.files.get(&**path) {
                 Some(text) => {
-                    let count = text.len().min(max as usize);
-                    Ok(BusReply::Bytes(text[..count].into()))
+                    let count = text.len().min(*max as usize);
+                    Ok(Fact::File(text[..count].into()))
                 }
                 None => Err(BusError::NoAnswer),
             },
-            BusOp::DiskSpace { .. } => self
+            Question::DiskSpace { .. } => self
                 .disk
-                .map(|(total, available)| BusReply::DiskSpace { total, available })
+                .map(|(total, available)| Fact::DiskSpace { total, available })
                 .ok_or(BusError::Failed(5)),
         }
     }

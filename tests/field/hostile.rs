@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fieldgate::buffer::{Memory, RecvBuffer};
-use fieldgate::field::bus::{BusError, BusReply};
+use fieldgate::field::bus::{BusError, BusOp, BusReply, Fact};
 use fieldgate::field::line::{Bias, Chip, Drive, Edges, LineCommand, LineEvent, LineRef};
 use fieldgate::field::port::{Parity, PortCommand, PortEvent, PortSettings};
 use fieldgate::field::settings::{
@@ -269,8 +269,8 @@ impl Chaos {
             match output {
                 Output::Bus { request, op, .. } => {
                     let length = match op {
-                        fieldgate::field::bus::BusOp::I2c { read, .. } => usize::from(read),
-                        _ => 30,
+                        BusOp::I2c { read, .. } => usize::from(read),
+                        BusOp::Machine(_) => 30,
                     };
                     self.requests.push(request);
                     self.lengths.insert(request, length);
@@ -329,10 +329,13 @@ impl Chaos {
                     0 => Err(BusError::NoAnswer),
                     1 => Err(BusError::Timeout),
                     2 => Err(BusError::Failed(-1)),
-                    3 => Ok(BusReply::DiskSpace {
-                        total: u64::from(which),
-                        available: bytes.len() as u64,
-                    }),
+                    3 => Ok(BusReply::Machine(vec![
+                        Ok(Fact::File(bytes.as_slice().into())),
+                        Ok(Fact::DiskSpace {
+                            total: u64::from(which),
+                            available: bytes.len() as u64,
+                        }),
+                    ])),
                     4 => Ok(BusReply::Bytes(bytes.as_slice().into())),
                     _ => {
                         // The right length, so that something more is reached than that check.

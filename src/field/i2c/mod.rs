@@ -53,7 +53,7 @@ impl Site {
                 let count = bytes.len();
                 self.bad_answer(format_args!("{count} bytes came where {N} were asked for"))
             }),
-            BusReply::DiskSpace { .. } => Err(self.bad_answer(format_args!("no bytes came"))),
+            BusReply::Machine(_) => Err(self.bad_answer(format_args!("no bytes came"))),
         }
     }
 

@@ -20,6 +20,10 @@ impl EventLoop {
         while let Some(output) = self.gateway.poll_output() {
             self.do_output(now, output);
         }
+        let inputs = &mut self.inputs;
+        self.buses.hand_over(&mut self.timers, |request, outcome| {
+            inputs.push_back(Input::Bus { request, outcome });
+        });
         while let Some(conn) = self.gateway.poll_resumed() {
             self.inputs.push_back(Input::Received { conn, count: 0 });
             if let Some(connection) = self.connections.get_mut(conn)
