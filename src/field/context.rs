@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::Output;
+use super::schedule::Origin;
 use super::timers::{Timer, Timers};
 use crate::id::RequestId;
 use crate::rng::Rng;
@@ -16,6 +17,8 @@ pub(super) struct Context {
     pub(super) now: Instant,
     /// The field's own.
     pub(super) rng: Rng,
+    /// Of the grid on which devices are due.
+    pub(super) origin: Origin,
     /// Nothing new is begun any more.
     pub(super) is_stopping: bool,
     pub(super) timers: Timers,
@@ -24,9 +27,10 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub(super) fn new(rng: Rng) -> Self {
+    pub(super) fn new(mut rng: Rng) -> Self {
         Self {
             now: Instant::default(),
+            origin: Origin::by_chance(&mut rng),
             rng,
             is_stopping: false,
             timers: Timers::default(),

@@ -220,7 +220,8 @@ impl Field {
                     device,
                     settings.line_max,
                 );
-                Body::Lines(Lines::new(&reporter, cx, port, settings, every))
+                let lines = Lines::new(&reporter, cx, &self.ports, port, settings, every);
+                Body::Lines(lines)
             }
         };
         self.devices.insert(device, Device { reporter, body });

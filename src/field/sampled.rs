@@ -52,7 +52,7 @@ impl Sampled {
         driver: Driver,
         every: Duration,
     ) -> Self {
-        let schedule = Schedule::new(cx.now, every, &mut cx.rng);
+        let schedule = Schedule::new(cx.now, every, cx.origin, &mut cx.rng);
         cx.wake_at(Timer::Sample(reporter.device()), schedule.next());
         Self {
             bus,

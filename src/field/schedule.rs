@@ -1,9 +1,14 @@
-//! When a device is due: on a grid of its own, which neither drifts nor bunches.
+//! When a device is due: on a grid, which neither drifts nor bunches up what was missed.
 //!
-//! Every device has a phase drawn by chance, so that ten devices of one bus do not all come at
-//! once. Due times are multiples of `every` on that grid, whatever a reading took; ticks that
-//! passed unused are skipped and counted, never made up for. The first reading does not wait for
-//! the grid: someone has just started the gateway and looks.
+//! Due times are multiples of `every` on that grid, whatever a reading took; ticks that passed
+//! unused are skipped and counted, never made up for. The first reading does not wait for the grid:
+//! someone has just started the gateway and looks.
+//!
+//! The grid is common to all devices, and its origin drawn by chance once for the gateway: devices
+//! of one interval are due in the same turn, those of its multiples with them, and one wake-up of a
+//! sleeping machine serves them all. A bus does not suffer from that, for it takes one transfer
+//! after the other anyway; nor do brokers, for ten gateways have ten origins. Only devices that
+//! would talk at the same time on one serial line have a place by chance each.
 
 use crate::rng::Rng;
 use crate::time::{Duration, Instant};
@@ -23,16 +28,38 @@ pub(super) struct Schedule {
     grid: Option<Instant>,
 }
 
+/// Where the multiples of an interval are counted from: any one point of the grid, which may be
+/// ahead as well as past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origin(Instant);
+
+impl Origin {
+    /// Somewhere within a day, so that every place on the grid of an interval is as likely.
+    pub(super) fn by_chance(rng: &mut Rng) -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Self(Instant::default() + some_of(DAY, rng))
+    }
+
+    /// The first point of the grid of `every` that is not before `at`.
+    fn first_from(self, at: Instant, every: Duration) -> Instant {
+        let every = nanos(every);
+        let (origin, at_place) = (self.0.as_nanos() % every, at.as_nanos() % every);
+        let ahead = if origin >= at_place {
+            origin - at_place
+        } else {
+            every - (at_place - origin)
+        };
+        at + Duration::from_nanos(ahead)
+    }
+}
+
 impl Schedule {
-    /// A schedule that begins now.
-    pub(super) fn new(now: Instant, every: Duration, rng: &mut Rng) -> Self {
+    /// A schedule that begins now, on the grid with that origin.
+    pub(super) fn new(now: Instant, every: Duration, origin: Origin, rng: &mut Rng) -> Self {
         let every = every.max(EVERY_MIN);
         let next = now + some_of(every.min(FIRST_WITHIN), rng);
-        let mut grid = now + some_of(every, rng);
         // Far enough behind the first reading that the second one says something new.
-        while grid < next + every / 2 {
-            grid = grid + every;
-        }
+        let grid = origin.first_from(next + every / 2, every);
         Self {
             every,
             next,
@@ -85,7 +112,8 @@ mod tests {
     fn ticks_that_passed_are_skipped_not_bunched() {
         let mut rng = Rng::from_seed(5);
         let every = Duration::from_secs(10);
-        let mut schedule = Schedule::new(Instant::from_nanos(0), every, &mut rng);
+        let origin = Origin::by_chance(&mut rng);
+        let mut schedule = Schedule::new(Instant::from_nanos(0), every, origin, &mut rng);
         assert!(schedule.next() < Instant::from_nanos(0) + FIRST_WITHIN);
         schedule.advance(schedule.next());
         let second = schedule.next();
@@ -99,12 +127,32 @@ mod tests {
     }
 
     #[test]
-    fn devices_of_one_interval_are_spread() {
+    fn devices_of_one_grid_are_due_together_whenever_they_were_added() {
+        let mut rng = Rng::from_seed(9);
+        let origin = Origin::by_chance(&mut rng);
+        let due = |every: u64, added: u64, rng: &mut Rng| {
+            let added = Instant::from_nanos(added);
+            let mut schedule = Schedule::new(added, Duration::from_secs(every), origin, rng);
+            schedule.advance(Instant::from_nanos(60_000_000_000));
+            schedule.next()
+        };
+        let first = due(10, 0, &mut rng);
+        for added in [1, 2_500_000_000, 19_999_999_999] {
+            assert_eq!(due(10, added, &mut rng), first);
+        }
+        // A multiple of the interval is due with it, though not each time.
+        let rare = due(30, 7, &mut rng);
+        assert_eq!(rare.since(first).as_nanos() % 10_000_000_000, 0);
+    }
+
+    #[test]
+    fn origins_are_spread_over_the_interval() {
         let mut rng = Rng::from_seed(9);
         let every = Duration::from_secs(10);
         let mut tenths = [0; 10];
         for _ in 0..200 {
-            let mut schedule = Schedule::new(Instant::from_nanos(0), every, &mut rng);
+            let origin = Origin::by_chance(&mut rng);
+            let mut schedule = Schedule::new(Instant::from_nanos(0), every, origin, &mut rng);
             schedule.advance(schedule.next());
             schedule.advance(schedule.next());
             tenths[(schedule.next().as_nanos() / 1_000_000_000 % 10) as usize] += 1;
@@ -122,7 +170,9 @@ mod tests {
         ) {
             let mut now = Instant::from_nanos(start);
             let every = Duration::from_nanos(every);
-            let mut schedule = Schedule::new(now, every, &mut Rng::from_seed(seed));
+            let mut rng = Rng::from_seed(seed);
+            let origin = Origin::by_chance(&mut rng);
+            let mut schedule = Schedule::new(now, every, origin, &mut rng);
             let every = every.max(EVERY_MIN);
             for delay in delays {
                 now = now.max(schedule.next()) + Duration::from_nanos(delay);

@@ -208,6 +208,28 @@ fn two_devices_share_a_port() {
 }
 
 #[test]
+fn devices_of_one_port_are_not_polled_at_once() {
+    let mut bench = Bench::new();
+    bench.plug(PATH);
+    let poll = |text: &str| LinesSettings {
+        poll: Some(text.into()),
+        ..scale_settings()
+    };
+    bench.add("first", Driver::Lines(poll("1?\n")), EVERY);
+    bench.add("second", Driver::Lines(poll("2?\n")), EVERY);
+    bench.run_secs(100);
+    // The first ones come as soon as they can.
+    let polls = &bench.ports[PATH].sent[2..];
+    assert!(polls.len() >= 18, "{polls:?}");
+    for pair in polls.windows(2) {
+        assert!(
+            pair[1].0.since(pair[0].0) > Duration::from_millis(100),
+            "{polls:?}"
+        );
+    }
+}
+
+#[test]
 fn a_command_is_the_template_with_the_value_in_it() {
     let settings = settings(
         None,

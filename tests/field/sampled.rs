@@ -465,6 +465,57 @@ fn a_disk_that_hangs_is_a_fault_on_that_point_alone() {
 }
 
 #[test]
+fn devices_of_one_interval_wake_the_field_once_and_the_machine_is_asked_once_for_each() {
+    let mut bench = machine();
+    for (name, disk) in [("data", "/data"), ("boot", "/boot")] {
+        let settings = SystemSettings {
+            temperature: None,
+            disk: disk.into(),
+        };
+        bench.add(name, Driver::System(settings), EVERY);
+    }
+    for address in 0x48..0x4C {
+        let chip = Thermometer::lm75(0x1900);
+        bench.chips.insert((1, address), Chip::Thermometer(chip));
+        bench.add_i2c(&format!("t{address:x}"), I2cChip::Lm75, address, EVERY);
+    }
+    bench.run_secs(20);
+    bench.forget();
+    bench.run_secs(100);
+    assert_eq!(bench.wakes, 10);
+    let asked: Vec<_> = bench
+        .transfers
+        .iter()
+        .filter(|(_, bus, _)| *bus == BusSettings::Machine)
+        .map(|(at, _, _)| *at)
+        .collect();
+    assert_eq!(asked.len(), 30);
+    for sample in asked.chunks(3) {
+        // In the same turn, so that the host can hand them to its worker together.
+        assert!(sample.iter().all(|at| *at == sample[0]));
+    }
+}
+
+#[test]
+fn a_machine_that_answers_late_is_asked_for_one_figure_after_the_other() {
+    let mut bench = machine();
+    bench.run_secs(15);
+    bench.trouble.insert((255, None), Trouble::Stuck);
+    bench.forget();
+    bench.run_secs(30);
+    assert_eq!(
+        bench.last_text("machine/load"),
+        "timeout: /proc/loadavg could not be read in time"
+    );
+    bench.trouble.clear();
+    bench.run_secs(120);
+    assert_eq!(bench.last_text("machine/load"), "0.52");
+    bench.forget();
+    bench.run_secs(100);
+    assert_eq!(bench.transfers.len(), 10, "together again");
+}
+
+#[test]
 fn what_only_measures_refuses_commands_and_unknown_points_are_answered_too() {
     let mut bench = greenhouse();
     let answer = bench.set_and_wait("greenhouse/temperature", Value::Float(1.0));

@@ -146,7 +146,7 @@ impl Gpio {
             .iter()
             .any(|line| matches!(line.role, Role::Counter { .. }));
         let schedule = counts.then(|| {
-            let schedule = Schedule::new(cx.now, every, &mut cx.rng);
+            let schedule = Schedule::new(cx.now, every, cx.origin, &mut cx.rng);
             cx.wake_at(Timer::Sample(reporter.device()), schedule.next());
             schedule
         });

@@ -21,7 +21,7 @@ use regex_lite::Regex;
 use super::context::Context;
 use super::ports::Ports;
 use super::report::Reporter;
-use super::schedule::Schedule;
+use super::schedule::{Origin, Schedule};
 use super::settings::{LinesPoint, LinesSettings, TextKind};
 use super::timers::Timer;
 use crate::buffer::Payload;
@@ -101,15 +101,24 @@ struct Point {
 }
 
 impl Lines {
+    /// A device that has acquired its port.
     pub(super) fn new(
         reporter: &Reporter,
         cx: &mut Context,
+        ports: &Ports,
         port: PortId,
         settings: LinesSettings,
         every: Duration,
     ) -> Self {
+        let is_shared = ports.get(port).is_some_and(|port| port.users().count() > 1);
         let poll = settings.poll.as_ref().map(|poll| {
-            let schedule = Schedule::new(cx.now, every, &mut cx.rng);
+            // Two devices on one line that are asked at once would answer at once.
+            let origin = if is_shared {
+                Origin::by_chance(&mut cx.rng)
+            } else {
+                cx.origin
+            };
+            let schedule = Schedule::new(cx.now, every, origin, &mut cx.rng);
             cx.wake_at(Timer::Sample(reporter.device()), schedule.next());
             Poll {
                 bytes: Payload::copy_from(poll.as_bytes()),
