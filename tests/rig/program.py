@@ -1,6 +1,7 @@
 """fieldgate as a process: started with a configuration in a folder of its own, ready when it says so to its service
 manager (which is us), and stopped as a service manager would."""
 
+import contextlib
 import os
 import pathlib
 import select
@@ -27,9 +28,9 @@ class Program:
 
     def __init__(self, command, *arguments, folder=None):
         self.folder = folder or temporary_folder()
-        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         address = str(pathlib.Path(self.folder.name) / "notify")
-        manager.bind(address)
+        self.manager.bind(address)
         self.process = subprocess.Popen(
             [*command, *arguments],
             stdin=subprocess.DEVNULL,
@@ -39,12 +40,10 @@ class Program:
         )
         self.output = Output(self.process.stdout)
         try:
-            self._wait_until_ready(manager)
+            self._wait_until_ready()
         except ProgramFailure:
             self.end()
             raise
-        finally:
-            manager.close()
 
     def __enter__(self):
         return self
@@ -56,7 +55,8 @@ class Program:
         else:
             self.stop()
 
-    def _wait_until_ready(self, manager):
+    def _wait_until_ready(self):
+        manager = self.manager
         exited = os.pidfd_open(self.process.pid)
         deadline = time.monotonic() + START_SECONDS_MAX
         try:
@@ -71,6 +71,19 @@ class Program:
                     raise ProgramFailure(f"no READY=1 within {START_SECONDS_MAX} s: {self.text()}")
         finally:
             os.close(exited)
+
+    def notices(self):
+        """What it has told its service manager since it was ready, or since this was last asked."""
+        notices = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                notices.append(self.manager.recv(4096, socket.MSG_DONTWAIT))
+        return notices
+
+    def memory(self):
+        """The sizes that the kernel gives for it, in KiB, by the names of proc(5)."""
+        lines = pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return {name: int(size.split()[0]) for name, _, size in (line.partition(":") for line in lines) if size.endswith(" kB")}
 
     def text(self):
         """What it has printed so far."""
@@ -103,6 +116,7 @@ class Program:
         """It is not there any more, whatever it was at; returns all that it printed."""
         self.process.kill()
         self.process.wait()
+        self.manager.close()
         text = self.output.rest()
         self.folder.cleanup()
         return text
