@@ -95,6 +95,9 @@ impl Broker {
                 let len = packet.encoded_len(link.version);
                 packet.encode(link.version, queue.reserve(len));
                 self.stats.answers_sent += 1;
+                // Its PUBLISH is not over before PUBCOMP, which gives one back: it counts on this
+                // connection as it did on the last [MQTT-3.3.4-9].
+                link.unacknowledged += 1;
             }
             Stage::Published(reference) => {
                 if link.unacknowledged >= link.window {

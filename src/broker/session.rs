@@ -45,7 +45,8 @@ pub(super) struct Link {
     pub(super) max_packet_size: u32,
     /// The client's Receive Maximum, or ours in its stead.
     pub(super) window: u16,
-    /// PUBLISH packets of QoS 1 and 2 sent on this connection and not acknowledged (4.9).
+    /// PUBLISH packets of QoS 1 and 2 sent on this connection and not acknowledged (4.9), and
+    /// those of the last one that were released again on this.
     pub(super) unacknowledged: u16,
     /// CONNACK is written; nothing may be sent before [MQTT-3.2.0-1].
     pub(super) is_open: bool,

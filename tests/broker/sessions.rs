@@ -246,6 +246,27 @@ cases! {
         assert_eq!(b.read(conn), "PUBLISH t q1 #4 \"4\"");
     }
 
+    fn what_is_released_again_counts_until_its_end(b: &mut House) {
+        let mut narrow = lasting(V5, "a");
+        narrow.properties.receive_maximum = ReceiveMaximum::new(1);
+        let conn = b.join(&narrow);
+        b.subscribe(conn, "t", Q2);
+        let other = b.client(V5, "other");
+        for payload in ["1", "2", "3"] {
+            b.publish(other, Q2, "t", payload);
+            b.pubrel(other, 1);
+        }
+        assert_eq!(b.read_all(conn), ["PUBLISH t q2 #1 \"1\""]);
+        b.pubrec(conn, 1);
+        b.drop_conn(conn);
+        let conn = b.dial(&narrow);
+        assert_eq!(b.read_all(conn), ["CONNACK Success present", "PUBREL 1"]);
+        b.pubcomp(conn, 1);
+        assert_eq!(b.read_all(conn), ["PUBLISH t q2 #2 \"2\""]);
+        b.send(conn, &Packet::Pingreq);
+        assert_eq!(b.read_all(conn), ["PINGRESP"], "one at a time");
+    }
+
     fn sending_again_passes_what_has_become_too_large(b: &mut House) {
         let conn = b.stayer(V5, "a");
         b.subscribe(conn, "t", Q1);
