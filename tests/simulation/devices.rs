@@ -1,4 +1,5 @@
-//! The simulation's hardware: an LM75 on an I2C bus, and a relay on a GPIO line.
+//! The simulation's hardware: an LM75 on an I2C bus, and a scale on a serial port. The relay and the
+//! door on GPIO lines have no more to them than their levels, which the world keeps.
 
 use fieldgate::field::bus::{BusError, BusOp, BusOutcome, BusReply};
 
@@ -63,5 +64,27 @@ impl Lm75 {
             .take(usize::from(*read))
             .collect();
         Ok(BusReply::Bytes(bytes))
+    }
+}
+
+/// A scale on a serial port, which says its weight in lines.
+#[derive(Debug)]
+pub struct Scale {
+    pub grams: u64,
+    /// Of lines that have not gone out whole.
+    pub unsent: Vec<u8>,
+}
+
+impl Scale {
+    pub fn new() -> Self {
+        Self {
+            grams: 1250,
+            unsent: Vec::new(),
+        }
+    }
+
+    pub fn speak(&mut self) {
+        let line = format!("ST,GS,{}g\r\n", self.grams);
+        self.unsent.extend_from_slice(line.as_bytes());
     }
 }

@@ -1,19 +1,23 @@
-//! The second host: a whole gateway, two clients, a chip, a relay and a network that cuts, all from
-//! one seed.
+//! The second host: a whole gateway, seven clients, a chip, a relay, a door, a scale and a network
+//! that cuts, all from one seed.
 //!
 //! Nothing here reads a clock or draws chance elsewhere, so a seed is a run: `SIM_SEED=4711 cargo
-//! test --test simulation` replays it. `SIM_SEEDS=500` says how many seeds a run tries. Each seed
-//! ends with an oracle that knows only what was acknowledged and what arrived:
+//! test --test simulation` replays it. `SIM_SEEDS=500` says how many seeds a run tries. Two judges
+//! look at each:
 //!
-//! * QoS 1: acknowledged is delivered, at least once; QoS 2: exactly once; QoS 0: at most once;
-//!   each in order per topic.
-//! * The retained value of a point is what its chip says once faults stop, and its quality is good
-//!   again.
-//! * The relay is where the last acknowledged command put it, and every command got its result.
-//! * Memory returns when the clients are gone, and a run with the same seed is the same run.
+//! * The model (`model.rs`) stands on the wire, knows what each session has to get, and holds every
+//!   packet against that while the run goes on.
+//! * The oracle (`oracle.rs`) asks the clients at the end. QoS 1: acknowledged is delivered, at least
+//!   once; QoS 2: exactly once; QoS 0: at most once; each in order per topic. Every command has one
+//!   result, the gateway says what its hardware is, the relay is where the last command put it, and
+//!   after a stop where it is safe. Clients that are gone leave no session, no message and no byte.
+//!
+//! A run with the same seed is the same run, to the last byte. `tests/mutants` shows that the judges
+//! see.
 
 mod client;
 mod devices;
+mod model;
 mod oracle;
 mod world;
 
@@ -46,10 +50,18 @@ fn every_seed_keeps_what_was_promised() {
     println!("{seeds} seeds: {total:?}");
     assert!(failed.is_empty(), "seeds that broke a promise: {failed:?}");
     // A simulation in which nothing goes wrong proves nothing.
-    assert!(total.cuts > 0, "no connection was ever cut");
-    assert!(total.bus_faults > 0, "no transfer ever failed");
-    assert!(total.redelivered > 0, "nothing was ever sent again");
-    assert!(total.commands > 0, "no command was ever given");
+    let faults = [
+        total.cuts,
+        total.bus_faults,
+        total.line_faults,
+        total.port_faults,
+        total.commands,
+    ];
+    assert!(seeds < 20 || !faults.contains(&0), "a fault that never was");
+    assert!(
+        seeds < 20 || total.counts.has_all(),
+        "something never happened"
+    );
 }
 
 #[test]
