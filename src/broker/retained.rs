@@ -10,6 +10,7 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use super::subscriptions::Subscription;
+use crate::buffer::{Charge, Memory};
 use crate::id::MessageId;
 use crate::mqtt::topic;
 use crate::time::Instant;
@@ -152,6 +153,8 @@ pub(super) struct Replay {
     /// Literal levels at the filter's start, with their last slash. Its length within `filter`.
     prefix: usize,
     position: Position,
+    /// For itself and its filter.
+    _charge: Charge,
 }
 
 #[derive(Debug)]
@@ -177,7 +180,12 @@ pub(super) enum Seen {
 
 impl Replay {
     /// A replay of what is in the store now.
-    pub(super) fn new(filter: &str, subscription: Subscription, retained: &Retained) -> Self {
+    pub(super) fn new(
+        filter: &str,
+        subscription: Subscription,
+        retained: &Retained,
+        memory: &Memory,
+    ) -> Self {
         let wild = filter.find(['+', '#']).unwrap_or(filter.len());
         let prefix = filter[..wild].rfind('/').map_or(0, |slash| slash + 1);
         Self {
@@ -186,6 +194,7 @@ impl Replay {
             last: retained.last,
             prefix,
             position: Position::Parent,
+            _charge: memory.charge(size_of::<Self>() + filter.len()),
         }
     }
 
@@ -284,7 +293,7 @@ mod tests {
     }
 
     fn replay(retained: &Retained, filter: &str, budget: usize) -> Vec<u32> {
-        let mut cursor = Replay::new(filter, subscription(), retained);
+        let mut cursor = Replay::new(filter, subscription(), retained, &Memory::new(0));
         let mut found = Vec::new();
         loop {
             match cursor.look(retained, &mut budget.clone()) {
@@ -315,7 +324,7 @@ mod tests {
     #[test]
     fn what_is_stored_during_a_replay_is_left_to_live_delivery() {
         let mut retained = store(&["a/1", "a/2", "a/3"]);
-        let mut cursor = Replay::new("a/+", subscription(), &retained);
+        let mut cursor = Replay::new("a/+", subscription(), &retained, &Memory::new(0));
         assert_eq!(cursor.look(&retained, &mut 10), Seen::Message(message(0)));
         for (topic, number) in [("a/1", 10), ("a/2", 11), ("a/25", 12)] {
             let id = message(number);
@@ -330,7 +339,7 @@ mod tests {
     #[test]
     fn what_is_restated_during_a_replay_is_found_by_it() {
         let mut retained = store(&["a/1", "a/2"]);
-        let mut cursor = Replay::new("a/+", subscription(), &retained);
+        let mut cursor = Replay::new("a/+", subscription(), &retained, &Memory::new(0));
         for (topic, number) in [("a/0", 10), ("a/2", 11), ("a/3", 12)] {
             let id = message(number);
             let never = Instant::FAR_FUTURE;

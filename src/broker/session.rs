@@ -64,7 +64,7 @@ impl Session {
             armed: Instant::FAR_FUTURE,
             queue: Queue::new(memory),
             inflight: Inflight::new(memory),
-            received: Received::default(),
+            received: Received::new(memory),
             _charge: charge,
         }
     }
@@ -96,12 +96,13 @@ impl Session {
 
 /// Packet identifiers of QoS 2 messages that came and are not released [MQTT-4.3.3-10].
 ///
-/// A client can have no more of them than our Receive Maximum on each connection, and resends those
-/// of the last one, so the list is short.
-#[derive(Debug, Default)]
+/// A client in order has no more of them than our Receive Maximum, and sends those of its last
+/// connection again, so the list is short. One that never releases any can have them all.
+#[derive(Debug)]
 pub(super) struct Received {
     /// Ordered by identifier.
     ids: Vec<ReceivedId>,
+    charge: Charge,
 }
 
 #[derive(Debug)]
@@ -123,6 +124,13 @@ pub(super) enum Arrival {
 }
 
 impl Received {
+    fn new(memory: &Memory) -> Self {
+        Self {
+            ids: Vec::new(),
+            charge: memory.charge(0),
+        }
+    }
+
     /// What a PUBLISH with this identifier is.
     pub(super) fn arrival(&self, id: PacketId) -> Arrival {
         match self.ids.binary_search_by_key(&id, |received| received.id) {
@@ -136,13 +144,11 @@ impl Received {
     pub(super) fn note(&mut self, id: PacketId) {
         match self.ids.binary_search_by_key(&id, |received| received.id) {
             Ok(at) => self.ids[at].is_counted = true,
-            Err(at) => self.ids.insert(
-                at,
-                ReceivedId {
-                    id,
-                    is_counted: true,
-                },
-            ),
+            Err(at) => {
+                let is_counted = true;
+                self.ids.insert(at, ReceivedId { id, is_counted });
+                self.charge_ids();
+            }
         }
     }
 
@@ -151,10 +157,18 @@ impl Received {
         match self.ids.binary_search_by_key(&id, |received| received.id) {
             Ok(at) => {
                 self.ids.remove(at);
+                if self.ids.is_empty() {
+                    self.ids = Vec::new();
+                }
+                self.charge_ids();
                 true
             }
             Err(_) => false,
         }
+    }
+
+    fn charge_ids(&mut self) {
+        self.charge.set(self.ids.len() * size_of::<ReceivedId>());
     }
 
     /// A new connection counts anew (4.9).

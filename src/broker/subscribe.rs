@@ -136,7 +136,8 @@ impl Broker {
             self.outputs.push_back(Output::SystemSubscribed);
         }
         let is_replayed = is_replayed(options.retain_handling, !is_new);
-        let replay = is_replayed.then(|| Replay::new(filter, subscription, &self.retained));
+        let replay =
+            is_replayed.then(|| Replay::new(filter, subscription, &self.retained, &self.memory));
         let queue = &mut self.session_mut(id).queue;
         if !is_new {
             // The replay of the subscription that this one replaces, unless none comes instead.

@@ -2,7 +2,7 @@
 
 use fieldgate::broker::{CloseHow, DELIVERIES_PER_CALL_MAX, REFUSALS_MAX};
 use fieldgate::id::Lsn;
-use fieldgate::mqtt::{Connect, Packet};
+use fieldgate::mqtt::{Connect, Packet, RetainHandling};
 use fieldgate::time::Duration;
 
 use crate::house::*;
@@ -150,6 +150,32 @@ cases! {
         assert!(b.broker.is_paused(conn));
         b.turn();
         assert_eq!(b.stat("publishes_received"), 300);
+    }
+
+    fn packet_identifiers_that_are_never_released_are_charged(b: &mut House) {
+        let conn = b.stayer(V4, "a");
+        let before = b.memory.used();
+        for number in 1..=1000 {
+            b.send(conn, &Packet::Publish(numbered(number, Q2, "t", "")));
+        }
+        assert!(b.memory.used() >= before + 1000 * size_of::<u16>());
+        for number in 1..=1000 {
+            b.pubrel(conn, number);
+        }
+        assert_eq!(b.memory.used(), before);
+    }
+
+    fn a_replay_is_charged_until_it_is_over(b: &mut House) {
+        let conn = b.client(V5, "a");
+        b.stall(conn, true);
+        let filter = format!("+/{}", "x".repeat(10_000));
+        let before = b.memory.used();
+        b.subscribe_with(conn, &filter, options(Q1, RetainHandling::DoNotSend), None);
+        let subscribed = b.memory.used() - before;
+        b.subscribe_with(conn, &filter, options(Q1, RetainHandling::Send), None);
+        assert!(b.memory.used() > before + subscribed + filter.len());
+        b.stall(conn, false);
+        assert!(b.memory.used() <= before + subscribed);
     }
 
     fn memory_is_given_back_when_everybody_is_gone(b: &mut House) {
