@@ -44,7 +44,7 @@ pub(super) struct Connection {
     /// Answers that wait in the settle queue.
     pub(super) waiting: u32,
     /// Of those: PUBACK and PUBREC.
-    pub(super) unsettled: u16,
+    pub(super) unsettled: u32,
     /// Topics by alias, of the length that we said in CONNACK; they end with the connection
     /// [MQTT-3.3.2-7].
     pub(super) aliases: Vec<Option<Box<str>>>,

@@ -298,7 +298,7 @@ impl Broker {
             }
             let is_full = !connection.version.is_v5()
                 && matches!(connection.phase, Phase::Live(_))
-                && connection.unsettled >= connection.receive_maximum;
+                && connection.unsettled >= connection.receive_maximum.into();
             if is_full && !recv.bytes().is_empty() {
                 connection.pause = Pause::Unsettled;
                 self.stats.pauses += 1;

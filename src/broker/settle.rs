@@ -228,7 +228,7 @@ impl Broker {
             Kind::PublishTaken | Kind::Other => {}
         }
         if connection.pause == Pause::Unsettled
-            && u32::from(connection.unsettled) < u32::from(connection.receive_maximum)
+            && connection.unsettled < u32::from(connection.receive_maximum)
         {
             connection.pause = Pause::Over;
             self.resumed.push_back(conn);

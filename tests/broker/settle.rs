@@ -67,6 +67,22 @@ cases! {
         ]);
     }
 
+    fn any_number_of_answers_may_wait(b: &mut House) {
+        const REPETITIONS: usize = 70_000;
+        let conn = b.client(V5, "a");
+        b.mark = Some(b.broker.last_lsn());
+        let mut bytes = Vec::new();
+        Packet::Publish(publish(Q2, "t", "")).encode_into(V5, &mut bytes);
+        b.send_bytes(conn, &bytes.repeat(REPETITIONS));
+        assert!(b.read_bytes(conn).is_empty(), "nothing is synced");
+        b.mark = Some(Lsn(u64::MAX));
+        b.turn();
+        // The first says besides that nobody has subscribed.
+        let first = [0x50, 3, 0, 1, 0x10];
+        let answers = [&first[..], &[0x50, 2, 0, 1].repeat(REPETITIONS - 1)].concat();
+        assert!(b.read_bytes(conn) == answers, "an answer each");
+    }
+
     fn a_goodbye_waits_behind_what_was_promised_before_it(b: &mut House) {
         b.mark = Some(b.broker.last_lsn());
         let conn = b.open();
