@@ -8,6 +8,9 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use fieldgate::broker;
@@ -296,6 +299,47 @@ impl Flood {
             let taken = self.sent - before;
             assert!(taken < 64 << 20, "the kernel's buffers have no end");
         }
+    }
+}
+
+/// A publisher in a thread of its own, which writes while the loop reads: there is always more.
+pub struct River {
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<bool>,
+}
+
+impl River {
+    pub fn start(bench: &mut Bench) -> Self {
+        let Stream::Tcp(mut stream) = bench.connected("river").stream else {
+            panic!("it dials by TCP");
+        };
+        stream.set_nonblocking(false).unwrap();
+        let often = Some(Duration::from_millis(50));
+        stream.set_write_timeout(often).unwrap();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let is_over = is_over.clone();
+            move || {
+                let torrent = publish("nobody/listens", &[b'x'; 200]).repeat(1000);
+                let (start, mut sent) = (Instant::now(), 0);
+                while !is_over.load(Ordering::Relaxed) {
+                    if start.elapsed() > PATIENCE {
+                        return false;
+                    }
+                    // What the kernel does not take in time is tried again.
+                    sent += stream.write(&torrent[sent % torrent.len()..]).unwrap_or(0);
+                }
+                true
+            }
+        });
+        Self { is_over, thread }
+    }
+
+    /// Whether it flowed to the end. It runs dry when nobody has ended it for long: otherwise a loop
+    /// that reads to the last byte would never come back to say so.
+    pub fn stop(self) -> bool {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
     }
 }
 

@@ -6,7 +6,7 @@ use fieldgate::gateway::settings::Bind;
 use fieldgate::host::ExitReason;
 
 use crate::bench::{
-    CONNACK, Client, Flood, Folder, PINGREQ, PINGRESP, Plan, connect, publish, publish_qos1,
+    CONNACK, Client, Flood, Folder, PINGREQ, PINGRESP, Plan, River, connect, publish, publish_qos1,
     subscribe,
 };
 
@@ -73,6 +73,22 @@ fn a_publisher_that_never_stops_holds_nobody_up() {
         assert_eq!(other.input, PINGRESP, "it took more than two turns");
         other.input.clear();
     }
+}
+
+#[test]
+fn a_turn_ends_while_its_publisher_goes_on() {
+    let mut bench = Plan::tcp().start();
+    let mut other = bench.connected("other");
+    let river = River::start(&mut bench);
+    for _ in 0..200 {
+        other.send(&PINGREQ);
+        bench.turn();
+        bench.turn();
+        other.receive();
+        assert_eq!(other.input, PINGRESP, "it took more than two turns");
+        other.input.clear();
+    }
+    assert!(river.stop(), "a turn took until it ran dry");
 }
 
 #[test]

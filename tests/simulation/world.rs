@@ -517,9 +517,9 @@ impl World {
             .min()
             .expect("something is always due");
         self.now = self.now.max(next);
-        if self.rng.chance(1, 4) {
+        if self.rng.chance(1, 2) {
             // The host is late now and then; not where it would be a question of who is first.
-            let late = self.now + Duration::from_micros(self.rng.below(8_000));
+            let late = self.now + Duration::from_micros(self.rng.below(15_000));
             if self.model.next_expiry().is_none_or(|end| end > late) {
                 self.now = late;
             }
@@ -528,7 +528,7 @@ impl World {
         let mut due = Vec::new();
         while let Some(Reverse((at, ..))) = self.events.peek()
             && *at <= self.now
-            && due.len() < 4
+            && due.len() < 8
         {
             due.push(self.events.pop().expect("peeked").0.2);
         }
@@ -592,8 +592,10 @@ impl World {
             }
             Event::Publish(client) => {
                 if trouble {
-                    self.publish(client);
-                    self.after_millis(5, 1_200, Event::Publish(client));
+                    for _ in 0..=self.rng.below(2) {
+                        self.publish(client);
+                    }
+                    self.after_millis(5, 1_500, Event::Publish(client));
                 }
             }
             Event::Flood => {
