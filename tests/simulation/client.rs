@@ -107,6 +107,9 @@ pub struct Client {
 /// Messages that a client has unacknowledged; below every server's default.
 const WINDOW: usize = 8;
 
+/// Packet identifiers that a client uses.
+const IDS: u16 = 24;
+
 impl Client {
     pub fn new(profile: Profile) -> Self {
         Self {
@@ -434,7 +437,12 @@ impl Client {
             self.next_id = self.next_id.next();
         }
         let id = self.next_id;
-        self.next_id = id.next();
+        // Used again as soon as may be: what is remembered for too long is found out.
+        self.next_id = if id.value() < IDS {
+            id.next()
+        } else {
+            PacketId::FIRST
+        };
         id
     }
 

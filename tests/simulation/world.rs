@@ -575,6 +575,12 @@ impl World {
                 if trouble {
                     self.abandon(client);
                     self.dial(client);
+                    if self.rng.chance(1, 2) {
+                        // CONNECT, and in the same turn something for whoever comes.
+                        self.carry(client);
+                        self.publish(PUBLISHER);
+                        self.carry(PUBLISHER);
+                    }
                     self.after_millis(1_000, 15_000, Event::Redial(client));
                 }
             }
