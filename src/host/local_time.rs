@@ -16,6 +16,7 @@ pub fn strftime(format: &str, at: WallTime) -> Option<String> {
     let format = CString::new(format).ok()?;
     // As wide as `time_t` is: 32 bits on some of our targets. For musl, that name is deprecated.
     let seconds = at.unix_nanos().div_euclid(1_000_000_000);
+    #[expect(clippy::useless_conversion, reason = "they differ by target")]
     let seconds = seconds.try_into().ok()?;
     let mut fields = MaybeUninit::<libc::tm>::uninit();
     // SAFETY: both point to valid memory; the second is filled in exactly if the call does not

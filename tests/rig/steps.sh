@@ -16,10 +16,7 @@ run_steps() {
   esac
   local chosen=("$@") name row
   if [ $# = 0 ]; then
-    for row in "${steps[@]}"; do
-      case " $by_name_only " in *" ${row%% *} "*) ;; *) chosen+=("${row%% *}") ;; esac
-    done
-    [ -z "$by_name_only" ] || echo "not run unless named: $by_name_only"
+    for row in "${steps[@]}"; do chosen+=("${row%% *}"); done
   fi
   for name in "${chosen[@]}"; do
     step_limit "$name" > /dev/null || { echo "tests/run: no step is called '$name'" >&2; list_steps >&2; exit 2; }
