@@ -1,10 +1,10 @@
-//! Buses: one transfer at a time on each that has wires, fair between devices, and never stalled by
-//! one of them.
+//! Buses: fair between devices, and never stalled by one of them.
 //!
-//! A device has at most one transfer under way or waiting, and those that wait are served in the
-//! order in which they came: so between two transfers of one device every other gets its turn. The
-//! machine is no wire that one must leave to another: what its devices ask in one turn is all under
-//! way at once, and costs one wake-up of its worker and one of the loop.
+//! A device has at most one transfer under way or waiting, and a bus carries them out in the order
+//! in which they came, one after the other: so between two transfers of one device every other gets
+//! its turn. What is asked in one turn is all under way at once, each with the time of those before
+//! it on top of its own, for handing them over together costs one wake-up of the bus's worker and
+//! one of the loop.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,8 +20,8 @@ use crate::time::Duration;
 /// Transfers that wait for one bus. An I2C bus has 112 addresses, and a device waits at most once.
 pub const BUS_QUEUE_MAX: usize = 128;
 
-/// Transfers under way at once that ask the machine; more of them wait.
-const MACHINE_AT_ONCE: usize = 32;
+/// Transfers under way at once on one bus; more of them wait.
+const UNDER_WAY_MAX: usize = 32;
 
 /// What a transfer may take above the kernel's own limit: the wake-up of a worker on a busy Pi.
 pub const I2C_DEADLINE_SLACK: Duration = Duration::from_millis(100);
@@ -49,7 +49,7 @@ struct Bus {
     settings: BusSettings,
     users: usize,
     waiting: VecDeque<(DeviceId, BusOp)>,
-    /// At most [`at_once`].
+    /// At most [`UNDER_WAY_MAX`].
     in_flight: Vec<RequestId>,
     stats: BusStats,
 }
@@ -202,9 +202,8 @@ impl Buses {
         let under_way: usize = self.slab.iter().map(|(_, bus)| bus.in_flight.len()).sum();
         debug_assert_eq!(under_way, self.flights.len());
         for (id, bus) in self.slab.iter() {
-            let limit = at_once(&bus.settings);
-            debug_assert!(bus.in_flight.len() <= limit);
-            debug_assert!(bus.waiting.is_empty() || bus.in_flight.len() == limit);
+            debug_assert!(bus.in_flight.len() <= UNDER_WAY_MAX);
+            debug_assert!(bus.waiting.is_empty() || bus.in_flight.len() == UNDER_WAY_MAX);
             for request in &bus.in_flight {
                 debug_assert_eq!(self.flights.get(request).map(|flight| flight.bus), Some(id));
             }
@@ -215,14 +214,14 @@ impl Buses {
         let Some(state) = self.slab.get_mut(bus) else {
             return;
         };
-        if state.in_flight.len() >= at_once(&state.settings) {
+        if state.in_flight.len() >= UNDER_WAY_MAX {
             return;
         }
         let Some((device, op)) = state.waiting.pop_front() else {
             return;
         };
         let request = cx.new_request();
-        let deadline = cx.now + time_for(&state.settings);
+        let deadline = cx.now + time_for(&state.settings, state.in_flight.len());
         state.in_flight.push(request);
         state.stats.transfers += 1;
         self.flights.insert(request, Flight { bus, device });
@@ -236,20 +235,15 @@ impl Buses {
     }
 }
 
-/// How many transfers may be under way.
-fn at_once(settings: &BusSettings) -> usize {
-    match settings {
-        BusSettings::I2c { .. } => 1,
-        BusSettings::Machine => MACHINE_AT_ONCE,
-    }
-}
-
-/// What a transfer may take.
-fn time_for(settings: &BusSettings) -> Duration {
+/// What a transfer may take behind so many others. A chip that hangs takes the kernel's limit from
+/// all that come after it; a file that hangs has a limit for all of them, for it may hang for ever.
+fn time_for(settings: &BusSettings, ahead: usize) -> Duration {
     match settings {
         BusSettings::I2c {
             transfer_timeout, ..
-        } => transfer_timeout.saturating_add(I2C_DEADLINE_SLACK),
+        } => transfer_timeout
+            .saturating_add(I2C_DEADLINE_SLACK)
+            .saturating_mul(ahead as u32 + 1),
         BusSettings::Machine => MACHINE_DEADLINE,
     }
 }

@@ -101,8 +101,8 @@ pub enum Output {
         /// Which.
         bus: BusId,
     },
-    /// One transfer; answered by [`Field::handle_bus`]. On a bus with wires it is the only one
-    /// under way; what is asked of the machine in one turn is best handed to its worker together.
+    /// One transfer, to be carried out after those that the bus has already; answered by
+    /// [`Field::handle_bus`]. What comes in one turn is best handed to the bus's worker together.
     Bus {
         /// On which bus.
         bus: BusId,

@@ -57,7 +57,7 @@ struct Bus {
     is_stuck: bool,
 }
 
-/// What is handed over together: a single transfer on every bus but the machine.
+/// What is handed over together.
 type Batch = SmallVec<[Transfer; 1]>;
 
 /// What the worker of a bus is asked.

@@ -1,6 +1,6 @@
 //! A host without Linux: virtual time, and hardware made of maps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use fieldgate::buffer::{Memory, RecvBuffer};
 use fieldgate::field::bus::{BusError, BusOp, BusOutcome, BusReply, BusSettings, Fact, Question};
@@ -43,7 +43,8 @@ pub struct Bench {
     /// What the host has yet to say, by time and order.
     due: BTreeMap<(Instant, u64), Due>,
     order: u64,
-    in_flight: BTreeSet<BusId>,
+    /// When each bus has carried out what it was asked.
+    busy_until: BTreeMap<BusId, Instant>,
     requests: u64,
 }
 
@@ -52,7 +53,7 @@ pub struct Bench {
 pub enum Trouble {
     /// Nothing acknowledges.
     Absent,
-    /// The bus hangs until the deadline.
+    /// It hangs until the kernel's limit, a file until the deadline.
     Stuck,
     /// This error.
     Error(BusError),
@@ -98,7 +99,7 @@ pub enum Said {
 }
 
 enum Due {
-    Bus(BusId, RequestId, BusOutcome),
+    Bus(RequestId, BusOutcome),
     Line(LineId, LineEvent),
     Port(PortId, PortEvent, Vec<u8>),
 }
@@ -129,7 +130,7 @@ impl Bench {
             memory: Memory::new(usize::MAX),
             due: BTreeMap::new(),
             order: 0,
-            in_flight: BTreeSet::new(),
+            busy_until: BTreeMap::new(),
             requests: 0,
         }
     }
@@ -215,8 +216,7 @@ impl Bench {
                 break;
             }
             match entry.remove() {
-                Due::Bus(bus, request, outcome) => {
-                    self.in_flight.remove(&bus);
+                Due::Bus(request, outcome) => {
                     self.field.handle_bus(now, request, outcome);
                 }
                 Due::Line(line, event) => self.field.handle_line(now, line, event),
@@ -265,7 +265,7 @@ impl Bench {
                 }
                 Output::CloseBus { bus } => {
                     assert!(self.open_buses.remove(&bus).is_some());
-                    self.in_flight.remove(&bus);
+                    self.busy_until.remove(&bus);
                 }
                 Output::Bus {
                     bus,
@@ -310,12 +310,10 @@ impl Bench {
 
     fn transfer(&mut self, bus: BusId, request: RequestId, op: BusOp, deadline: Instant) {
         let settings = self.open_buses[&bus].clone();
-        let is_wire = settings != BusSettings::Machine;
-        assert!(
-            self.in_flight.insert(bus) || !is_wire,
-            "one transfer at a time"
-        );
-        assert!(deadline > self.now);
+        // One after the other, in the order in which they came.
+        let begins = self.busy_until.get(&bus).copied().unwrap_or_default();
+        let begins = begins.max(self.now);
+        assert!(deadline > begins, "those before it have their time");
         self.transfers
             .push((self.now, settings.clone(), op.clone()));
         let (number, address) = match (&settings, &op) {
@@ -329,20 +327,30 @@ impl Bench {
             .trouble
             .get(&(number, address))
             .or_else(|| self.trouble.get(&(number, None)));
-        let (delay, outcome) = match trouble {
-            Some(Trouble::Forgotten) => {
-                self.in_flight.remove(&bus);
-                return;
+        let quick = begins + Duration::from_micros(200);
+        let (ends, outcome) = match trouble {
+            Some(Trouble::Forgotten) => return,
+            Some(Trouble::Absent) => (quick, Err(BusError::NoAnswer)),
+            Some(Trouble::Stuck) => {
+                let ends = match &settings {
+                    BusSettings::I2c {
+                        transfer_timeout, ..
+                    } => begins + *transfer_timeout,
+                    BusSettings::Machine => deadline,
+                };
+                (ends, Err(BusError::Timeout))
             }
-            Some(Trouble::Absent) => (Duration::from_micros(200), Err(BusError::NoAnswer)),
-            Some(Trouble::Stuck) => (deadline.since(self.now), Err(BusError::Timeout)),
-            Some(Trouble::Error(error)) => (Duration::from_micros(200), Err(*error)),
-            None => (Duration::from_micros(500), self.honest(number, op)),
+            Some(Trouble::Error(error)) => (quick, Err(*error)),
+            None => {
+                let ends = begins + Duration::from_micros(500);
+                (ends, self.honest(begins, number, op))
+            }
         };
-        self.later(delay, Due::Bus(bus, request, outcome));
+        self.busy_until.insert(bus, ends);
+        self.later(ends.since(self.now), Due::Bus(request, outcome));
     }
 
-    fn honest(&mut self, number: u8, op: BusOp) -> BusOutcome {
+    fn honest(&mut self, now: Instant, number: u8, op: BusOp) -> BusOutcome {
         match op {
             BusOp::I2c {
                 address,
@@ -350,7 +358,7 @@ impl Bench {
                 read,
             } => match self.chips.get_mut(&(number, address)) {
                 Some(chip) => {
-                    let bytes = chip.transfer(self.now, &write, usize::from(read));
+                    let bytes = chip.transfer(now, &write, usize::from(read));
                     Ok(BusReply::Bytes(bytes.as_slice().into()))
                 }
                 None => Err(BusError::NoAnswer),
