@@ -168,7 +168,7 @@ impl Broker {
             return None;
         }
         if let Some(id) = before {
-            self.take_over(id, connect.clean_start, outbox);
+            self.take_over(id, outbox);
             if connect.clean_start {
                 self.remove_session(id); // [MQTT-3.1.2-4]
             }
@@ -188,7 +188,7 @@ impl Broker {
 
     /// Ends the connection that a session has, because its client has made a new one
     /// [MQTT-3.1.4-3].
-    fn take_over(&mut self, id: SessionId, clean_start: bool, outbox: &mut Outbox) {
+    fn take_over(&mut self, id: SessionId, outbox: &mut Outbox) {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
@@ -197,18 +197,7 @@ impl Broker {
         };
         self.stats.takeovers += 1;
         log::info!("session taken over {}", Tag(old, &session.client_id));
-        // A will that is to wait is not sent at all if its client is back before [MQTT-3.1.3-9].
-        let is_back = !clean_start && session.expiry_seconds > 0;
-        let waits = self
-            .connections
-            .get(old)
-            .is_some_and(|connection| connection.will_waits);
-        let fate = if is_back && waits {
-            Fate::Discard
-        } else {
-            Fate::Publish
-        };
-        self.detach(old, fate);
+        self.detach(old, Fate::Publish);
         self.goodbye(old, ReasonCode::SessionTakenOver, "", outbox);
     }
 
@@ -248,6 +237,7 @@ impl Broker {
         self.stats.connected_maximum = self.stats.connected_maximum.max(self.connected as u64);
         session.expiry_seconds = expiry_seconds;
         session.expires_at = Instant::FAR_FUTURE;
+        session.will = None; // It is back before its will was due [MQTT-3.1.3-9].
         session.received.reconnect();
         let connection = self
             .connections
@@ -264,11 +254,11 @@ impl Broker {
             .will
             .as_ref()
             .map(|will| Box::new(ApplicationMessage::from_will(will))); // [MQTT-3.1.2-7]
-        connection.will_waits = connect
+        let delay = connect
             .will
             .as_ref()
-            .and_then(|will| will.properties.will_delay_interval)
-            .is_some_and(|delay| delay > 0);
+            .and_then(|will| will.properties.will_delay_interval);
+        connection.will_delay = Duration::from_secs(delay.unwrap_or(0).into());
         if connect.version.is_v5() {
             let aliases = usize::from(self.settings.topic_alias_maximum);
             connection.aliases = vec![None; aliases];

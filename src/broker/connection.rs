@@ -51,8 +51,8 @@ pub(super) struct Connection {
     /// Of what the aliases and the will hold.
     pub(super) charge: Charge,
     pub(super) will: Option<Box<ApplicationMessage>>,
-    /// The will has a Will Delay Interval above 0.
-    pub(super) will_waits: bool,
+    /// The will's Will Delay Interval.
+    pub(super) will_delay: Duration,
     /// The session ends with the connection, and DISCONNECT may not say otherwise (3.14.2.2.2).
     pub(super) ends_session: bool,
 }
@@ -115,7 +115,7 @@ impl Connection {
             aliases: Vec::new(),
             charge,
             will: None,
-            will_waits: false,
+            will_delay: Duration::ZERO,
             ends_session: true,
         }
     }

@@ -35,10 +35,6 @@
 //! | memory budget, for a message to be kept | the message is dropped (`refuse`: refused) |
 //! | `retained_*`, memory budget | not stored, an older one removed, delivered all the same |
 //! | [`DELIVERIES_PER_CALL_MAX`] | the rest of what a connection has sent is parsed next turn |
-//!
-//! A will with a Will Delay Interval is published at once when its client is lost; only a client
-//! that comes back to its session by taking over takes the will back.
-
 mod access;
 mod connect;
 mod connection;
@@ -71,7 +67,7 @@ use self::message::Messages;
 use self::publish::Scratch;
 use self::queue::{Entry, Reference};
 use self::retained::Retained;
-use self::session::Session;
+use self::session::{Session, WaitingWill};
 use self::settings::Settings;
 use self::settle::Settle;
 use self::subscriptions::Subscriptions;
@@ -511,18 +507,24 @@ impl Broker {
         let will = connection.will.take();
         connection.aliases = Vec::new();
         connection.charge.set(connection.cost());
-        if let Some(will) = will
-            && fate == Fate::Publish
-        {
-            self.wills.push_back((Origin::Client(id), will));
-        }
+        let will = will.filter(|_| fate == Fate::Publish);
+        let delay = connection.will_delay;
         let session = self
             .sessions
             .get_mut(id)
             .expect("a live connection has a session");
         session.link = None;
         self.connected -= 1;
-        if session.expiry_seconds == 0 {
+        let ends = session.expiry_seconds == 0;
+        if let Some(will) = will {
+            if ends || delay.is_zero() {
+                self.wills.push_back((Origin::Client(id), will));
+            } else {
+                let at = self.now.monotonic + delay;
+                session.will = Some(WaitingWill::new(will, at, &self.memory));
+            }
+        }
+        if ends {
             return self.remove_session(id); // [MQTT-4.1.0-2]
         }
         // QoS 0 was for a client that is there; only the rest is session state (4.1).
@@ -539,17 +541,29 @@ impl Broker {
         self.queued -= count - session.queue.messages();
         self.queued_bytes -= bytes - session.queue.bytes();
         session.expires_at = session.end_after(self.now.monotonic);
-        if session.expires_at < session.armed {
-            session.armed = session.expires_at;
-            self.deadlines.arm(session.expires_at, Timer::Session(id));
+        self.arm_session(id);
+    }
+
+    /// Sees to it that a timer stands at or before what happens next to a session without a client.
+    fn arm_session(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            let due = session.due();
+            if due < session.armed {
+                session.armed = due;
+                self.deadlines.arm(due, Timer::Session(id));
+            }
         }
     }
 
-    /// Forgets a session and everything in it. Its client is not connected.
+    /// Forgets a session and everything in it, but for a will that waits, which is published now
+    /// [MQTT-3.1.2-8]. Its client is not connected.
     fn remove_session(&mut self, id: SessionId) {
         let Some(session) = self.sessions.remove(id) else {
             return;
         };
+        if let Some(will) = session.will {
+            self.wills.push_back((Origin::Client(id), will.message));
+        }
         debug_assert!(
             session.link.is_none(),
             "a connected session stays [MQTT-4.1.0-1]"
@@ -715,10 +729,11 @@ impl Broker {
         if session.link.is_some() {
             return; // It is armed again when its client goes.
         }
+        if let Some(will) = session.will.take_if(|will| will.at <= now) {
+            self.wills.push_back((Origin::Client(id), will.message));
+        }
         if session.expires_at > now {
-            session.armed = session.expires_at;
-            self.deadlines.arm(session.expires_at, Timer::Session(id));
-            return;
+            return self.arm_session(id);
         }
         log::info!(
             "session expired client={}",
@@ -801,14 +816,12 @@ impl Broker {
                         .get(link.conn)
                         .expect("a link leads somewhere");
                     assert_eq!(connection.phase, Phase::Live(id));
+                    assert!(session.will.is_none(), "a client that is back keeps its will");
                     // A client may come back with a smaller window than it has released.
                     let most = session.inflight.len().max(link.window.into());
                     assert!(usize::from(link.unacknowledged) <= most);
                 }
-                None => assert!(
-                    session.expires_at == Instant::FAR_FUTURE
-                        || session.armed <= session.expires_at
-                ),
+                None => assert!(session.armed <= session.due()),
             }
         }
         assert_eq!((queued, queued_bytes), (self.queued, self.queued_bytes));

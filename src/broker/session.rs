@@ -10,7 +10,7 @@ use super::inflight::Inflight;
 use super::queue::Queue;
 use crate::buffer::{Charge, Memory};
 use crate::id::ConnId;
-use crate::mqtt::{PacketId, ProtocolVersion};
+use crate::mqtt::{ApplicationMessage, PacketId, ProtocolVersion};
 use crate::time::{Duration, Instant};
 
 /// The Session Expiry Interval that means for ever (3.1.2.11.2).
@@ -26,6 +26,8 @@ pub(super) struct Session {
     pub(super) expiry_seconds: u32,
     /// When it ends, while no client is connected.
     pub(super) expires_at: Instant,
+    /// The will of a client that is gone, until it is due. Invariant: only without a link.
+    pub(super) will: Option<WaitingWill>,
     /// The earliest timer of this session in the heap.
     pub(super) armed: Instant,
     pub(super) queue: Queue,
@@ -54,6 +56,24 @@ pub(super) struct Link {
     pub(super) resend_from: Option<u64>,
 }
 
+/// A will whose Will Delay Interval runs [MQTT-3.1.3-9].
+#[derive(Debug)]
+pub(super) struct WaitingWill {
+    pub(super) message: Box<ApplicationMessage>,
+    pub(super) at: Instant,
+    _charge: Charge,
+}
+
+impl WaitingWill {
+    pub(super) fn new(message: Box<ApplicationMessage>, at: Instant, memory: &Memory) -> Self {
+        Self {
+            _charge: memory.charge(message.footprint()),
+            message,
+            at,
+        }
+    }
+}
+
 impl Session {
     pub(super) fn new(client_id: Rc<str>, memory: &Memory, charge: Charge) -> Self {
         Self {
@@ -61,6 +81,7 @@ impl Session {
             link: None,
             expiry_seconds: 0,
             expires_at: Instant::FAR_FUTURE,
+            will: None,
             armed: Instant::FAR_FUTURE,
             queue: Queue::new(memory),
             inflight: Inflight::new(memory),
@@ -82,6 +103,12 @@ impl Session {
         } else {
             now + Duration::from_secs(self.expiry_seconds.into())
         }
+    }
+
+    /// When something happens to it while no client is connected; [`Instant::FAR_FUTURE`] if never.
+    pub(super) fn due(&self) -> Instant {
+        let will = self.will.as_ref();
+        will.map_or(self.expires_at, |will| will.at.min(self.expires_at))
     }
 
     /// Whether there is anything that could be sent, now or once the client acknowledges.

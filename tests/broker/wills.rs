@@ -21,6 +21,14 @@ fn with_will<'a>(connect: &Connect<'a>) -> Connect<'a> {
     }
 }
 
+/// A client whose session stays for an hour, with a will that waits.
+fn patient(delay: u32) -> Connect<'static> {
+    let mut patient = with_will(&lasting(V5, "a"));
+    let will = patient.will.as_mut().unwrap();
+    will.properties.will_delay_interval = Some(delay);
+    patient
+}
+
 fn watcher(b: &mut House) -> fieldgate::id::ConnId {
     let watcher = b.client(V4, "watcher");
     b.subscribe(watcher, "will", Q0);
@@ -92,10 +100,65 @@ cases! {
         assert_eq!(b.read_all(watcher), [WILL]);
     }
 
+    fn a_will_waits_for_its_delay_and_is_published_once(b: &mut House) {
+        let watcher = watcher(b);
+        let conn = b.join(&patient(60));
+        b.drop_conn(conn);
+        b.seconds(59);
+        assert_eq!(b.read(watcher), "");
+        b.seconds(1);
+        assert_eq!(b.read_all(watcher), [WILL]);
+        b.seconds(7200);
+        assert_eq!(b.read(watcher), "");
+        assert_eq!((b.stat("wills_published"), b.stat("sessions")), (1, 1));
+    }
+
+    fn a_client_that_is_back_in_time_takes_its_will_back(b: &mut House) {
+        let watcher = watcher(b);
+        let conn = b.join(&patient(60));
+        b.drop_conn(conn);
+        b.seconds(59);
+        let conn = b.join(&lasting(V5, "a"));
+        b.seconds(100);
+        b.disconnect(conn);
+        assert_eq!(b.read(watcher), "");
+    }
+
+    fn a_session_that_ends_does_not_wait_with_its_will(b: &mut House) {
+        let watcher = watcher(b);
+        let mut short = patient(60);
+        short.properties.session_expiry_interval = Some(10);
+        let conn = b.join(&short);
+        b.drop_conn(conn);
+        b.seconds(9);
+        assert_eq!(b.read(watcher), "");
+        b.seconds(1);
+        assert_eq!(b.read_all(watcher), [WILL], "the session has expired");
+
+        let conn = b.join(&patient(60));
+        b.drop_conn(conn);
+        b.client(V5, "a");
+        assert_eq!(b.read_all(watcher), [WILL], "a clean start has ended it");
+
+        let mut passing = patient(60);
+        passing.properties.session_expiry_interval = None;
+        let conn = b.join(&passing);
+        b.drop_conn(conn);
+        assert_eq!(b.read_all(watcher), [WILL], "it ended with the connection");
+    }
+
+    fn a_disconnect_with_will_waits_too(b: &mut House) {
+        let watcher = watcher(b);
+        let conn = b.join(&patient(60));
+        b.disconnect_with(conn, ReasonCode::DisconnectWithWillMessage);
+        assert_eq!(b.read(watcher), "");
+        b.seconds(60);
+        assert_eq!(b.read(watcher), WILL);
+    }
+
     fn a_will_that_is_to_wait_is_taken_back_by_a_takeover(b: &mut House) {
         let watcher = watcher(b);
-        let mut patient = with_will(&lasting(V5, "a"));
-        patient.will.as_mut().unwrap().properties.will_delay_interval = Some(60);
+        let patient = patient(60);
         b.join(&patient);
         b.join(&patient);
         assert_eq!(b.read(watcher), "");
