@@ -53,6 +53,8 @@ slot_ids! {
     SessionId
     /// A message that the broker keeps. Stable, and not a location.
     MessageId
+    /// A group of sessions that share a subscription.
+    ShareId
     /// An upstream broker.
     BridgeId
     /// A device as configured. Minted by the gateway.

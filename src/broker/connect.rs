@@ -67,7 +67,7 @@ impl Broker {
             topic_alias_maximum: Some(settings.topic_alias_maximum),
             wildcard_subscription_available: Some(true),
             subscription_identifier_available: Some(true),
-            shared_subscription_available: Some(false),
+            shared_subscription_available: Some(true),
             server_keep_alive: settings.keep_alive_override, // [MQTT-3.1.2-21]
             ..ConnackProperties::default()
         };

@@ -161,6 +161,7 @@ impl Broker {
                         qos: stored.message.qos().min(subscription.maximum_qos),
                         retain: true,
                         identifiers: subscription.identifier.into_iter().collect(),
+                        share: None,
                         cost: 0,
                     };
                     (reference, true)

@@ -199,6 +199,7 @@ mod tests {
             qos,
             retain: false,
             identifiers: crate::broker::queue::Identifiers::new(),
+            share: None,
             cost: 1,
         }
     }

@@ -48,6 +48,7 @@ mod retained;
 mod session;
 pub mod settings;
 mod settle;
+mod shared;
 mod stats;
 mod subscribe;
 pub mod subscriptions;
@@ -64,12 +65,14 @@ pub use taker::{Origin, Taker};
 use self::access::Access;
 use self::connection::{Connection, Pause, Phase, Tag};
 use self::message::Messages;
+use self::publish::Room;
 use self::publish::Scratch;
 use self::queue::{Entry, Reference};
 use self::retained::Retained;
 use self::session::{Session, WaitingWill};
 use self::settings::Settings;
 use self::settle::Settle;
+use self::shared::{Away, Shared};
 use self::subscriptions::Subscriptions;
 use crate::buffer::{Memory, Outbox, OverBudget, Payload, RecvBuffer};
 use crate::deadlines::Deadlines;
@@ -103,6 +106,7 @@ pub struct Broker {
     sessions: GenSlab<SessionId, Session>,
     clients: HashMap<Rc<str>, SessionId>,
     subscriptions: Subscriptions,
+    shared: Shared,
     retained: Retained,
     messages: Messages,
     access: Access,
@@ -112,6 +116,8 @@ pub struct Broker {
     resumed: VecDeque<ConnId>,
     /// Connections whose large packet waits for memory.
     starved: Vec<ConnId>,
+    /// Connections that something was queued for where there was no outbox at hand.
+    woken: Vec<ConnId>,
     /// Wills to be published before the present call returns; publishing one may bring about the
     /// next.
     wills: VecDeque<(Origin, Box<ApplicationMessage>)>,
@@ -194,6 +200,7 @@ impl Broker {
             sessions: GenSlab::new(),
             clients: HashMap::with_hasher(rng.hash_state()),
             subscriptions: Subscriptions::new(memory, &mut rng),
+            shared: Shared::new(memory, &mut rng),
             retained: Retained::default(),
             messages: Messages::new(memory),
             access: Access::default(),
@@ -202,6 +209,7 @@ impl Broker {
             outputs: VecDeque::new(),
             resumed: VecDeque::new(),
             starved: Vec::new(),
+            woken: Vec::new(),
             wills: VecDeque::new(),
             connected: 0,
             queued: 0,
@@ -527,6 +535,8 @@ impl Broker {
         if ends {
             return self.remove_session(id); // [MQTT-4.1.0-2]
         }
+        self.hand_over(id, Away::Lost);
+        let session = self.sessions.get_mut(id).expect("it stays");
         // QoS 0 was for a client that is there; only the rest is session state (4.1).
         let messages = &mut self.messages;
         let stats = &mut self.stats;
@@ -558,9 +568,10 @@ impl Broker {
     /// Forgets a session and everything in it, but for a will that waits, which is published now
     /// [MQTT-3.1.2-8]. Its client is not connected.
     fn remove_session(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.remove(id) else {
+        let Some(mut session) = self.sessions.remove(id) else {
             return;
         };
+        self.leave_all_shares(id, &mut session);
         if let Some(will) = session.will {
             self.wills.push_back((Origin::Client(id), will.message));
         }
@@ -761,6 +772,9 @@ impl Broker {
         while let Some((origin, will)) = self.wills.pop_front() {
             self.publish_will(origin, &will, outbox);
         }
+        for conn in self.woken.drain(..) {
+            outbox.wake(conn);
+        }
         self.update_gauges();
         #[cfg(debug_assertions)]
         self.check_invariants();
@@ -770,7 +784,9 @@ impl Broker {
         self.stats.connections = self.connections.len() as u64;
         self.stats.sessions = self.sessions.len() as u64;
         self.stats.connected = self.connected as u64;
-        self.stats.subscriptions = self.subscriptions.len() as u64;
+        // A group is one taker in the trie.
+        let unshared = self.subscriptions.len() - self.shared.groups();
+        self.stats.subscriptions = (unshared + self.shared.members()) as u64;
         self.stats.retained = self.retained.len() as u64;
         self.stats.retained_bytes = self.retained.bytes() as u64;
         self.stats.messages = self.messages.len() as u64;
@@ -816,7 +832,10 @@ impl Broker {
                         .get(link.conn)
                         .expect("a link leads somewhere");
                     assert_eq!(connection.phase, Phase::Live(id));
-                    assert!(session.will.is_none(), "a client that is back keeps its will");
+                    assert!(
+                        session.will.is_none(),
+                        "a client that is back keeps its will"
+                    );
                     // A client may come back with a smaller window than it has released.
                     let most = session.inflight.len().max(link.window.into());
                     assert!(usize::from(link.unacknowledged) <= most);

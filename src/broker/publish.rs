@@ -12,10 +12,11 @@ use super::retained::{Age, Limits};
 use super::session::Arrival;
 use super::settings::WhenFull;
 use super::settle::Kind;
+use super::shared;
 use super::subscriptions::Match;
 use super::{Broker, Origin, Output, Taker};
 use crate::buffer::{COPY_MAX, HIGH_WATER, Outbox, Payload, SendQueue};
-use crate::id::{ConnId, Lsn, MessageId, SessionId};
+use crate::id::{ConnId, Lsn, MessageId, SessionId, ShareId};
 use crate::mqtt::{
     Ack, ApplicationMessage, Packet, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode,
     SubscriptionIdentifier, SubscriptionIdentifiers, TopicName,
@@ -328,9 +329,16 @@ impl Broker {
         for found in matches.chunk_by(same_taker) {
             matched += 1;
             self.deliveries += 1;
-            let Taker::Session(id) = found[0].taker else {
-                self.deliver(found[0].taker, fanout);
-                continue;
+            let id = match found[0].taker {
+                Taker::Session(id) => id,
+                Taker::Shared(share) => {
+                    self.deliver_to_one(share, layouts, fanout, outbox);
+                    continue;
+                }
+                other => {
+                    self.deliver(other, fanout);
+                    continue;
+                }
             };
             // One copy, at the highest QoS, with all identifiers [MQTT-3.3.4-2] [MQTT-3.3.4-4].
             identifiers.clear();
@@ -345,6 +353,7 @@ impl Broker {
                 qos: fanout.publish.qos.min(granted),    // [MQTT-3.8.4-8]
                 retain: retain && fanout.publish.retain, // [MQTT-3.3.1-12] [MQTT-3.3.1-13]
                 identifiers,
+                share: None,
             };
             self.deliver_to_session(id, &delivery, layouts, fanout, outbox);
         }
@@ -374,6 +383,31 @@ impl Broker {
             message,
             is_replay: false,
         });
+    }
+
+    /// To the member of a group whose turn it is.
+    fn deliver_to_one(
+        &mut self,
+        share: ShareId,
+        layouts: &mut Layouts,
+        fanout: &mut Fanout<'_>,
+        outbox: &mut Outbox,
+    ) {
+        let cost = message::cost(fanout.publish.topic, fanout.publish.payload);
+        let qos = fanout.publish.qos;
+        let Some(member) = self.choose(share, qos, cost, shared::ANYBODY, Some(outbox)) else {
+            // Nobody is there for QoS 0, or every queue is full.
+            self.stats.dropped_shared += 1;
+            return;
+        };
+        let subscription = member.subscription;
+        let delivery = Delivery {
+            qos: qos.min(subscription.maximum_qos),
+            retain: subscription.retain_as_published && fanout.publish.retain,
+            identifiers: &shared::identifiers_of(&member),
+            share: Some(share),
+        };
+        self.deliver_to_session(member.session, &delivery, layouts, fanout, outbox);
     }
 
     fn deliver_to_session(
@@ -429,26 +463,31 @@ impl Broker {
             self.stats.dropped_over_budget += 1;
             return;
         };
-        let Some(session) = self.sessions.get_mut(id) else {
-            return;
-        };
         self.messages.retain(message);
-        let expires_at = self.messages.get(message).expires_at();
         let reference = Reference {
             message,
             qos: delivery.qos,
             retain: delivery.retain,
             identifiers: Identifiers::from_slice(delivery.identifiers),
+            share: delivery.share,
             cost,
         };
-        session.queue.push(reference, expires_at);
-        self.queued += 1;
-        self.queued_bytes += cost;
-        if let Some(link) = &session.link {
-            outbox.wake(link.conn);
-        }
+        self.push_reference(id, reference);
         if delivery.qos > QoS::AtMostOnce {
             self.settle.log();
+        }
+    }
+
+    /// Puts a reference, which holds its message, into a session's queue whatever its limits say.
+    pub(super) fn push_reference(&mut self, id: SessionId, reference: Reference) {
+        let expires_at = self.messages.get(reference.message).expires_at();
+        self.queued += 1;
+        self.queued_bytes += reference.cost;
+        let session = self.session_mut(id);
+        session.queue.push(reference, expires_at);
+        if let Some(link) = &session.link {
+            let conn = link.conn;
+            self.woken.push(conn);
         }
     }
 
@@ -497,7 +536,7 @@ impl Broker {
         limits.messages > 0 && cost <= limits.bytes && others + cost <= self.settings.queues_bytes
     }
 
-    fn room(&self, id: SessionId, cost: usize) -> Room {
+    pub(super) fn room(&self, id: SessionId, cost: usize) -> Room {
         let limits = &self.settings.queue;
         let Some(session) = self.sessions.get(id) else {
             return Room::QueueFull;
@@ -583,8 +622,10 @@ impl Broker {
     /// Whether this taker's queue would have to let something give way: asked only if the publisher
     /// is to be refused then.
     fn would_overflow(&self, found: &[Match], fanout: &Fanout<'_>, outbox: &Outbox) -> bool {
-        let Taker::Session(id) = found[0].taker else {
-            return false;
+        let id = match found[0].taker {
+            Taker::Session(id) => id,
+            // It goes round those that are full; if all of them are, it is dropped and counted.
+            _ => return false,
         };
         let Some(session) = self.sessions.get(id) else {
             return false;
@@ -666,7 +707,7 @@ impl Broker {
 
 /// Whether a queue has room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Room {
+pub(super) enum Room {
     Yes,
     /// Not before its expired messages are taken out.
     ForgetExpired,
@@ -714,6 +755,7 @@ struct Delivery<'a> {
     qos: QoS,
     retain: bool,
     identifiers: &'a [SubscriptionIdentifier],
+    share: Option<ShareId>,
 }
 
 impl Delivery<'_> {

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::retained::Replay;
 use crate::buffer::{Charge, Memory};
-use crate::id::MessageId;
+use crate::id::{MessageId, ShareId};
 use crate::mqtt::{QoS, SubscriptionIdentifier};
 use crate::time::Instant;
 
@@ -27,6 +27,8 @@ pub(super) struct Reference {
     /// The RETAIN flag that it is sent with.
     pub(super) retain: bool,
     pub(super) identifiers: Identifiers,
+    /// The group that it is one member's of: it may go to another.
+    pub(super) share: Option<ShareId>,
     /// Bytes that it counts in the queue, whoever else refers to the message.
     pub(super) cost: usize,
 }

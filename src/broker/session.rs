@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::inflight::Inflight;
 use super::queue::Queue;
 use crate::buffer::{Charge, Memory};
-use crate::id::ConnId;
+use crate::id::{ConnId, ShareId};
 use crate::mqtt::{ApplicationMessage, PacketId, ProtocolVersion};
 use crate::time::{Duration, Instant};
 
@@ -33,6 +33,8 @@ pub(super) struct Session {
     pub(super) queue: Queue,
     pub(super) inflight: Inflight,
     pub(super) received: Received,
+    /// The groups that it is a member of.
+    pub(super) shares: Vec<ShareId>,
     /// For itself; its queue is charged where it grows.
     _charge: Charge,
 }
@@ -86,6 +88,7 @@ impl Session {
             queue: Queue::new(memory),
             inflight: Inflight::new(memory),
             received: Received::new(memory),
+            shares: Vec::new(),
             _charge: charge,
         }
     }

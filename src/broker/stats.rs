@@ -104,6 +104,8 @@ stats! {
     dropped_too_large,
     /// QoS 0 messages for sessions without a connection, which are not kept.
     dropped_offline,
+    /// Messages for a shared subscription of which no member could take them.
+    dropped_shared,
     /// Subscribers disconnected because their queue was full (`when_full = "disconnect"`).
     disconnected_queue_full,
     /// Retained messages that could not be stored: the limits, or the memory budget.

@@ -107,14 +107,24 @@ impl Broker {
         identifier: Option<SubscriptionIdentifier>,
     ) -> ReasonCode {
         let filter = request.filter.as_str();
-        if request.filter.is_shared() {
-            return ReasonCode::SharedSubscriptionsNotSupported;
-        }
         let taker = Taker::Session(id);
-        let is_new = self.subscriptions.get(taker, filter).is_none();
+        let is_shared = request.filter.is_shared();
+        let session = self.session_mut(id);
+        let shares = session.shares.len();
+        let is_new = if is_shared {
+            let share = self.shared.find(filter);
+            share.is_none_or(|share| !self.session_mut(id).shares.contains(&share))
+        } else {
+            self.subscriptions.get(taker, filter).is_none()
+        };
         let limit = self.settings.max_subscriptions as usize;
-        let is_full = self.subscriptions.count_of(taker) >= limit
-            || !self.memory.has_room(Subscriptions::cost_of(filter));
+        let cost = if is_shared {
+            Self::cost_of_share(request.filter)
+        } else {
+            Subscriptions::cost_of(filter)
+        };
+        let is_full =
+            self.subscriptions.count_of(taker) + shares >= limit || !self.memory.has_room(cost);
         if is_new && is_full {
             self.stats.refused_subscriptions += 1;
             let refused = self.stats.refused_subscriptions;
@@ -129,6 +139,11 @@ impl Broker {
         }
         let options = request.options;
         let subscription = Subscription::new(options, identifier);
+        if is_shared {
+            // Nothing retained comes with it (4.8.2).
+            self.join_share(id, request.filter, subscription);
+            return ReasonCode::granted(options.maximum_qos);
+        }
         self.subscriptions.insert(taker, filter, subscription);
         if filter.split('/').next() == Some(SYSTEM_LEVEL)
             && self.outputs.back() != Some(&Output::SystemSubscribed)
@@ -160,6 +175,14 @@ impl Broker {
     ) {
         let mut reasons = core::mem::take(&mut self.scratch.reasons);
         for filter in &unsubscribe.filters {
+            if filter.is_shared() {
+                reasons.push(if self.leave_share(session, filter.as_str()) {
+                    ReasonCode::Success
+                } else {
+                    ReasonCode::NoSubscriptionExisted
+                });
+                continue;
+            }
             let taker = Taker::Session(session);
             let removed = self.subscriptions.remove(taker, filter.as_str());
             if removed.is_none() {

@@ -4,7 +4,7 @@
 //! subscribe as a [`Taker`] and publish with an [`Origin`], which decides access, no-local and loop
 //! checks.
 
-use crate::id::{BridgeId, PointId, RuleId, SessionId};
+use crate::id::{BridgeId, PointId, RuleId, SessionId, ShareId};
 
 /// Who gets what a subscription matches. Sessions are served by the broker; for the others it
 /// yields a [`Output::Delivery`](super::Output::Delivery).
@@ -12,6 +12,8 @@ use crate::id::{BridgeId, PointId, RuleId, SessionId};
 pub enum Taker {
     /// A client's session, connected or not.
     Session(SessionId),
+    /// One of the sessions that share a subscription; the broker chooses which.
+    Shared(ShareId),
     /// A sending rule of a bridge.
     Bridge(BridgeId, RuleId),
     /// The commands of one point: `…/set` and `…/get`.

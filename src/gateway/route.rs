@@ -138,7 +138,7 @@ impl Gateway {
                 Taker::Requests => self.handle_request_message(now, &message, is_replay),
                 // Sessions are served inside the broker; bridges have no machine behind them yet,
                 // so none subscribes.
-                Taker::Session(_) | Taker::Bridge(..) => {
+                Taker::Session(_) | Taker::Shared(_) | Taker::Bridge(..) => {
                     debug_assert!(false, "delivered to a taker that route does not serve");
                 }
             },

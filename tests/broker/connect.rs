@@ -22,7 +22,7 @@ cases! {
             assert_eq!(properties.topic_alias_maximum, Some(16));
             assert_eq!(properties.wildcard_subscription_available, Some(true));
             assert_eq!(properties.subscription_identifier_available, Some(true));
-            assert_eq!(properties.shared_subscription_available, Some(false));
+            assert_eq!(properties.shared_subscription_available, Some(true));
             assert_eq!(properties.session_expiry_interval, None);
             assert_eq!(properties.assigned_client_identifier, None);
             assert_eq!(properties.server_keep_alive, None);

@@ -15,5 +15,6 @@ mod queues;
 mod retained;
 mod sessions;
 mod settle;
+mod shared;
 mod subscribe;
 mod wills;

@@ -10,7 +10,7 @@ use crate::house::*;
 
 cases! {
     fn one_suback_answers_all_filters_in_their_order(b: &mut House) {
-        for (version, shared) in [(V4, "0x80"), (V5, "0x9e")] {
+        for version in [V4, V5] {
             let conn = b.client(version, "a");
             let request = |filter, qos| SubscriptionRequest {
                 filter: TopicFilter::new(filter).unwrap(),
@@ -24,8 +24,8 @@ cases! {
                 properties: SubscribeProperties::default(),
                 requests: SubscriptionRequests::from_slice(&requests),
             }));
-            assert_eq!(b.read(conn), format!("SUBACK 77 [0x02 {shared} 0x00 0x01]"));
-            assert_eq!(b.stat("subscriptions"), 3);
+            assert_eq!(b.read(conn), "SUBACK 77 [0x02 0x01 0x00 0x01]");
+            assert_eq!(b.stat("subscriptions"), 4);
             b.disconnect(conn);
         }
     }
