@@ -8,7 +8,7 @@
 //!
 //! | row | modules | what they are |
 //! |---|---|---|
-//! | vocabulary | [`time`], [`units`], [`deadlines`], [`rng`], [`id`], [`slab`], [`buffer`], [`point`] | values; no I/O, no policy |
+//! | vocabulary | [`time`], [`units`], [`deadlines`], [`rng`], [`id`], [`slab`], [`buffer`], [`point`], [`credential`] | values; no I/O, no policy |
 //! | mqtt | [`mqtt`] | bytes to meaning and back, and the sans-I/O client |
 //! | machines | [`broker`], [`field`], [`pipeline`] | sans-I/O; strangers to one another (bridge and journal will join them) |
 //! | composition | [`gateway`] | one deterministic value: (state, now, input) in, outputs out |
@@ -22,6 +22,7 @@
 
 // vocabulary
 pub mod buffer;
+pub mod credential;
 pub mod deadlines;
 pub mod id;
 pub mod point;

@@ -36,6 +36,7 @@ const HOUSE: &[Room] = &[
             "slab",
             "buffer",
             "point",
+            "credential",
         ],
         below: &[],
         own: true,

@@ -1,27 +1,119 @@
 //! CONNECT: who may come in, and which session it is.
+//!
+//! ```text
+//! CONNECT ── what we can do at all ── who is it ──▶ a name is known ──▶ session, CONNACK
+//!                                        └─ a password ─▶ Verify … Verified ─┘
+//! ```
+//!
+//! A name comes from the transport (a certificate, the kernel), or from a password that is right. A
+//! name that nobody can check gives no rights: on a listener that lets in anybody, without a
+//! password file, its bearer is nobody.
 
+use core::fmt;
 use core::num::NonZeroU32;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use super::access::Verdict;
-use super::connection::{Phase, Tag};
+use super::access::{AccessSettings, Permissions, Verdict};
+use super::connection::{Connection, Kept, Pause, Phase, Tag};
 use super::inflight::WINDOW_MAX;
 use super::session::{Link, NEVER, Session};
 use super::settle::Kind;
-use super::{Broker, CloseHow, Fate, Origin, Output, level_of};
+use super::{
+    Broker, CloseHow, Fate, Origin, Output, VERIFICATIONS_MAX, VERIFICATIONS_PER_ADDRESS_MAX,
+    level_of,
+};
 use crate::buffer::Outbox;
+use crate::credential::PasswordHash;
 use crate::id::{ConnId, Lsn, SessionId};
 use crate::mqtt::frame::PACKET_SIZE_MAX;
 use crate::mqtt::packet::connack_for;
 use crate::mqtt::{
     ApplicationMessage, Connack, ConnackProperties, Connect, DecodeError, Packet, ProtocolVersion,
-    ReasonCode, ReceiveMaximum,
+    QoS, ReasonCode, ReceiveMaximum,
 };
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, Now};
+
+/// A password on its way to be compared. It is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(Box<[u8]>);
+
+impl Password {
+    /// What the client sent.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(…)")
+    }
+}
+
+/// A reason and what is said beside it.
+type Refusal = (ReasonCode, &'static str);
+
+/// What CONNECT says about who sent it.
+enum Identity {
+    /// This user, or nobody in particular.
+    Known(Option<Rc<str>>),
+    /// A password says so, which is to be compared.
+    Claimed {
+        hash: Arc<PasswordHash>,
+        is_known: bool,
+    },
+}
 
 impl Broker {
+    /// The transport vouches for a client's name: its certificate, or the kernel. What the client
+    /// says of itself does not matter then. Before its first bytes.
+    pub fn handle_identified(&mut self, conn: ConnId, name: &str) {
+        if let Some(connection) = self.connections.get_mut(conn)
+            && connection.phase == Phase::Fresh
+        {
+            connection.identity = Some(name.into());
+        }
+    }
+
+    /// A password has been compared; see [`Output::Verify`].
+    pub fn handle_verified(&mut self, now: Now, conn: ConnId, is_right: bool, outbox: &mut Outbox) {
+        self.now = now;
+        self.verifying.retain(|other| *other != conn);
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return;
+        };
+        let Some(Kept { frame, is_known }) = connection.kept.take() else {
+            return;
+        };
+        connection.charge.set(connection.cost());
+        if connection.phase != Phase::Verifying {
+            return;
+        }
+        connection.phase = Phase::Fresh;
+        connection.pause = Pause::Over;
+        self.resumed.push_back(conn);
+        if let Ok(Packet::Connect(connect)) = Packet::parse(ProtocolVersion::V5, &frame) {
+            if is_right && is_known {
+                connection.has_password = true;
+                self.enter(conn, &connect, connect.username.map(Rc::from), outbox);
+            } else {
+                self.stats.refused_logins += 1;
+                let why = "unknown user or wrong password";
+                self.refuse_connect(conn, ReasonCode::BadUserNameOrPassword, why, outbox);
+            }
+        }
+        self.finish(outbox);
+    }
+
     /// A client's first packet.
-    pub(super) fn on_connect(&mut self, conn: ConnId, connect: &Connect<'_>, outbox: &mut Outbox) {
+    pub(super) fn on_connect(
+        &mut self,
+        conn: ConnId,
+        connect: &Connect<'_>,
+        frame: &[u8],
+        outbox: &mut Outbox,
+    ) {
         let Some(connection) = self.connections.get_mut(conn) else {
             return;
         };
@@ -30,19 +122,52 @@ impl Broker {
         if let Some(limit) = connect.properties.maximum_packet_size {
             connection.max_packet_size = limit.get();
         }
-        if let Err((reason, why)) = self.admit(conn, connect) {
-            return self.refuse_connect(conn, reason, why, outbox);
+        connection.wants_diagnostics =
+            connect.properties.request_problem_information != Some(false);
+        let identity = self
+            .admit(conn, connect)
+            .and_then(|()| self.identify(conn, connect));
+        match identity {
+            Ok(Identity::Known(user)) => self.enter(conn, connect, user, outbox),
+            Ok(Identity::Claimed { hash, is_known }) => {
+                let kept = Kept {
+                    frame: frame.into(),
+                    is_known,
+                };
+                let password = connect.password.unwrap_or_default();
+                if let Err((reason, why)) = self.verify(conn, kept, hash, password) {
+                    self.refuse_connect(conn, reason, why, outbox);
+                }
+            }
+            Err((reason, why)) => self.refuse_connect(conn, reason, why, outbox),
         }
+    }
+
+    /// Lets a client in that is known, or refuses it for what only its name can tell.
+    fn enter(
+        &mut self,
+        conn: ConnId,
+        connect: &Connect<'_>,
+        user: Option<Rc<str>>,
+        outbox: &mut Outbox,
+    ) {
         let assigned = connect
             .client_id
             .is_empty()
             .then(|| self.assign_client_id());
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
-        let Some((id, is_present)) = self.open_session(client_id, connect, outbox) else {
-            self.stats.refused_sessions += 1;
-            let why = "no more sessions";
-            return self.refuse_connect(conn, ReasonCode::QuotaExceeded, why, outbox);
+        let rules = self.settings.access.rules.as_ref();
+        let permissions = rules.map(|rules| Rc::new(rules.bind(user.as_deref(), client_id)));
+        let opened = self
+            .may_enter(client_id, connect, user.as_deref(), permissions.as_deref())
+            .and_then(|()| self.open_session(client_id, connect, outbox));
+        let (id, is_present) = match opened {
+            Ok(opened) => opened,
+            Err((reason, why)) => return self.refuse_connect(conn, reason, why, outbox),
         };
+        let session = self.session_mut(id);
+        session.permissions = permissions;
+        session.user.clone_from(&user);
         let asked = session_expiry_asked(connect);
         let granted = self.session_expiry_granted(asked);
         let keep_alive = self
@@ -52,23 +177,30 @@ impl Broker {
         self.attach(conn, id, connect, granted, keep_alive);
         let lsn = self.settle.log();
         log::info!(
-            "connected {} version={} clean={} present={is_present} keep_alive={keep_alive}",
+            "connected {} user={} version={} clean={} present={is_present} keep_alive={keep_alive}",
             Tag(conn, client_id),
+            user.as_deref().unwrap_or("-").escape_debug(),
             connect.version,
             connect.clean_start,
         );
+        let wants_information = connect.properties.request_response_information == Some(true);
         let settings = &self.settings;
+        let information = settings.response_information.clone();
+        let information = information.filter(|_| wants_information);
         let properties = ConnackProperties {
             session_expiry_interval: (granted != asked).then_some(granted),
             receive_maximum: ReceiveMaximum::new(settings.receive_maximum),
+            maximum_qos: Some(settings.maximum_qos).filter(|qos| *qos < QoS::ExactlyOnce),
+            retain_available: (!settings.retain_available).then_some(false),
             maximum_packet_size: NonZeroU32::new(settings.max_packet_size)
                 .filter(|limit| limit.get() < PACKET_SIZE_MAX),
             assigned_client_identifier: assigned.as_deref(), // [MQTT-3.2.2-16]
             topic_alias_maximum: Some(settings.topic_alias_maximum),
-            wildcard_subscription_available: Some(true),
-            subscription_identifier_available: Some(true),
-            shared_subscription_available: Some(true),
+            wildcard_subscription_available: Some(settings.wildcard_subscriptions),
+            subscription_identifier_available: Some(settings.subscription_identifiers),
+            shared_subscription_available: Some(settings.shared_subscriptions),
             server_keep_alive: settings.keep_alive_override, // [MQTT-3.1.2-21]
+            response_information: information.as_deref(),    // [MQTT-3.1.2-28]
             ..ConnackProperties::default()
         };
         let connack = Connack {
@@ -99,12 +231,8 @@ impl Broker {
         }
     }
 
-    /// Whether this client may come in at all.
-    fn admit(
-        &mut self,
-        conn: ConnId,
-        connect: &Connect<'_>,
-    ) -> Result<(), (ReasonCode, &'static str)> {
+    /// Whether any client could come in with this CONNECT.
+    fn admit(&mut self, conn: ConnId, connect: &Connect<'_>) -> Result<(), Refusal> {
         let connection = self.connections.get(conn);
         let connection = connection.expect("the caller has looked it up");
         if self.is_stopping {
@@ -117,18 +245,6 @@ impl Broker {
             // [MQTT-4.12.0-1]
             let why = "no authentication method is supported";
             return Err((ReasonCode::BadAuthenticationMethod, why));
-        }
-        if !connection.admission.allow_anonymous {
-            let has_credentials = connect.username.is_some() || connect.password.is_some();
-            return Err(if has_credentials {
-                // There is nothing to compare them with.
-                (
-                    ReasonCode::BadUserNameOrPassword,
-                    "unknown user or password",
-                )
-            } else {
-                (ReasonCode::NotAuthorized, "credentials are required")
-            });
         }
         if connect.client_id.is_empty() {
             // 3.1 demands an identifier; 3.1.1 a clean session with none [MQTT-3.1.3-8/3.1.1].
@@ -143,9 +259,111 @@ impl Broker {
             }
         }
         if let Some(will) = &connect.will {
+            if will.qos > self.settings.maximum_qos {
+                let why = "the will has a QoS above what is supported"; // [MQTT-3.2.2-12]
+                return Err((ReasonCode::QosNotSupported, why));
+            }
+            if will.retain && !self.settings.retain_available {
+                let why = "the will is to be retained, which is not supported"; // [MQTT-3.2.2-13]
+                return Err((ReasonCode::RetainNotSupported, why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Who it is, or how to find out.
+    fn identify(&self, conn: ConnId, connect: &Connect<'_>) -> Result<Identity, Refusal> {
+        let connection = self.connections.get(conn);
+        let connection = connection.expect("the caller has looked it up");
+        if let Some(name) = connection.identity.as_deref() {
+            return Ok(Identity::Known(Some(name.into())));
+        }
+        let has_credentials = connect.username.is_some() || connect.password.is_some();
+        match (&self.settings.access.users, connect.username) {
+            (Some(users), Some(name)) => {
+                let known = users.get(name).cloned();
+                let is_known = known.is_some();
+                // Whoever asks for a user that nobody knows waits as long for the answer.
+                let any = || users.values().next().map(|hash| Arc::new(hash.decoy()));
+                let hash = known.or_else(any).ok_or((
+                    ReasonCode::BadUserNameOrPassword,
+                    "unknown user or wrong password",
+                ))?;
+                Ok(Identity::Claimed { hash, is_known })
+            }
+            (None, _) if connection.admission.allow_anonymous => Ok(Identity::Known(None)),
+            _ if has_credentials => Err((
+                // There is nothing to compare them with.
+                ReasonCode::BadUserNameOrPassword,
+                "unknown user or wrong password",
+            )),
+            _ if connection.admission.allow_anonymous => Ok(Identity::Known(None)),
+            _ => Err((ReasonCode::NotAuthorized, "credentials are required")),
+        }
+    }
+
+    /// Has a password compared.
+    fn verify(
+        &mut self,
+        conn: ConnId,
+        kept: Kept,
+        hash: Arc<PasswordHash>,
+        password: &[u8],
+    ) -> Result<(), Refusal> {
+        let address_of = |conn: &ConnId| {
+            let connection: Option<&Connection> = self.connections.get(*conn);
+            connection.and_then(|connection| connection.admission.address)
+        };
+        let address = address_of(&conn);
+        let of_address = self
+            .verifying
+            .iter()
+            .filter(|other| address_of(other) == address);
+        if self.verifying.len() >= VERIFICATIONS_MAX
+            || of_address.count() >= VERIFICATIONS_PER_ADDRESS_MAX
+        {
+            self.stats.refused_verifications += 1;
+            return Err((ReasonCode::ServerBusy, "too many logins at once"));
+        }
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return Ok(());
+        };
+        connection.phase = Phase::Verifying;
+        connection.pause = Pause::Verifying;
+        connection.kept = Some(kept);
+        connection.charge.set(connection.cost());
+        self.verifying.push(conn);
+        let password = Password(password.into());
+        self.outputs.push_back(Output::Verify {
+            conn,
+            hash,
+            password,
+        });
+        Ok(())
+    }
+
+    /// Whether this client may have this session and this will.
+    fn may_enter(
+        &mut self,
+        client_id: &str,
+        connect: &Connect<'_>,
+        user: Option<&str>,
+        permissions: Option<&Permissions>,
+    ) -> Result<(), Refusal> {
+        let session = self.clients.get(client_id);
+        if let Some(session) = session.and_then(|id| self.sessions.get(*id))
+            && session.user.as_deref() != user
+        {
+            self.stats.refused_owners += 1;
+            let why = "the session of this client identifier is another user's";
+            return Err((ReasonCode::NotAuthorized, why));
+        }
+        if let Some(will) = &connect.will {
             // Who it is does not matter yet; that it is a client does.
             let somebody = Origin::Client(self.sessions.vacant_key());
-            let verdict = self.access.may_publish(somebody, will.topic.as_str());
+            let verdict = self
+                .access
+                .may_publish(somebody, permissions, will.topic.as_str());
             if verdict == Verdict::Refused {
                 self.stats.refused_publishes += 1;
                 let why = "the will's topic is not the client's to publish on";
@@ -155,17 +373,76 @@ impl Broker {
         Ok(())
     }
 
+    /// New rules: what they come to for each session, and what it may not receive any more.
+    pub(super) fn apply_rules(&mut self) {
+        let rules = self.settings.access.rules.clone();
+        for id in self.sessions.keys() {
+            let session = self.session_mut(id);
+            session.permissions = rules
+                .as_ref()
+                .map(|rules| Rc::new(rules.bind(session.user.as_deref(), &session.client_id)));
+            let Some(permissions) = session.permissions.clone() else {
+                continue;
+            };
+            let Self {
+                sessions,
+                messages,
+                stats,
+                ..
+            } = self;
+            let session = sessions.get_mut(id).expect("its key was listed just now");
+            let (count, bytes) = (session.queue.messages(), session.queue.bytes());
+            let mut gone = Vec::new();
+            session.queue.purge(
+                |reference| {
+                    let topic = messages.get(reference.message).message.topic();
+                    !permissions.may_receive(topic)
+                },
+                |reference| gone.push(reference.message),
+            );
+            let (left, left_bytes) = (session.queue.messages(), session.queue.bytes());
+            stats.refused_deliveries += gone.len() as u64;
+            for message in gone {
+                messages.release(message);
+            }
+            self.queued -= count - left;
+            self.queued_bytes -= bytes - left_bytes;
+        }
+    }
+
+    /// Ends the connections of users whose password is not what it was.
+    pub(super) fn dismiss_users(&mut self, before: &AccessSettings, outbox: &mut Outbox) {
+        for conn in self.connections.keys() {
+            let Some(connection) = self.connections.get(conn) else {
+                continue;
+            };
+            let Phase::Live(id) = connection.phase else {
+                continue;
+            };
+            if !connection.has_password {
+                continue;
+            }
+            let user = self.session_mut(id).user.clone().unwrap_or_default();
+            let of = |access: &AccessSettings| access.users.as_ref()?.get(&*user).cloned();
+            if of(before) != of(&self.settings.access) {
+                let why = "the password has been changed";
+                self.disconnect(conn, ReasonCode::NotAuthorized, why, outbox);
+            }
+        }
+    }
+
     /// Finds or makes the client's session, and takes it from whoever has it. Whether it was there.
-    /// `None`: no room.
     fn open_session(
         &mut self,
         client_id: &str,
         connect: &Connect<'_>,
         outbox: &mut Outbox,
-    ) -> Option<(SessionId, bool)> {
+    ) -> Result<(SessionId, bool), Refusal> {
+        const NO_ROOM: Refusal = (ReasonCode::QuotaExceeded, "no more sessions");
         let before = self.clients.get(client_id).copied();
         if before.is_none() && self.sessions.len() >= self.settings.max_sessions as usize {
-            return None;
+            self.stats.refused_sessions += 1;
+            return Err(NO_ROOM);
         }
         if let Some(id) = before {
             self.take_over(id, outbox);
@@ -175,15 +452,18 @@ impl Broker {
         }
         // A session that ended with its connection is gone by now too.
         if let Some(id) = before.filter(|id| self.sessions.contains(*id)) {
-            return Some((id, true)); // [MQTT-3.1.2-5]
+            return Ok((id, true)); // [MQTT-3.1.2-5]
         }
-        let charge = self.memory.try_reserve(Session::cost(client_id))?;
+        let Some(charge) = self.memory.try_reserve(Session::cost(client_id)) else {
+            self.stats.refused_sessions += 1;
+            return Err(NO_ROOM);
+        };
         let client_id: Rc<str> = client_id.into();
         let id = self
             .sessions
             .insert(Session::new(client_id.clone(), &self.memory, charge));
         self.clients.insert(client_id, id);
-        Some((id, false)) // [MQTT-3.1.2-6]
+        Ok((id, false)) // [MQTT-3.1.2-6]
     }
 
     /// Ends the connection that a session has, because its client has made a new one

@@ -1,5 +1,6 @@
 //! A client's network connection: what ends with it.
 
+use core::net::IpAddr;
 use std::rc::Rc;
 
 use crate::buffer::Charge;
@@ -7,11 +8,13 @@ use crate::id::{ConnId, SessionId};
 use crate::mqtt::{ApplicationMessage, ProtocolVersion};
 use crate::time::{Duration, Instant};
 
-/// What a listener lets in.
+/// What is known of a client before it speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
-    /// Whether clients without credentials may connect.
+    /// Whether its listener lets in clients without credentials.
     pub allow_anonymous: bool,
+    /// Where it comes from; `None`: from this machine, over a unix socket.
+    pub address: Option<IpAddr>,
 }
 
 /// A connection.
@@ -19,6 +22,12 @@ pub struct Admission {
 pub(super) struct Connection {
     pub(super) admission: Admission,
     pub(super) phase: Phase,
+    /// The name that the transport vouches for: a certificate's, or the kernel's.
+    pub(super) identity: Option<Box<str>>,
+    /// CONNECT, while a password is compared.
+    pub(super) kept: Option<Kept>,
+    /// Its name was proven by a password.
+    pub(super) has_password: bool,
     /// Of CONNECT.
     pub(super) version: ProtocolVersion,
     /// For the log; empty before CONNECT.
@@ -35,6 +44,8 @@ pub(super) struct Connection {
     pub(super) pause: Pause,
     /// The client's Maximum Packet Size.
     pub(super) max_packet_size: u32,
+    /// Whether acknowledgements may carry diagnostics [MQTT-3.1.2-29].
+    pub(super) wants_diagnostics: bool,
     /// PUBLISH packets of QoS 1 and 2 that we have not finished acknowledging (4.9).
     pub(super) unacknowledged: u16,
     /// What we said in CONNACK.
@@ -61,6 +72,9 @@ pub(super) struct Connection {
 ///
 /// | phase | on | goes to |
 /// |---|---|---|
+/// | `Fresh` | CONNECT with a password | `Verifying` |
+/// | `Verifying` | the password is right | `Live` |
+/// | `Verifying` | it is not; it takes too long | `Closing` |
 /// | `Fresh` | CONNECT, accepted | `Live` |
 /// | `Fresh` | CONNECT, refused; anything else; silence | `Closing` |
 /// | `Live` | DISCONNECT, error, silence, takeover, stop | `Closing` |
@@ -69,10 +83,21 @@ pub(super) struct Connection {
 pub(super) enum Phase {
     /// Nothing but a CONNECT may come.
     Fresh,
+    /// CONNECT is here, and its password is being compared.
+    Verifying,
     /// It serves this session.
     Live(SessionId),
     /// We have asked for its end, or will once our last word is settled. What comes is discarded.
     Closing,
+}
+
+/// A CONNECT that waits for its password to be compared.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// The whole packet.
+    pub(super) frame: Box<[u8]>,
+    /// Whether there is such a user; if not, the password is compared all the same.
+    pub(super) is_known: bool,
 }
 
 /// Whether we read from it.
@@ -80,6 +105,8 @@ pub(super) enum Phase {
 pub(super) enum Pause {
     /// Yes.
     No,
+    /// Not until it is known who it is.
+    Verifying,
     /// Not until its publications are settled.
     Unsettled,
     /// Not until the memory budget has room for this many bytes.
@@ -98,6 +125,9 @@ impl Connection {
         Self {
             admission,
             phase: Phase::Fresh,
+            identity: None,
+            kept: None,
+            has_password: false,
             version: ProtocolVersion::V4,
             client_id: "".into(),
             is_over_limit,
@@ -107,6 +137,7 @@ impl Connection {
             armed: Instant::FAR_FUTURE,
             pause: Pause::No,
             max_packet_size: u32::MAX,
+            wants_diagnostics: true,
             unacknowledged: 0,
             receive_maximum: 0,
             takes: None,
@@ -127,13 +158,14 @@ impl Connection {
             + self.aliases.len() * size_of::<Option<Box<str>>>()
             + aliases.sum::<usize>()
             + self.will.as_ref().map_or(0, |will| will.footprint())
+            + self.kept.as_ref().map_or(0, |kept| kept.frame.len())
     }
 
     /// When the client's silence becomes too long; `None` if it may be silent for ever, or while it
     /// is we who do not listen.
     pub(super) fn deadline(&self, connect_timeout: Duration) -> Option<Instant> {
         match self.phase {
-            Phase::Fresh => Some(self.opened_at + connect_timeout),
+            Phase::Fresh | Phase::Verifying => Some(self.opened_at + connect_timeout),
             Phase::Live(_) if matches!(self.pause, Pause::Memory(_)) => {
                 Some(self.heard_at + MEMORY_TIMEOUT)
             }

@@ -152,8 +152,12 @@ impl Broker {
                     let stored = self.messages.get(message);
                     let subscription = &replay.subscription;
                     let is_own = stored.origin == super::Origin::Client(id);
-                    if subscription.no_local && is_own {
+                    let is_allowed = session
+                        .permissions
+                        .is_none_or(|permissions| permissions.may_receive(stored.message.topic()));
+                    if (subscription.no_local && is_own) || !is_allowed {
                         replay.advance(); // [MQTT-3.8.3-3]
+                        self.stats.refused_deliveries += u64::from(!is_allowed);
                         return Step::Done;
                     }
                     let reference = Reference {
@@ -226,6 +230,7 @@ fn open_session(
 ) -> Option<(SessionParts<'_>, &mut Link)> {
     let session = sessions.get_mut(id)?;
     let parts = SessionParts {
+        permissions: session.permissions.as_deref(),
         queue: &mut session.queue,
         inflight: &mut session.inflight,
     };
@@ -234,6 +239,7 @@ fn open_session(
 
 /// What a draw changes in a session, beside its link.
 struct SessionParts<'a> {
+    permissions: Option<&'a super::access::Permissions>,
     queue: &'a mut super::queue::Queue,
     inflight: &'a mut super::inflight::Inflight,
 }

@@ -26,6 +26,7 @@
 //! | limit | there |
 //! |---|---|
 //! | `max_connections` | CONNACK 0x97; beyond [`REFUSALS_MAX`] more at once, closed without a word |
+//! | [`VERIFICATIONS_MAX`], [`VERIFICATIONS_PER_ADDRESS_MAX`] | CONNACK 0x89 |
 //! | `max_sessions`, memory budget | CONNACK 0x97 |
 //! | `max_subscriptions`, memory budget | SUBACK 0x97 for that filter |
 //! | `max_packet_size` | DISCONNECT 0x95 |
@@ -56,13 +57,15 @@ mod taker;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 
+pub use connect::Password;
 pub use connection::Admission;
 pub use publish::Published;
 pub use stats::Stats;
 pub use taker::{Origin, Taker};
 
-use self::access::Access;
+use self::access::{Access, Permissions};
 use self::connection::{Connection, Pause, Phase, Tag};
 use self::message::Messages;
 use self::publish::Room;
@@ -75,6 +78,7 @@ use self::settle::Settle;
 use self::shared::{Away, Shared};
 use self::subscriptions::Subscriptions;
 use crate::buffer::{Memory, Outbox, OverBudget, Payload, RecvBuffer};
+use crate::credential::PasswordHash;
 use crate::deadlines::Deadlines;
 use crate::id::{ConnId, Lsn, MessageId, SessionId};
 use crate::mqtt::frame::{self, Frame};
@@ -120,9 +124,11 @@ pub struct Broker {
     woken: Vec<ConnId>,
     /// Wills to be published before the present call returns; publishing one may bring about the
     /// next.
-    wills: VecDeque<(Origin, Box<ApplicationMessage>)>,
     /// Invariant: the sessions that have a link.
     connected: usize,
+    wills: VecDeque<LastWill>,
+    /// Connections in [`Phase::Verifying`], at most [`VERIFICATIONS_MAX`].
+    verifying: Vec<ConnId>,
     /// Messages waiting in all queues, and what they cost. Invariant: the sum over all sessions.
     queued: usize,
     queued_bytes: usize,
@@ -133,6 +139,20 @@ pub struct Broker {
     stats: Stats,
     #[cfg(debug_assertions)]
     mutations: u32,
+}
+
+/// Passwords that may be compared at once; while there are as many, CONNECT is refused with 0x89.
+pub const VERIFICATIONS_MAX: usize = 64;
+
+/// Of those: from one address.
+pub const VERIFICATIONS_PER_ADDRESS_MAX: usize = 8;
+
+/// A will that is due, and what its client might do.
+#[derive(Debug)]
+struct LastWill {
+    origin: Origin,
+    permissions: Option<Rc<Permissions>>,
+    message: Box<ApplicationMessage>,
 }
 
 /// Do this.
@@ -159,6 +179,15 @@ pub enum Output {
     /// Somebody has subscribed below `$SYS`. What is retained there is not kept current while
     /// nobody looks: [`Broker::restate`] it now, before the subscription draws it.
     SystemSubscribed,
+    /// Compare a password; answered by [`Broker::handle_verified`].
+    Verify {
+        /// Whose.
+        conn: ConnId,
+        /// With what.
+        hash: Arc<PasswordHash>,
+        /// As the client sent it.
+        password: Password,
+    },
     /// Bring a message's bytes; answered by [`Broker::handle_fetched`].
     Fetch {
         /// Which.
@@ -212,6 +241,7 @@ impl Broker {
             woken: Vec::new(),
             wills: VecDeque::new(),
             connected: 0,
+            verifying: Vec::new(),
             queued: 0,
             queued_bytes: 0,
             deliveries: 0,
@@ -225,10 +255,19 @@ impl Broker {
     }
 
     /// Applies other settings to what comes from now on; connected clients keep what CONNACK told
-    /// them.
-    pub fn reconfigure(&mut self, settings: Settings) {
+    /// them. Access is another matter: what a client may not receive any more is taken out of its
+    /// queue, and a client whose password is not the one that it gave is disconnected.
+    pub fn reconfigure(&mut self, now: Now, settings: Settings, outbox: &mut Outbox) {
+        self.now = now;
         self.memory.set_limit(settings.memory);
-        self.settings = settings;
+        let before = core::mem::replace(&mut self.settings, settings);
+        if before.access.rules != self.settings.access.rules {
+            self.apply_rules();
+        }
+        if before.access.users != self.settings.access.users {
+            self.dismiss_users(&before.access, outbox);
+        }
+        self.finish(outbox);
     }
 
     /// Makes `base_topic/…` the gateway's own: clients may publish there only commands and
@@ -349,6 +388,7 @@ impl Broker {
             self.detach(conn, Fate::Publish);
         }
         self.connections.remove(conn);
+        self.verifying.retain(|other| *other != conn);
         self.finish(outbox);
     }
 
@@ -461,6 +501,16 @@ impl Broker {
     }
 }
 
+impl LastWill {
+    fn of(id: SessionId, session: &Session, message: Box<ApplicationMessage>) -> Self {
+        Self {
+            origin: Origin::Client(id),
+            permissions: session.permissions.clone(),
+            message,
+        }
+    }
+}
+
 /// How loud a line is that strangers can cause as often as they like: a warning for the first time
 /// and each doubling, so that the log shows that and how fast it grows, and cannot be flooded.
 fn level_of(count: u64) -> log::Level {
@@ -489,7 +539,7 @@ impl Broker {
         };
         match connection.phase {
             Phase::Closing => {}
-            Phase::Fresh => {
+            Phase::Fresh | Phase::Verifying => {
                 connection.phase = Phase::Closing;
                 self.outputs.push_back(Output::Close {
                     conn,
@@ -526,7 +576,7 @@ impl Broker {
         let ends = session.expiry_seconds == 0;
         if let Some(will) = will {
             if ends || delay.is_zero() {
-                self.wills.push_back((Origin::Client(id), will));
+                self.wills.push_back(LastWill::of(id, session, will));
             } else {
                 let at = self.now.monotonic + delay;
                 session.will = Some(WaitingWill::new(will, at, &self.memory));
@@ -572,8 +622,9 @@ impl Broker {
             return;
         };
         self.leave_all_shares(id, &mut session);
-        if let Some(will) = session.will {
-            self.wills.push_back((Origin::Client(id), will.message));
+        if let Some(will) = session.will.take() {
+            self.wills
+                .push_back(LastWill::of(id, &session, will.message));
         }
         debug_assert!(
             session.link.is_none(),
@@ -709,7 +760,7 @@ impl Broker {
         }
         match connection.phase {
             Phase::Closing => {}
-            Phase::Fresh => {
+            Phase::Fresh | Phase::Verifying => {
                 self.stats.connect_timeouts += 1;
                 log::debug!("no CONNECT came conn={conn}");
                 self.disconnect(conn, ReasonCode::MaximumConnectTime, "", outbox);
@@ -741,7 +792,8 @@ impl Broker {
             return; // It is armed again when its client goes.
         }
         if let Some(will) = session.will.take_if(|will| will.at <= now) {
-            self.wills.push_back((Origin::Client(id), will.message));
+            self.wills
+                .push_back(LastWill::of(id, session, will.message));
         }
         if session.expires_at > now {
             return self.arm_session(id);
@@ -769,8 +821,8 @@ impl Broker {
     /// The end of every call: wills that it brought about are published, gauges are set, invariants
     /// hold.
     fn finish(&mut self, outbox: &mut Outbox) {
-        while let Some((origin, will)) = self.wills.pop_front() {
-            self.publish_will(origin, &will, outbox);
+        while let Some(will) = self.wills.pop_front() {
+            self.publish_will(&will, outbox);
         }
         for conn in self.woken.drain(..) {
             outbox.wake(conn);
@@ -873,5 +925,10 @@ impl Broker {
             .sum();
         assert!(waiting as usize <= self.settle.len());
         assert!(self.wills.is_empty());
+        assert!(self.verifying.len() <= VERIFICATIONS_MAX);
+        for conn in &self.verifying {
+            let connection = self.connections.get(*conn);
+            assert!(connection.is_some(), "who is gone is not verified");
+        }
     }
 }

@@ -30,13 +30,13 @@ impl Broker {
         let (phase, version) = (connection.phase, connection.version);
         let packet_type = frame.first().copied().and_then(PacketType::from_first_byte);
         match phase {
-            Phase::Closing => {}
+            Phase::Closing | Phase::Verifying => {}
             Phase::Fresh if packet_type != Some(PacketType::Connect) => {
                 let why = "the first packet is not CONNECT"; // [MQTT-3.1.0-1]
                 self.violate(conn, ReasonCode::ProtocolError, why, outbox);
             }
             Phase::Fresh => match Packet::parse(version, frame) {
-                Ok(Packet::Connect(connect)) => self.on_connect(conn, &connect, outbox),
+                Ok(Packet::Connect(connect)) => self.on_connect(conn, &connect, frame, outbox),
                 Ok(_) => {}
                 Err(error) => self.refuse_bytes(conn, frame, &error, outbox),
             },

@@ -5,7 +5,7 @@
 //! by itself) and copied into the send queues. Every other taker gets a reference to a message that
 //! is kept once.
 
-use super::access::Verdict;
+use super::access::{Permissions, Verdict};
 use super::message;
 use super::queue::{Identifiers, Reference};
 use super::retained::{Age, Limits};
@@ -14,12 +14,12 @@ use super::settings::WhenFull;
 use super::settle::Kind;
 use super::shared;
 use super::subscriptions::Match;
-use super::{Broker, Origin, Output, Taker};
+use super::{Broker, LastWill, Origin, Output, Taker};
 use crate::buffer::{COPY_MAX, HIGH_WATER, Outbox, Payload, SendQueue};
 use crate::id::{ConnId, Lsn, MessageId, SessionId, ShareId};
 use crate::mqtt::{
-    Ack, ApplicationMessage, Packet, ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode,
-    SubscriptionIdentifier, SubscriptionIdentifiers, TopicName,
+    Ack, ApplicationMessage, Packet, PayloadFormat, ProtocolVersion, Publish, PublishProperties,
+    QoS, ReasonCode, SubscriptionIdentifier, SubscriptionIdentifiers, TopicName,
 };
 
 /// What became of a publication.
@@ -77,7 +77,7 @@ impl Broker {
         let published = if TopicName::new(message.topic).is_err() {
             Published::refused(ReasonCode::TopicNameInvalid)
         } else {
-            self.route(origin, message, None, outbox)
+            self.route(origin, None, message, None, outbox)
         };
         self.finish(outbox);
         published
@@ -117,6 +117,14 @@ impl Broker {
         if !publish.properties.subscription_identifiers.is_empty() {
             let why = "a subscription identifier from a client"; // [MQTT-3.3.4-6]
             return self.violate(conn, ReasonCode::ProtocolError, why, outbox);
+        }
+        if publish.qos > self.settings.maximum_qos {
+            let why = "a QoS above what CONNACK allows"; // [MQTT-3.2.2-11]
+            return self.violate(conn, ReasonCode::QosNotSupported, why, outbox);
+        }
+        if publish.retain && !self.settings.retain_available {
+            let why = "RETAIN, which CONNACK does not allow"; // [MQTT-3.2.2-14]
+            return self.violate(conn, ReasonCode::RetainNotSupported, why, outbox);
         }
         if publish.properties.topic_alias.is_none() {
             return self.on_named_publish(conn, id, publish, body, outbox);
@@ -179,8 +187,15 @@ impl Broker {
         outbox: &mut Outbox,
     ) {
         let origin = Origin::Client(id);
+        let permissions = self.session_mut(id).permissions.clone();
+        let permissions = permissions.as_deref();
+        let is_malformed = self.settings.check_payload_format && !is_as_it_says(publish);
         let Some(packet_id) = publish.packet_id else {
-            self.route(origin, publish, body, outbox);
+            if is_malformed {
+                self.stats.refused_payload_formats += 1;
+            } else {
+                self.route(origin, permissions, publish, body, outbox);
+            }
             return;
         };
         let is_exactly_once = publish.qos == QoS::ExactlyOnce;
@@ -209,7 +224,12 @@ impl Broker {
             self.answer(conn, lsn, Kind::PublishTaken, &pubrec, outbox);
             return;
         }
-        let published = self.route(origin, publish, body, outbox);
+        let published = if is_malformed {
+            self.stats.refused_payload_formats += 1;
+            Published::refused(ReasonCode::PayloadFormatInvalid)
+        } else {
+            self.route(origin, permissions, publish, body, outbox)
+        };
         let mut lsn = published.lsn;
         // 3.1.1 has no way to refuse: there a message that reaches nobody is acknowledged (3.3.5-2
         // of 3.1.1).
@@ -219,7 +239,8 @@ impl Broker {
             None if published.matched == 0 && is_v5 => ReasonCode::NoMatchingSubscribers,
             None => ReasonCode::Success,
         };
-        let ack = Ack::new(packet_id, reason);
+        let mut ack = Ack::new(packet_id, reason);
+        ack.properties.reason_string = why_refused(reason);
         let (kind, packet) = match (is_exactly_once, reason.is_error()) {
             (false, _) => (Kind::PublishDone, Packet::Puback(ack)),
             (true, true) => (Kind::PublishDone, Packet::Pubrec(ack)), // [MQTT-4.3.3-9]
@@ -235,27 +256,25 @@ impl Broker {
     }
 
     /// Publishes what a lost client has left.
-    pub(super) fn publish_will(
-        &mut self,
-        origin: Origin,
-        will: &ApplicationMessage,
-        outbox: &mut Outbox,
-    ) {
+    pub(super) fn publish_will(&mut self, will: &LastWill, outbox: &mut Outbox) {
         self.stats.wills_published += 1;
-        let publish = will.as_publish(ProtocolVersion::V5, self.now.monotonic);
-        let body = Some(will.payload().clone());
-        self.route(origin, &publish, body, outbox);
+        let message = &will.message;
+        let publish = message.as_publish(ProtocolVersion::V5, self.now.monotonic);
+        let body = Some(message.payload().clone());
+        let permissions = will.permissions.as_deref();
+        self.route(will.origin, permissions, &publish, body, outbox);
     }
 
     /// Brings a publication to all who take it, and to the retained store. Its topic is valid.
     fn route(
         &mut self,
         origin: Origin,
+        permissions: Option<&Permissions>,
         publish: &Publish<'_>,
         body: Option<Payload>,
         outbox: &mut Outbox,
     ) -> Published {
-        let verdict = self.access.may_publish(origin, publish.topic);
+        let verdict = self.access.may_publish(origin, permissions, publish.topic);
         if verdict == Verdict::Refused {
             self.stats.refused_publishes += 1;
             log::debug!(
@@ -327,8 +346,15 @@ impl Broker {
         }
         let mut matched = 0;
         for found in matches.chunk_by(same_taker) {
-            matched += 1;
             self.deliveries += 1;
+            if let Taker::Session(id) = found[0].taker
+                && let Some(session) = self.sessions.get(id)
+                && !session.may_receive(fanout.publish.topic)
+            {
+                self.stats.refused_deliveries += 1;
+                continue;
+            }
+            matched += 1;
             let id = match found[0].taker {
                 Taker::Session(id) => id,
                 Taker::Shared(share) => {
@@ -394,8 +420,9 @@ impl Broker {
         outbox: &mut Outbox,
     ) {
         let cost = message::cost(fanout.publish.topic, fanout.publish.payload);
-        let qos = fanout.publish.qos;
-        let Some(member) = self.choose(share, qos, cost, shared::ANYBODY, Some(outbox)) else {
+        let (topic, qos) = (fanout.publish.topic, fanout.publish.qos);
+        let offer = shared::Offer { topic, qos, cost };
+        let Some(member) = self.choose(share, offer, shared::ANYBODY, Some(outbox)) else {
             // Nobody is there for QoS 0, or every queue is full.
             self.stats.dropped_shared += 1;
             return;
@@ -715,6 +742,22 @@ pub(super) enum Room {
     QueueFull,
     /// That of all queues together is.
     AllFull,
+}
+
+/// Whether a payload that says that it is UTF-8 is (3.3.2.3.2).
+fn is_as_it_says(publish: &Publish<'_>) -> bool {
+    publish.properties.payload_format_indicator != Some(PayloadFormat::Utf8)
+        || core::str::from_utf8(publish.payload).is_ok()
+}
+
+/// What a publisher is told beside the reason code.
+fn why_refused(reason: ReasonCode) -> Option<&'static str> {
+    match reason {
+        ReasonCode::NotAuthorized => Some("no permission to publish to this topic"),
+        ReasonCode::QuotaExceeded => Some("the queue of a subscriber is full"),
+        ReasonCode::PayloadFormatInvalid => Some("the payload is not the UTF-8 that it says it is"),
+        _ => None,
+    }
 }
 
 impl Published {

@@ -6,6 +6,7 @@
 
 use std::rc::Rc;
 
+use super::access::Permissions;
 use super::inflight::Inflight;
 use super::queue::Queue;
 use crate::buffer::{Charge, Memory};
@@ -20,6 +21,10 @@ pub(super) const NEVER: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) client_id: Rc<str>,
+    /// Whose it is: nobody else may go on with it.
+    pub(super) user: Option<Rc<str>>,
+    /// What its client may do; `None` while there are no rules.
+    pub(super) permissions: Option<Rc<Permissions>>,
     /// While a client is connected.
     pub(super) link: Option<Link>,
     /// Seconds that it outlives its connection; [`NEVER`] is for ever.
@@ -80,6 +85,8 @@ impl Session {
     pub(super) fn new(client_id: Rc<str>, memory: &Memory, charge: Charge) -> Self {
         Self {
             client_id,
+            user: None,
+            permissions: None,
             link: None,
             expiry_seconds: 0,
             expires_at: Instant::FAR_FUTURE,
@@ -97,6 +104,12 @@ impl Session {
     pub(super) fn cost(client_id: &str) -> usize {
         // The client id is there once, and the table of sessions holds a pointer to it.
         size_of::<Self>() + client_id.len() + 64
+    }
+
+    /// Whether its client may be delivered to from this topic.
+    pub(super) fn may_receive(&self, topic: &str) -> bool {
+        let permissions = self.permissions.as_ref();
+        permissions.is_none_or(|permissions| permissions.may_receive(topic))
     }
 
     /// When it ends if its client is gone at `now`.

@@ -2,6 +2,8 @@
 //!
 //! The defaults suit a Pi with 512 MiB. Every limit has a counter that says how often it was met.
 
+pub use super::access::{AccessSettings, Effect, Order, Pattern, Rule, Rules, Who};
+use crate::mqtt::QoS;
 use crate::time::Duration;
 
 /// The broker's settings. A reload applies them to what comes after it; sessions keep what they
@@ -39,10 +41,27 @@ pub struct Settings {
     pub max_sessions: u32,
     /// Subscriptions of one client; the next SUBSCRIBE is answered 0x97.
     pub max_subscriptions: u32,
-    /// From accepting a connection to its CONNECT.
+    /// From accepting a connection to its CONNECT, and to the end of its authentication.
     pub connect_timeout: Duration,
     /// How often `$SYS` is published while somebody looks. `None`: there is no `$SYS`.
     pub sys_interval: Option<Duration>,
+    /// The highest QoS that clients may publish at, told in CONNACK [MQTT-3.2.2-9].
+    pub maximum_qos: QoS,
+    /// Whether clients may publish with RETAIN and have a will with it [MQTT-3.2.2-13].
+    pub retain_available: bool,
+    /// Whether filters may have wildcards.
+    pub wildcard_subscriptions: bool,
+    /// Whether SUBSCRIBE may carry a Subscription Identifier.
+    pub subscription_identifiers: bool,
+    /// Whether filters may be shared.
+    pub shared_subscriptions: bool,
+    /// Whether a payload that says that it is UTF-8 is looked at, and refused with 0x99 if it is
+    /// not (3.3.2.3.2).
+    pub check_payload_format: bool,
+    /// What CONNACK tells clients that ask for Response Information (3.2.2.3.15).
+    pub response_information: Option<Box<str>>,
+    /// Who is who, and who may do what.
+    pub access: AccessSettings,
 }
 
 impl Default for Settings {
@@ -65,6 +84,14 @@ impl Default for Settings {
             max_subscriptions: 1000,
             connect_timeout: Duration::from_secs(10),
             sys_interval: Some(Duration::from_secs(10)),
+            maximum_qos: QoS::ExactlyOnce,
+            retain_available: true,
+            wildcard_subscriptions: true,
+            subscription_identifiers: true,
+            shared_subscriptions: true,
+            check_payload_format: false,
+            response_information: None,
+            access: AccessSettings::default(),
         }
     }
 }

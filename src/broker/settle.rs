@@ -90,6 +90,12 @@ impl Broker {
             return; // Nothing follows a goodbye [MQTT-3.14.4-1].
         }
         let (version, limit) = (connection.version, connection.max_packet_size);
+        let is_diagnostic = matches!(packet, Packet::Connack(_) | Packet::Disconnect(_));
+        let packet = if connection.wants_diagnostics || is_diagnostic {
+            *packet
+        } else {
+            packet.without_diagnostics() // [MQTT-3.1.2-29]
+        };
         let Some(packet) = packet.fit(version, limit) else {
             if kind == Kind::Last {
                 self.last_word(conn, outbox);

@@ -288,9 +288,14 @@ impl Broker {
     /// `None`: there is none; the reference is still the caller's.
     fn give(&mut self, reference: &Reference, worst: Fitness) -> Option<()> {
         let share = reference.share?;
-        let message = &self.messages.get(reference.message).message;
+        let message = self.messages.get(reference.message).message.clone();
         let (published, retain) = (message.qos(), message.retain());
-        let member = self.choose(share, published, reference.cost, worst, None)?;
+        let offer = Offer {
+            topic: message.topic(),
+            qos: published,
+            cost: reference.cost,
+        };
+        let member = self.choose(share, offer, worst, None)?;
         self.push_reference(
             member.session,
             Reference {
@@ -303,13 +308,12 @@ impl Broker {
         Some(())
     }
 
-    /// Whose turn it is to take a message of this QoS and cost, among those of at least this
-    /// fitness; it is the next one's turn afterwards.
+    /// Whose turn it is to take a message, among those of at least this fitness; it is the next one's
+    /// turn afterwards.
     pub(super) fn choose(
         &mut self,
         share: ShareId,
-        published: QoS,
-        cost: usize,
+        offer: Offer<'_>,
         worst: Fitness,
         outbox: Option<&Outbox>,
     ) -> Option<Member> {
@@ -318,7 +322,7 @@ impl Broker {
         let mut best: Option<(Fitness, usize)> = None;
         for step in 0..len.min(LOOKED_AT_MAX) {
             let at = (group.next + step) % len;
-            let Some(fitness) = self.fitness(&group.members[at], published, cost, outbox) else {
+            let Some(fitness) = self.fitness(&group.members[at], offer, outbox) else {
                 continue;
             };
             if fitness <= worst && best.is_none_or(|(than, _)| fitness < than) {
@@ -338,16 +342,18 @@ impl Broker {
     fn fitness(
         &self,
         member: &Member,
-        published: QoS,
-        cost: usize,
+        offer: Offer<'_>,
         outbox: Option<&Outbox>,
     ) -> Option<Fitness> {
         let session = self.sessions.get(member.session)?;
+        if !session.may_receive(offer.topic) {
+            return None;
+        }
         let has_room = matches!(
-            self.room(member.session, cost),
+            self.room(member.session, offer.cost),
             Room::Yes | Room::ForgetExpired
         );
-        let qos = published.min(member.subscription.maximum_qos);
+        let qos = offer.qos.min(member.subscription.maximum_qos);
         let Some(link) = &session.link else {
             return (has_room && qos > QoS::AtMostOnce).then_some(Fitness::Away);
         };
@@ -375,6 +381,16 @@ impl Broker {
         let inner = filter.share().map_or("", |(_, inner)| inner.as_str());
         group_bytes(filter.as_str(), 1) + Subscriptions::cost_of(inner)
     }
+}
+
+/// A message that somebody is to take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Offer<'a> {
+    pub(super) topic: &'a str,
+    /// As published.
+    pub(super) qos: QoS,
+    /// In a queue.
+    pub(super) cost: usize,
 }
 
 /// Why a member's messages are handed to others.

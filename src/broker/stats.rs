@@ -91,6 +91,16 @@ stats! {
     unmatched,
     /// Publications that the sender was not allowed.
     refused_publishes,
+    /// Deliveries that the receiver was not allowed.
+    refused_deliveries,
+    /// CONNECT packets with an unknown user or a wrong password.
+    refused_logins,
+    /// CONNECT packets that came while too many passwords were being compared.
+    refused_verifications,
+    /// CONNECT packets for a session that belongs to another user.
+    refused_owners,
+    /// Publications whose payload is not the UTF-8 that it says it is.
+    refused_payload_formats,
     /// Publications refused because a subscriber's queue was full (`when_full = "refuse"`).
     refused_queue_full,
     /// Messages lost at a full queue, counted for each subscriber.

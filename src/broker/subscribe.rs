@@ -68,8 +68,13 @@ impl Broker {
         subscribe: &Subscribe<'_>,
         outbox: &mut Outbox,
     ) {
-        let mut reasons = core::mem::take(&mut self.scratch.reasons);
         let identifier = subscribe.properties.subscription_identifier;
+        if identifier.is_some() && !self.settings.subscription_identifiers {
+            let why = "a subscription identifier, which CONNACK does not allow";
+            let reason = ReasonCode::SubscriptionIdentifiersNotSupported;
+            return self.violate(conn, reason, why, outbox);
+        }
+        let mut reasons = core::mem::take(&mut self.scratch.reasons);
         let limit = self.settings.max_subscriptions as usize;
         for request in &subscribe.requests {
             // As a sequence of single requests [MQTT-3.8.4-5]; so many of them that not all can be
@@ -85,7 +90,10 @@ impl Broker {
         let lsn = self.settle.log();
         let suback = Packet::Suback(Suback {
             packet_id: subscribe.packet_id, // [MQTT-3.8.4-2]
-            properties: AckProperties::default(),
+            properties: AckProperties {
+                reason_string: reasons.iter().find_map(|reason| why_refused(*reason)),
+                ..AckProperties::default()
+            },
             reasons: ReasonCodes::from_slice(&reasons), // [MQTT-3.9.3-1]
         });
         self.answer(conn, lsn, Kind::Other, &suback, outbox);
@@ -109,6 +117,10 @@ impl Broker {
         let filter = request.filter.as_str();
         let taker = Taker::Session(id);
         let is_shared = request.filter.is_shared();
+        if let Some(reason) = self.refuses(id, request.filter) {
+            self.stats.refused_subscriptions += 1;
+            return reason;
+        }
         let session = self.session_mut(id);
         let shares = session.shares.len();
         let is_new = if is_shared {
@@ -139,10 +151,12 @@ impl Broker {
         }
         let options = request.options;
         let subscription = Subscription::new(options, identifier);
+        let granted = options.maximum_qos.min(self.settings.maximum_qos);
+        let granted = ReasonCode::granted(granted); // [MQTT-3.8.4-7] [MQTT-3.2.2-9]
         if is_shared {
             // Nothing retained comes with it (4.8.2).
             self.join_share(id, request.filter, subscription);
-            return ReasonCode::granted(options.maximum_qos);
+            return granted;
         }
         self.subscriptions.insert(taker, filter, subscription);
         if filter.split('/').next() == Some(SYSTEM_LEVEL)
@@ -163,7 +177,22 @@ impl Broker {
         if let Some(replay) = replay {
             queue.push_replay(Box::new(replay));
         }
-        ReasonCode::granted(options.maximum_qos) // [MQTT-3.8.4-7]
+        granted
+    }
+
+    /// Why this client may not subscribe to this filter, whatever it has already.
+    fn refuses(&mut self, id: SessionId, filter: TopicFilter<'_>) -> Option<ReasonCode> {
+        let settings = &self.settings;
+        if filter.is_shared() && !settings.shared_subscriptions {
+            return Some(ReasonCode::SharedSubscriptionsNotSupported);
+        }
+        if filter.has_wildcards() && !settings.wildcard_subscriptions {
+            return Some(ReasonCode::WildcardSubscriptionsNotSupported);
+        }
+        let what = filter.share().map_or(filter, |(_, inner)| inner);
+        let permissions = self.session_mut(id).permissions.clone();
+        let is_denied = permissions.is_some_and(|rules| !rules.may_subscribe(what.as_str()));
+        is_denied.then_some(ReasonCode::NotAuthorized)
     }
 
     pub(super) fn on_unsubscribe(
@@ -204,6 +233,15 @@ impl Broker {
         self.answer(conn, lsn, Kind::Other, &unsuback, outbox);
         reasons.clear();
         self.scratch.reasons = reasons;
+    }
+}
+
+/// What a subscriber is told beside the reason codes.
+fn why_refused(reason: ReasonCode) -> Option<&'static str> {
+    match reason {
+        ReasonCode::NotAuthorized => Some("no permission to subscribe to this filter"),
+        ReasonCode::QuotaExceeded => Some("too many subscriptions"),
+        _ => None,
     }
 }
 

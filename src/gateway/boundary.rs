@@ -4,9 +4,12 @@
 //! `crate::host`, which knows Linux, and the simulation in `tests/`, which knows only a seed.
 
 use core::fmt;
+use std::sync::Arc;
 
 use super::settings::{Bind, Config};
+use crate::broker::Password;
 use crate::buffer::Payload;
+use crate::credential::PasswordHash;
 use crate::field::bus::{BusOp, BusOutcome, BusSettings};
 use crate::field::line::{LineCommand, LineEvent};
 use crate::field::port::{PortCommand, PortEvent};
@@ -47,6 +50,21 @@ pub enum Input {
         conn: ConnId,
         /// Why.
         cause: CloseCause,
+    },
+    /// The transport vouches for who is at the other end: a certificate's name, or the kernel's.
+    /// Before the first [`Input::Received`].
+    Identified {
+        /// Whose.
+        conn: ConnId,
+        /// The name, which becomes the user's.
+        name: Box<str>,
+    },
+    /// A password has been compared; see [`Output::Verify`].
+    Verified {
+        /// Whose.
+        conn: ConnId,
+        /// Whether it is the right one. A host that cannot tell says no.
+        is_right: bool,
     },
     /// Of a GPIO line.
     Line {
@@ -170,6 +188,15 @@ pub enum Output {
         conn: ConnId,
         /// How.
         how: CloseHow,
+    },
+    /// Compare a password; answered by [`Input::Verified`], unless the connection is gone before.
+    Verify {
+        /// Whose.
+        conn: ConnId,
+        /// With what.
+        hash: Arc<PasswordHash>,
+        /// As the client sent it.
+        password: Password,
     },
     /// A bus is needed. Opening it is the host's affair; its failures are its transfers' failures.
     OpenBus {

@@ -192,6 +192,11 @@ impl Gateway {
                 peer,
             } => self.handle_accepted(now, conn, listener, &peer),
             Input::Closed { conn, cause } => self.handle_closed(now, conn, cause),
+            Input::Identified { conn, name } => self.broker.handle_identified(conn, &name),
+            Input::Verified { conn, is_right } => {
+                self.broker
+                    .handle_verified(now, conn, is_right, &mut self.outbox);
+            }
             Input::Listening { listener, outcome } => self.handle_listening(listener, outcome),
             Input::Line { line, event } => {
                 if matches!(event, LineEvent::Ready { .. } | LineEvent::Lost(_)) {
@@ -359,8 +364,16 @@ impl Gateway {
         // nobody is let in by it.
         let allow_anonymous = settings.is_some_and(|settings| settings.allow_anonymous);
         log::debug!("connection accepted conn={conn} peer={peer}");
+        let address = match peer {
+            Peer::Tcp(address) => Some(address.ip()),
+            Peer::Unix { .. } => None,
+        };
+        let admission = Admission {
+            allow_anonymous,
+            address,
+        };
         self.broker
-            .handle_accepted(now, conn, Admission { allow_anonymous }, &mut self.outbox);
+            .handle_accepted(now, conn, admission, &mut self.outbox);
     }
 
     fn handle_received(&mut self, now: Now, conn: ConnId, count: usize) {

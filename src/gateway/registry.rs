@@ -89,7 +89,8 @@ impl Gateway {
         }
         let before = core::mem::replace(&mut self.config, config);
         if before.broker != self.config.broker {
-            self.broker.reconfigure(self.config.broker.clone());
+            let settings = self.config.broker.clone();
+            self.broker.reconfigure(now, settings, &mut self.outbox);
         }
         if before.broker.sys_interval != self.config.broker.sys_interval {
             self.reconfigure_system(now);

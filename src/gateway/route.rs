@@ -124,6 +124,15 @@ impl Gateway {
                 self.outputs.push_back(Output::Close { conn, how });
             }
             broker::Output::SystemSubscribed => self.show_system(now),
+            broker::Output::Verify {
+                conn,
+                hash,
+                password,
+            } => self.outputs.push_back(Output::Verify {
+                conn,
+                hash,
+                password,
+            }),
             broker::Output::Fetch { message } => {
                 self.outputs
                     .push_back(Output::Journal(JournalCommand::Fetch { message }));

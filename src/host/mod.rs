@@ -11,6 +11,7 @@
 //! | `net/` | listeners, connections, transports, lingering |
 //! | `worker` | threads for what blocks, and the mailbox that wakes the loop |
 //! | `bus`, `gpio/`, `serial` | I2C and the machine's files, lines, ttys |
+//! | `password` | hashes of passwords |
 //! | `control` | the control socket and who may use it |
 //! | `signal`, `systemd`, `log` | the process's surroundings |
 //! | `dial`, `scan`, `probe`, `plant`, `local_time` | for the verbs: clients, what is connected, the demo |
@@ -24,6 +25,7 @@ mod gpio;
 pub mod local_time;
 pub mod log;
 mod net;
+pub mod password;
 pub mod plant;
 pub mod probe;
 pub mod scan;

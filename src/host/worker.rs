@@ -19,6 +19,7 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use super::token::Source;
 use super::{bus, gpio, serial};
 use crate::gateway::settings::Config;
+use crate::id::ConnId;
 
 /// What has gone wrong with the workers of one sort of device, for the host's counters.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,13 @@ pub(super) enum Answer {
     Line(gpio::Answer),
     /// Of a serial port being opened.
     Port(serial::Answer),
+    /// Of a password.
+    Verified {
+        /// Whose.
+        conn: ConnId,
+        /// Whether it is the right one.
+        is_right: bool,
+    },
     /// Of the configuration being read.
     Loaded {
         /// Which reading.

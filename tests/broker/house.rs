@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
+use std::sync::Arc;
 
 use fieldgate::broker::settings::Settings;
-use fieldgate::broker::{Admission, Broker, CloseHow, Origin, Output, Published, Taker};
+use fieldgate::broker::{Admission, Broker, CloseHow, Origin, Output, Password, Published, Taker};
 use fieldgate::buffer::{Memory, Outbox, RecvBuffer};
+use fieldgate::credential::PasswordHash;
 use fieldgate::id::{ConnId, Lsn};
 use fieldgate::mqtt::frame::{self, Frame};
 use fieldgate::mqtt::{
@@ -65,6 +67,8 @@ pub struct House {
     pub fetches: usize,
     /// How often somebody subscribed below `$SYS`.
     pub system_subscribed: usize,
+    /// Passwords that somebody is to compare.
+    pub verifications: VecDeque<(ConnId, Arc<PasswordHash>, Password)>,
 }
 
 #[derive(Debug)]
@@ -99,6 +103,7 @@ impl House {
             closed: Vec::new(),
             fetches: 0,
             system_subscribed: 0,
+            verifications: VecDeque::new(),
         }
     }
 
@@ -106,7 +111,9 @@ impl House {
     pub fn set(&mut self, change: impl FnOnce(&mut Settings)) {
         let mut settings = Settings::default();
         change(&mut settings);
-        self.broker.reconfigure(settings);
+        self.broker
+            .reconfigure(self.now, settings, &mut self.outbox);
+        self.turn();
     }
 
     // ---- time and turns
@@ -187,6 +194,11 @@ impl House {
                     is_replay,
                 }),
                 Output::SystemSubscribed => self.system_subscribed += 1,
+                Output::Verify {
+                    conn,
+                    hash,
+                    password,
+                } => self.verifications.push_back((conn, hash, password)),
                 Output::Fetch { message } => {
                     self.fetches += 1;
                     self.broker
@@ -267,6 +279,13 @@ impl House {
     }
 
     pub fn open_where(&mut self, allow_anonymous: bool) -> ConnId {
+        self.open_as(Admission {
+            allow_anonymous,
+            address: Some([192, 0, 2, 1].into()),
+        })
+    }
+
+    pub fn open_as(&mut self, admission: Admission) -> ConnId {
         let conn = ConnId::from_parts(self.next, 0);
         self.next += 1;
         self.outbox.open(conn);
@@ -281,11 +300,17 @@ impl House {
                 is_closed: false,
             },
         );
-        let admission = Admission { allow_anonymous };
         self.broker
             .handle_accepted(self.now, conn, admission, &mut self.outbox);
         self.outputs();
         conn
+    }
+
+    /// A password has been compared.
+    pub fn verified(&mut self, conn: ConnId, is_right: bool) {
+        self.broker
+            .handle_verified(self.now, conn, is_right, &mut self.outbox);
+        self.turn();
     }
 
     /// A connection with its CONNECT sent.

@@ -7,12 +7,15 @@ mod house;
 
 mod access;
 mod connect;
+mod features;
 mod garbage;
+mod identity;
 mod limits;
 mod model;
 mod publish;
 mod queues;
 mod retained;
+mod rules;
 mod sessions;
 mod settle;
 mod shared;

@@ -25,6 +25,7 @@ use super::bus::Buses;
 use super::control::{Control, Served};
 use super::gpio::{EdgesRead, Lines};
 use super::net::{Closing, Connection, Lingering, Listener};
+use super::password::Passwords;
 use super::serial::{self, Ports, Progress};
 use super::signal::{Asked, Signals};
 use super::systemd::Systemd;
@@ -96,6 +97,7 @@ pub struct EventLoop {
     buses: Buses,
     lines: Lines,
     ports: Ports,
+    passwords: Passwords,
     control: Option<Control>,
     signals: Option<Signals>,
     systemd: Systemd,
@@ -174,6 +176,7 @@ impl EventLoop {
             buses: Buses::new(mailbox.clone()),
             lines: Lines::new(mailbox.clone()),
             ports: Ports::new(mailbox.clone(), errands.clone()),
+            passwords: Passwords::new(mailbox.clone()),
             control,
             signals,
             systemd,
@@ -349,6 +352,7 @@ impl EventLoop {
                         },
                     })
             }
+            Answer::Verified { conn, is_right } => Some(Input::Verified { conn, is_right }),
             Answer::Loaded { count, outcome } => {
                 if count == self.load_count {
                     self.loaded(now, outcome);

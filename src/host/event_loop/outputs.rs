@@ -43,6 +43,16 @@ impl EventLoop {
                 self.listeners.remove(listener);
             }
             Output::Close { conn, how } => self.start_to_close(conn, how),
+            Output::Verify {
+                conn,
+                hash,
+                password,
+            } => {
+                if !self.passwords.compare(conn, hash, password) {
+                    let is_right = false;
+                    self.inputs.push_back(Input::Verified { conn, is_right });
+                }
+            }
             Output::OpenBus { bus, settings } => self.buses.open(bus, settings),
             Output::CloseBus { bus } => self.buses.close(bus),
             Output::Bus {

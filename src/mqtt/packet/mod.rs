@@ -214,6 +214,17 @@ impl<'a> Packet<'a> {
         fits(&self).then_some(self)
     }
 
+    /// Without reason string and user properties, which a client may have asked not to get
+    /// [MQTT-3.1.2-29].
+    #[must_use]
+    pub fn without_diagnostics(mut self) -> Self {
+        if let Some((user_properties, reason_string)) = self.diagnostics() {
+            *user_properties = UserProperties::EMPTY;
+            *reason_string = None;
+        }
+        self
+    }
+
     /// What may be dropped from a packet.
     fn diagnostics(&mut self) -> Option<(&mut UserProperties<'a>, &mut Option<&'a str>)> {
         let ack = match self {

@@ -1,10 +1,38 @@
-//! Who may publish where: one question with one answer, asked before anything is matched.
+//! Who may publish and subscribe where: asked before anything is matched, and again before anything
+//! is delivered.
 //!
 //! The gateway owns `BASE/…`. Clients and bridges may publish below it only commands (`…/set`,
-//! `…/get`) and requests (`BASE/gateway/request/…`), and never to a topic that begins with `$`.
-//! Rules of an access list will have their place in [`Access::may_publish`].
+//! `…/get`) and requests (`BASE/gateway/request/…`), unless a rule says `own`, and never to a topic
+//! that begins with `$`. Beyond that the operator's rules decide, if there are any.
+//!
+//! | asked | when |
+//! |---|---|
+//! | [`Access::may_publish`] | CONNECT, for the will; PUBLISH; again when a will is published |
+//! | [`Permissions::may_subscribe`] | SUBSCRIBE |
+//! | [`Permissions::may_receive`] | each delivery, live or retained; what is queued, after a reload |
 
+mod filter;
+mod rules;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use self::filter::Pattern;
+pub(super) use self::rules::Permissions;
+use self::rules::Publishing;
+pub use self::rules::{Effect, Order, Rule, Rules, Who};
 use super::taker::Origin;
+use crate::credential::PasswordHash;
+
+/// `[access]`: who is who, and who may do what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AccessSettings {
+    /// The users of the password file. `None`: there is no such file, and nobody has a name by a
+    /// password.
+    pub users: Option<BTreeMap<Box<str>, Arc<PasswordHash>>>,
+    /// `None`: whoever is let in may do everything but write what the gateway owns.
+    pub rules: Option<Arc<Rules>>,
+}
 
 /// What may be published by whom.
 #[derive(Debug, Clone, Default)]
@@ -31,8 +59,13 @@ impl Access {
         self.base = base_topic.trim_end_matches('/').into();
     }
 
-    /// Whether `origin` may publish to `topic`.
-    pub(super) fn may_publish(&self, origin: Origin, topic: &str) -> Verdict {
+    /// Whether `origin` may publish to `topic`. `permissions` are a client's, if there are rules.
+    pub(super) fn may_publish(
+        &self,
+        origin: Origin,
+        permissions: Option<&Permissions>,
+        topic: &str,
+    ) -> Verdict {
         let is_own = matches!(origin, Origin::Field | Origin::System);
         // An application cannot use such a topic for its own purposes (4.7.2).
         if topic.starts_with('$') {
@@ -42,10 +75,14 @@ impl Access {
                 Verdict::Refused
             };
         }
+        let publishing = permissions.map_or(Publishing::Allowed, |rules| rules.publishing(topic));
+        if publishing == Publishing::Denied {
+            return Verdict::Refused;
+        }
         match self.below_base(topic) {
             None => Verdict::Allowed,
             Some(below) if is_command(below) => Verdict::AllowedNeverRetained,
-            Some(_) if is_own => Verdict::Allowed,
+            Some(_) if is_own || publishing == Publishing::AllowedOwn => Verdict::Allowed,
             Some(_) => Verdict::Refused,
         }
     }
@@ -107,13 +144,21 @@ mod tests {
             ("$SYS/broker/version", Refused, Allowed),
             ("$anything", Refused, Allowed),
         ] {
-            assert_eq!(access.may_publish(client, topic), theirs, "{topic}");
-            assert_eq!(access.may_publish(bridge, topic), theirs, "{topic}");
-            assert_eq!(access.may_publish(Origin::Field, topic), ours, "{topic}");
-            assert_eq!(access.may_publish(Origin::System, topic), ours, "{topic}");
+            assert_eq!(access.may_publish(client, None, topic), theirs, "{topic}");
+            assert_eq!(access.may_publish(bridge, None, topic), theirs, "{topic}");
+            assert_eq!(
+                access.may_publish(Origin::Field, None, topic),
+                ours,
+                "{topic}"
+            );
+            assert_eq!(
+                access.may_publish(Origin::System, None, topic),
+                ours,
+                "{topic}"
+            );
         }
         access.protect("barn");
-        assert_eq!(access.may_publish(client, "plants/shed"), Allowed);
-        assert_eq!(access.may_publish(client, "barn"), Refused);
+        assert_eq!(access.may_publish(client, None, "plants/shed"), Allowed);
+        assert_eq!(access.may_publish(client, None, "barn"), Refused);
     }
 }
