@@ -76,6 +76,7 @@ impl House {
         self.outbox.open(conn);
         let admission = Admission {
             allow_anonymous: true,
+            address: None,
         };
         self.broker
             .handle_accepted(NOW, conn, admission, &mut self.outbox);

@@ -12,7 +12,6 @@
 use core::fmt;
 use core::num::NonZeroU32;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::access::{AccessSettings, Permissions, Verdict};
 use super::connection::{Connection, Kept, Pause, Phase, Tag};
@@ -57,12 +56,9 @@ type Refusal = (ReasonCode, &'static str);
 /// What CONNECT says about who sent it.
 enum Identity {
     /// This user, or nobody in particular.
-    Known(Option<Rc<str>>),
+    Known(Option<Box<str>>),
     /// A password says so, which is to be compared.
-    Claimed {
-        hash: Arc<PasswordHash>,
-        is_known: bool,
-    },
+    Claimed { hash: PasswordHash, is_known: bool },
 }
 
 impl Broker {
@@ -96,7 +92,7 @@ impl Broker {
         if let Ok(Packet::Connect(connect)) = Packet::parse(ProtocolVersion::V5, &frame) {
             if is_right && is_known {
                 connection.has_password = true;
-                self.enter(conn, &connect, connect.username.map(Rc::from), outbox);
+                self.enter(conn, &connect, connect.username, outbox);
             } else {
                 self.stats.refused_logins += 1;
                 let why = "unknown user or wrong password";
@@ -128,7 +124,7 @@ impl Broker {
             .admit(conn, connect)
             .and_then(|()| self.identify(conn, connect));
         match identity {
-            Ok(Identity::Known(user)) => self.enter(conn, connect, user, outbox),
+            Ok(Identity::Known(user)) => self.enter(conn, connect, user.as_deref(), outbox),
             Ok(Identity::Claimed { hash, is_known }) => {
                 let kept = Kept {
                     frame: frame.into(),
@@ -148,7 +144,7 @@ impl Broker {
         &mut self,
         conn: ConnId,
         connect: &Connect<'_>,
-        user: Option<Rc<str>>,
+        user: Option<&str>,
         outbox: &mut Outbox,
     ) {
         let assigned = connect
@@ -157,9 +153,9 @@ impl Broker {
             .then(|| self.assign_client_id());
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
         let rules = self.settings.access.rules.as_ref();
-        let permissions = rules.map(|rules| Rc::new(rules.bind(user.as_deref(), client_id)));
+        let permissions = rules.map(|rules| Rc::new(rules.bind(user, client_id)));
         let opened = self
-            .may_enter(client_id, connect, user.as_deref(), permissions.as_deref())
+            .may_enter(client_id, connect, user, permissions.as_deref())
             .and_then(|()| self.open_session(client_id, connect, outbox));
         let (id, is_present) = match opened {
             Ok(opened) => opened,
@@ -167,7 +163,7 @@ impl Broker {
         };
         let session = self.session_mut(id);
         session.permissions = permissions;
-        session.user.clone_from(&user);
+        session.user = user.map(Rc::from);
         let asked = session_expiry_asked(connect);
         let granted = self.session_expiry_granted(asked);
         let keep_alive = self
@@ -179,7 +175,7 @@ impl Broker {
         log::info!(
             "connected {} user={} version={} clean={} present={is_present} keep_alive={keep_alive}",
             Tag(conn, client_id),
-            user.as_deref().unwrap_or("-").escape_debug(),
+            user.unwrap_or("-").escape_debug(),
             connect.version,
             connect.clean_start,
         );
@@ -284,7 +280,7 @@ impl Broker {
                 let known = users.get(name).cloned();
                 let is_known = known.is_some();
                 // Whoever asks for a user that nobody knows waits as long for the answer.
-                let any = || users.values().next().map(|hash| Arc::new(hash.decoy()));
+                let any = || users.values().next().map(PasswordHash::decoy);
                 let hash = known.or_else(any).ok_or((
                     ReasonCode::BadUserNameOrPassword,
                     "unknown user or wrong password",
@@ -307,7 +303,7 @@ impl Broker {
         &mut self,
         conn: ConnId,
         kept: Kept,
-        hash: Arc<PasswordHash>,
+        hash: PasswordHash,
         password: &[u8],
     ) -> Result<(), Refusal> {
         let address_of = |conn: &ConnId| {

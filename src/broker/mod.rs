@@ -57,7 +57,6 @@ mod taker;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::Arc;
 
 pub use connect::Password;
 pub use connection::Admission;
@@ -184,7 +183,7 @@ pub enum Output {
         /// Whose.
         conn: ConnId,
         /// With what.
-        hash: Arc<PasswordHash>,
+        hash: PasswordHash,
         /// As the client sent it.
         password: Password,
     },

@@ -649,10 +649,9 @@ impl Broker {
     /// Whether this taker's queue would have to let something give way: asked only if the publisher
     /// is to be refused then.
     fn would_overflow(&self, found: &[Match], fanout: &Fanout<'_>, outbox: &Outbox) -> bool {
-        let id = match found[0].taker {
-            Taker::Session(id) => id,
-            // It goes round those that are full; if all of them are, it is dropped and counted.
-            _ => return false,
+        // A group goes round those that are full; if all of them are, it is dropped and counted.
+        let Taker::Session(id) = found[0].taker else {
+            return false;
         };
         let Some(session) = self.sessions.get(id) else {
             return false;

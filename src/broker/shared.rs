@@ -7,7 +7,7 @@
 //!
 //! | when | what happens to the group's messages of a member |
 //! |---|---|
-//! | its connection is lost, its session stays | unsent ones go to a connected member, if there is one |
+//! | its connection is lost, its session stays | unsent ones go to one that is connected, if any |
 //! | its session ends | unsent ones, and QoS 1 without PUBACK, go to any other member |
 //! | it unsubscribes | unsent ones go to any other member, or else stay |
 //! | QoS 2 under way | stays with the member, and ends with its session [MQTT-4.8.2-4] [MQTT-4.8.2-5] |
@@ -308,8 +308,8 @@ impl Broker {
         Some(())
     }
 
-    /// Whose turn it is to take a message, among those of at least this fitness; it is the next one's
-    /// turn afterwards.
+    /// Whose turn it is to take a message, among those of at least this fitness; afterwards it is the
+    /// turn of the next one.
     pub(super) fn choose(
         &mut self,
         share: ShareId,
@@ -357,7 +357,8 @@ impl Broker {
         let Some(link) = &session.link else {
             return (has_room && qos > QoS::AtMostOnce).then_some(Fitness::Away);
         };
-        // What this turn has queued is not sent yet, and takes its place in the window all the same.
+        // What this turn has queued is not sent yet, and takes its place in the window
+        // nevertheless.
         let ahead = session.queue.messages();
         let has_window = if qos == QoS::AtMostOnce {
             ahead == 0

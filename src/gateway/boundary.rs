@@ -4,7 +4,6 @@
 //! `crate::host`, which knows Linux, and the simulation in `tests/`, which knows only a seed.
 
 use core::fmt;
-use std::sync::Arc;
 
 use super::settings::{Bind, Config};
 use crate::broker::Password;
@@ -194,7 +193,7 @@ pub enum Output {
         /// Whose.
         conn: ConnId,
         /// With what.
-        hash: Arc<PasswordHash>,
+        hash: PasswordHash,
         /// As the client sent it.
         password: Password,
     },

@@ -13,13 +13,12 @@ use super::worker::{Answer, Mailbox, Worker};
 use crate::broker::{Password, VERIFICATIONS_MAX};
 use crate::credential::{PasswordHash, SHA512_BYTES, Scheme};
 use crate::id::ConnId;
-use std::sync::Arc;
 
 /// What the worker is asked.
 #[derive(Debug)]
 struct Request {
     conn: ConnId,
-    hash: Arc<PasswordHash>,
+    hash: PasswordHash,
     password: Password,
 }
 
@@ -40,12 +39,7 @@ impl Passwords {
 
     /// Has a password compared; [`Answer::Verified`] tells. `false`: there is no thread for it, and
     /// no answer will come.
-    pub(super) fn compare(
-        &mut self,
-        conn: ConnId,
-        hash: Arc<PasswordHash>,
-        password: Password,
-    ) -> bool {
+    pub(super) fn compare(&mut self, conn: ConnId, hash: PasswordHash, password: Password) -> bool {
         let request = Request {
             conn,
             hash,
@@ -72,7 +66,8 @@ impl Passwords {
                     is_right,
                 });
             };
-            let queue_max = 2 * VERIFICATIONS_MAX; // Those whose connection is gone are still in it.
+            // Those whose connection is gone are still in it.
+            let queue_max = 2 * VERIFICATIONS_MAX;
             match Worker::start("passwords", queue_max, serve) {
                 Ok(worker) => self.worker = Some(worker),
                 Err(error) => log::error!("no thread to compare passwords: {error}"),

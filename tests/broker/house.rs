@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
-use std::sync::Arc;
 
 use fieldgate::broker::settings::Settings;
 use fieldgate::broker::{Admission, Broker, CloseHow, Origin, Output, Password, Published, Taker};
@@ -68,7 +67,7 @@ pub struct House {
     /// How often somebody subscribed below `$SYS`.
     pub system_subscribed: usize,
     /// Passwords that somebody is to compare.
-    pub verifications: VecDeque<(ConnId, Arc<PasswordHash>, Password)>,
+    pub verifications: VecDeque<(ConnId, PasswordHash, Password)>,
 }
 
 #[derive(Debug)]

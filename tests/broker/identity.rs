@@ -1,7 +1,5 @@
 //! Who a client is, and whose a session is.
 
-use std::sync::Arc;
-
 use fieldgate::broker::settings::AccessSettings;
 use fieldgate::broker::{Admission, VERIFICATIONS_PER_ADDRESS_MAX};
 use fieldgate::credential::PasswordHash;
@@ -20,7 +18,7 @@ fn hash(last: &str) -> PasswordHash {
 fn users(names: &[(&str, &str)]) -> AccessSettings {
     let users = names
         .iter()
-        .map(|(name, last)| (Box::from(*name), Arc::new(hash(last))));
+        .map(|(name, last)| (Box::from(*name), hash(last)));
     AccessSettings {
         users: Some(users.collect()),
         ..AccessSettings::default()
@@ -60,7 +58,7 @@ cases! {
             let anna = login(&connect(version, "a"), "anna", "secret");
             let conn = b.dial(&anna);
             let (_, compared, password) = b.verifications.pop_front().unwrap();
-            assert_eq!((&*compared, password.bytes()), (&hash("QQ"), &b"secret"[..]));
+            assert_eq!((&compared, password.bytes()), (&hash("QQ"), &b"secret"[..]));
             assert!(!format!("{password:?}").contains("secret"));
             b.verified(conn, true);
             assert_eq!(b.read(conn), "CONNACK Success");

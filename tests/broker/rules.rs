@@ -1,7 +1,5 @@
 //! What the rules let clients do, and that they are asked each time.
 
-use std::sync::Arc;
-
 use fieldgate::broker::settings::{AccessSettings, Effect, Order, Pattern, Rule, Rules, Who};
 use fieldgate::id::ConnId;
 use fieldgate::mqtt::{Connect, Packet, QoS, SubscriptionOptions, TopicName, Will, WillProperties};
@@ -37,7 +35,7 @@ fn rules(lines: &[&str]) -> AccessSettings {
         default: Effect::Deny,
     };
     AccessSettings {
-        rules: Some(Arc::new(rules)),
+        rules: Some(rules),
         ..AccessSettings::default()
     }
 }

@@ -1213,7 +1213,9 @@ impl World {
                     }
                 }
                 Output::OpenBus { .. } | Output::CloseBus { .. } | Output::Unlisten { .. } => {}
-                Output::Control { .. } | Output::Load { .. } => {
+                Output::Control { .. }
+                | Output::Load { .. }
+                | Output::Verify { .. } => {
                     panic!("nobody asked for {output:?}")
                 }
             }

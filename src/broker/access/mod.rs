@@ -15,7 +15,6 @@ mod filter;
 mod rules;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 pub use self::filter::Pattern;
 pub(super) use self::rules::Permissions;
@@ -29,9 +28,9 @@ use crate::credential::PasswordHash;
 pub struct AccessSettings {
     /// The users of the password file. `None`: there is no such file, and nobody has a name by a
     /// password.
-    pub users: Option<BTreeMap<Box<str>, Arc<PasswordHash>>>,
+    pub users: Option<BTreeMap<Box<str>, PasswordHash>>,
     /// `None`: whoever is let in may do everything but write what the gateway owns.
-    pub rules: Option<Arc<Rules>>,
+    pub rules: Option<Rules>,
 }
 
 /// What may be published by whom.

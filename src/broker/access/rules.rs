@@ -152,7 +152,8 @@ impl Permissions {
         }
     }
 
-    /// Whether a subscription could bring anything at all. What it brings is asked at each delivery.
+    /// Whether a subscription could bring anything at all; what it may bring is asked at each
+    /// delivery.
     pub(in crate::broker) fn may_subscribe(&self, filter: &str) -> bool {
         let speaking = || {
             self.rules
