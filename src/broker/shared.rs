@@ -308,8 +308,8 @@ impl Broker {
         Some(())
     }
 
-    /// Whose turn it is to take a message, among those of at least this fitness; afterwards it is the
-    /// turn of the next one.
+    /// Whose turn it is to take a message, among those of at least this fitness. Afterwards it is
+    /// the turn of the next one.
     pub(super) fn choose(
         &mut self,
         share: ShareId,

@@ -28,6 +28,7 @@ Field devices
 MQTT
   pub      publishes, with mosquitto_pub's options
   sub      subscribes and prints, with mosquitto_sub's options
+  passwd   edits a password file
   bench    measures a broker
 
 Every verb takes
@@ -253,4 +254,23 @@ Usage: fieldgate bench [OPTIONS]            the broker at --host and --port
 With --rate, latency runs from the time at which a message was due, whether or not it
 could be sent then: a broker that stalls is charged for all that should have gone
 meanwhile. Without, latency says how full the window is, and no more.
+";
+
+pub(crate) const PASSWD: &str = "\
+Sets a user's password in a password file, in the formats that mosquitto reads.
+
+Usage: fieldgate passwd [-c] [-H HASH] FILE USER
+       fieldgate passwd -b [-c] [-H HASH] FILE USER PASSWORD
+       fieldgate passwd -D FILE USER
+
+  -c         makes the file if it is not there
+  -D         removes the user
+  -b         takes the password from the arguments, where others can see it
+  -H HASH    sha512-pbkdf2 (what mosquitto 2.0 reads; the default), argon2id
+             (since mosquitto 2.1, 46 MiB for each login) or sha512
+  -I NUMBER  iterations of sha512-pbkdf2; the default is 50000
+
+The password is asked for twice on a terminal, else read as one line of standard
+input. The configuration names the file as password_file in [access], and a running
+gateway reads it again at a reload.
 ";

@@ -17,6 +17,7 @@ mod format;
 mod help;
 mod link;
 mod output;
+mod passwd;
 mod property;
 mod publish;
 mod read;
@@ -102,6 +103,7 @@ const VERBS: &[Verb] = &[
     verb("set", help::SET, set::run),
     verb("pub", help::PUB, publish::run),
     verb("sub", help::SUB, subscribe::run),
+    verb("passwd", help::PASSWD, passwd::run),
     verb("bench", help::BENCH, bench::run),
 ];
 
@@ -115,8 +117,8 @@ const fn verb(name: &'static str, help: &'static str, run: Run) -> Verb {
 /// Verbs of the interface that a later version brings: refused by name, so that nobody takes them
 /// for a typing error.
 const LATER: &[&str] = &[
-    "init", "watch", "rr", "passwd", "queue", "journal", "explain", "replay", "import", "doctor",
-    "wiring", "schema",
+    "init", "watch", "rr", "queue", "journal", "explain", "replay", "import", "doctor", "wiring",
+    "schema",
 ];
 
 fn dispatch(mut parser: Parser, said: &mut Option<&'static str>) -> Result<u8, Failure> {

@@ -33,6 +33,11 @@ pub(crate) fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
+/// Whether a person types standard input.
+pub(crate) fn is_asked_on_terminal() -> bool {
+    io::stdin().is_terminal()
+}
+
 /// Whether standard output wants colours: only on a terminal, and not with `NO_COLOR` (see
 /// no-color.org) or `TERM=dumb`.
 pub(crate) fn color_on_stdout() -> bool {

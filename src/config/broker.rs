@@ -7,6 +7,7 @@ use super::place::Place;
 use super::read::{At, Cx, Section, Times, times, times_or_off};
 use super::tree::{Entry, Value};
 use crate::broker::settings::{Settings, WhenFull};
+use crate::mqtt::{QoS, TopicName};
 use crate::time::Duration;
 
 /// `[broker]`, and whether it listens at all.
@@ -76,6 +77,7 @@ impl Broker {
         if let Some(section) = section {
             broker.limits(cx, &section);
             broker.queues(cx, &section);
+            broker.features(cx, &section);
             if let Some(entry) = section.get(cx, "listen")
                 && let Some(value) = cx.flag(entry)
             {
@@ -155,6 +157,43 @@ impl Broker {
                 "",
                 "a packet of that size could never be taken: make it smaller, or `memory` larger",
             );
+        }
+    }
+
+    /// What clients are offered.
+    fn features(&mut self, cx: &mut Cx<'_>, section: &Section<'_>) {
+        let to = &mut self.settings;
+        if let Some(qos) = whole(cx, section, "maximum_qos", 0..=2) {
+            to.maximum_qos = match qos {
+                0 => QoS::AtMostOnce,
+                1 => QoS::AtLeastOnce,
+                _ => QoS::ExactlyOnce,
+            };
+        }
+        for (key, flag) in [
+            ("retain_available", &mut to.retain_available),
+            ("wildcard_subscriptions", &mut to.wildcard_subscriptions),
+            ("shared_subscriptions", &mut to.shared_subscriptions),
+            ("subscription_identifiers", &mut to.subscription_identifiers),
+            ("check_payload_format", &mut to.check_payload_format),
+        ] {
+            if let Some(entry) = section.get(cx, key)
+                && let Some(value) = cx.flag(entry)
+            {
+                *flag = value;
+            }
+        }
+        if let Some(entry) = section.get(cx, "response_information")
+            && let Some(text) = cx.text(entry, "\"reply\"")
+        {
+            match TopicName::new(text) {
+                Ok(_) => to.response_information = Some(text.into()),
+                Err(error) => {
+                    let title = "clients are told topics to be answered on";
+                    let error = error.to_string();
+                    cx.push(Diagnostic::error(title).at(entry.node.span, error));
+                }
+            }
         }
     }
 

@@ -20,8 +20,7 @@ pub(super) enum Group {
 }
 
 /// Keys that come later: where, the key, and how the message calls it.
-const KEYS: [(Group, &str, &str); 21] = [
-    (Group::Root, "access", "[access]"),
+const KEYS: [(Group, &str, &str); 20] = [
     (Group::Root, "journal", "[journal]"),
     (Group::Root, "spi", "[spi.N]"),
     (Group::Root, "onewire", "[onewire]"),

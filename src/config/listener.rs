@@ -35,6 +35,7 @@ pub(super) fn read(
     root: &Section<'_>,
     broker: &Broker,
     control: &At<super::ControlSettings>,
+    has_passwords: bool,
 ) -> BTreeMap<Box<str>, ListenerSettings> {
     let entries = cx.named(root.table(), "listener", "[listener.NAME]", names::is_name);
     let mut listeners = BTreeMap::new();
@@ -42,7 +43,7 @@ pub(super) fn read(
     for entry in entries.iter().take(LISTENERS_MAX) {
         let path = format!("listener.{}", entry.name);
         if let Some(section) = Section::open(cx, Place::Listener, path, entry) {
-            let settings = one(cx, &section, &mut bound, control);
+            let settings = one(cx, &section, &mut bound, control, has_passwords);
             listeners.insert(entry.name.as_str().into(), settings);
         }
     }
@@ -88,6 +89,7 @@ fn one(
     section: &Section<'_>,
     bound: &mut Vec<Bound>,
     control: &At<super::ControlSettings>,
+    has_passwords: bool,
 ) -> ListenerSettings {
     let mode = section.get(cx, "mode").map(|entry| {
         let mode = mode(cx, entry).unwrap_or(MODE);
@@ -162,7 +164,7 @@ fn one(
     }
     ListenerSettings {
         bind,
-        allow_anonymous: anonymous(cx, section, public),
+        allow_anonymous: anonymous(cx, section, public, has_passwords),
         max_connections: section
             .get(cx, "max_connections")
             .and_then(|entry| cx.whole(entry, 1..=100_000))
@@ -170,23 +172,28 @@ fn one(
     }
 }
 
-/// Whether clients may come without credentials. There are no credentials yet, so that nobody could
-/// come otherwise.
-fn anonymous(cx: &mut Cx<'_>, section: &Section<'_>, public: Option<Span>) -> bool {
-    let help = "logging in is not available in this version: say `allow_anonymous = true` if \
-        everybody who reaches \
-                this address may connect, or bind to 127.0.0.1 or a unix socket";
+/// Whether clients may come without credentials. If there are none, nobody could come otherwise.
+fn anonymous(
+    cx: &mut Cx<'_>,
+    section: &Section<'_>,
+    public: Option<Span>,
+    has_passwords: bool,
+) -> bool {
+    let help = "name a `password_file` in [access], or say `allow_anonymous = true` if everybody \
+        who reaches this address may connect, or bind to 127.0.0.1 or a unix socket";
     if let Some(entry) = section.get(cx, "allow_anonymous") {
         let Some(allowed) = cx.flag(entry) else {
             return true;
         };
-        if !allowed {
+        if !allowed && !has_passwords {
             let title = format!("nobody could connect to {}", section.header());
             cx.error(entry.node.span, title, "", help);
         }
         allowed
     } else {
-        if let Some(span) = public {
+        if let Some(span) = public
+            && !has_passwords
+        {
             let title = format!("nobody could connect to {}", section.header());
             let label = "others can reach this, so that anonymous clients are refused";
             cx.error(span, title, label, help);

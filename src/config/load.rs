@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use super::diagnostic::{Diagnostic, Diagnostics, Source, Span};
-use super::{Environment, Loaded, SOURCE_BYTES_MAX, SOURCES_MAX, parse};
+use super::{Environment, Loaded, SOURCE_BYTES_MAX, SOURCES_MAX, access, parse};
 use crate::units;
 
 /// Reads `path` and every `conf.d/*.toml` beside it, in the order of their names, and says what
@@ -19,8 +19,32 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Diagnostic
     for extra in beside(path)? {
         sources.push(source(&extra)?);
     }
-    parse(sources, environment)
+    let mut loaded = parse(sources, environment)?;
+    access::attach(&mut loaded.meant)?;
+    Ok(loaded)
 }
+
+/// The text of a file that the configuration names.
+///
+/// # Errors
+/// Why it cannot be read, in the kernel's words.
+pub(super) fn read_text(path: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(NAMED_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|error| reason(&error))?;
+    if bytes.len() as u64 > NAMED_BYTES_MAX {
+        let limit = units::format_size(NAMED_BYTES_MAX);
+        return Err(format!("it is too large, {limit} are read at most"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        format!("byte {} is not UTF-8", at + 1)
+    })
+}
+
+/// Bytes of a file that the configuration names at most.
+const NAMED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// The files of `conf.d`, sorted by name. No folder means none of them.
 fn beside(path: &Path) -> Result<Vec<PathBuf>, Diagnostics> {
@@ -90,10 +114,18 @@ fn unreadable(path: &Path, error: &io::Error) -> Diagnostics {
         io::ErrorKind::PermissionDenied => "the user that runs fieldgate must be able to read it",
         _ => "it is a text file in TOML",
     };
-    // The kernel's words, without the number that Rust adds.
-    let reason = error.to_string();
-    let reason = reason.split(" (os error").next().unwrap_or_default();
+    let reason = reason(error);
     whole_file(Diagnostic::error(format!("cannot read {}: {reason}", path.display())).help(help))
+}
+
+/// The kernel's words, without the number that Rust adds.
+fn reason(error: &io::Error) -> String {
+    let reason = error.to_string();
+    reason
+        .split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn whole_file(diagnostic: Diagnostic) -> Diagnostics {

@@ -1,8 +1,9 @@
 //! The configuration: raw (the files as written) to meant (validated whole), with diagnostics.
 //!
 //! [`parse`] takes texts and gives either a [`Meant`], whole and consistent, or every mistake at
-//! once with its place. [`load`] reads the files first; it is the only function here that touches a
-//! disk. Nothing here opens hardware, looks a name up or asks for the time.
+//! once with its place. [`load`] reads the files first, and those that they name; it is the only
+//! function here that touches a disk. Nothing here opens hardware, looks a name up or asks for the
+//! time.
 //!
 //! The way of a setting: `tree` turns TOML into values with places and merges the files; a reader
 //! for each table (`gateway`, `broker`, `listener`, `bus`, `device` and the drivers' own)
@@ -11,6 +12,7 @@
 //! and not built yet is refused by name (`later`); words of other programs are recognised
 //! (`words`).
 
+pub mod access;
 mod broker;
 mod bus;
 mod chip;
@@ -61,6 +63,8 @@ pub struct Meant {
     pub data_dir: Option<PathBuf>,
     /// Texts for people, by dotted path: `device.pump` or `device.pump.point.running`.
     pub labels: BTreeMap<String, Box<str>>,
+    /// The files that `[access]` names.
+    pub access_files: access::AccessFiles,
     /// How every point writes times; kept for a gateway without points.
     time_format: TimeFormat,
     /// Buses by their names, as far as they are declared.
@@ -69,6 +73,14 @@ pub struct Meant {
     disabled: BTreeSet<Box<str>>,
     /// Where each setting comes from, by dotted path: `fieldgate.toml:12:1`.
     origins: BTreeMap<String, String>,
+}
+
+impl Meant {
+    /// Where a setting comes from, for messages.
+    fn origin_of(&self, path: &str) -> String {
+        let origin = self.origins.get(path).cloned();
+        origin.unwrap_or_else(|| "the configuration".into())
+    }
 }
 
 /// What is declared beside the devices, for `check --print`.
@@ -245,8 +257,11 @@ fn meant(cx: &mut read::Cx<'_>, table: &tree::Table) -> Meant {
     let gateway = gateway::Gateway::read(cx, &root);
     let log = gateway::log(cx, &root);
     let control = gateway::control(cx, &root);
-    let broker = broker::Broker::read(cx, &root);
-    let listeners = listener::read(cx, &root, &broker, &control);
+    let mut broker = broker::Broker::read(cx, &root);
+    let access = access::read(cx, &root);
+    broker.settings.access.rules = access.rules;
+    let has_passwords = access.files.passwords.is_some();
+    let listeners = listener::read(cx, &root, &broker, &control, has_passwords);
     let mut buses = bus::Buses::read(cx, &root);
     let devices = device::read(cx, &root, &gateway, &mut buses);
     if cx.out.errors() == 0 {
@@ -264,6 +279,7 @@ fn meant(cx: &mut read::Cx<'_>, table: &tree::Table) -> Meant {
         log,
         control: control.value,
         data_dir: gateway.data_dir,
+        access_files: access.files,
         time_format: gateway.time_format,
         labels: devices.labels,
         buses: BusTables {

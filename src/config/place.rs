@@ -16,6 +16,9 @@ pub(super) enum Place {
     Broker,
     Queue,
     Retained,
+    Access,
+    /// One of `[[access.rule]]`.
+    Rule,
     Listener,
     I2c,
     Gpio,
@@ -41,13 +44,15 @@ pub(super) enum Place {
 }
 
 impl Place {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 24] = [
         Self::Root,
         Self::Gateway,
         Self::Defaults,
         Self::Broker,
         Self::Queue,
         Self::Retained,
+        Self::Access,
+        Self::Rule,
         Self::Listener,
         Self::I2c,
         Self::Gpio,
@@ -71,8 +76,8 @@ impl Place {
     const fn own_keys(self) -> &'static [&'static str] {
         match self {
             Self::Root => &[
-                "gateway", "broker", "listener", "i2c", "gpio", "serial", "device", "log",
-                "control",
+                "gateway", "broker", "access", "listener", "i2c", "gpio", "serial", "device",
+                "log", "control",
             ],
             Self::Gateway => &["name", "base_topic", "data_dir", "time_format", "defaults"],
             Self::Defaults | Self::FixedPoint => &[],
@@ -93,9 +98,27 @@ impl Place {
                 "connect_timeout",
                 "sys_interval",
                 "listen",
+                "maximum_qos",
+                "retain_available",
+                "wildcard_subscriptions",
+                "shared_subscriptions",
+                "subscription_identifiers",
+                "check_payload_format",
+                "response_information",
             ],
             Self::Queue => &["messages", "bytes", "when_full"],
             Self::Retained => &["messages", "bytes"],
+            Self::Access => &["password_file", "acl_file", "default", "group", "rule"],
+            Self::Rule => &[
+                "user",
+                "group",
+                "client",
+                "anonymous",
+                "allow",
+                "deny",
+                "filter",
+                "own",
+            ],
             Self::Listener => &[
                 "bind",
                 "allow_anonymous",
@@ -219,6 +242,8 @@ impl Place {
             Self::Broker => "[broker]",
             Self::Queue => "[broker.queue]",
             Self::Retained => "[broker.retained]",
+            Self::Access => "[access]",
+            Self::Rule => "[[access.rule]]",
             Self::Listener => "[listener.NAME]",
             Self::I2c => "[i2c.N]",
             Self::Gpio => "[gpio.NAME]",

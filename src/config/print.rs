@@ -3,7 +3,8 @@
 
 use core::fmt::Write as _;
 
-use super::{LogLevel, Meant, broker, common, gateway, gpio, lines};
+use super::{LogLevel, Meant, access, broker, common, gateway, gpio, lines};
+use crate::broker::settings::{Effect, Who};
 use crate::field::line::{Chip, LineRef};
 use crate::field::port::{Parity, PortSettings};
 use crate::field::settings::{
@@ -28,6 +29,7 @@ impl Meant {
         };
         out.gateway();
         out.broker();
+        out.access();
         for (name, listener) in &self.gateway.listeners {
             out.listener(name, listener);
         }
@@ -166,6 +168,18 @@ impl Printer<'_> {
         if self.meant.gateway.listeners.is_empty() {
             self.line("listen", "false");
         }
+        self.number("maximum_qos", settings.maximum_qos);
+        self.number("retain_available", settings.retain_available);
+        self.number("wildcard_subscriptions", settings.wildcard_subscriptions);
+        self.number("shared_subscriptions", settings.shared_subscriptions);
+        self.number(
+            "subscription_identifiers",
+            settings.subscription_identifiers,
+        );
+        self.number("check_payload_format", settings.check_payload_format);
+        if let Some(information) = &settings.response_information {
+            self.text("response_information", information);
+        }
         self.table("broker.queue");
         self.number("messages", settings.queue.messages);
         self.size("bytes", settings.queue.bytes);
@@ -176,6 +190,59 @@ impl Printer<'_> {
         self.table("broker.retained");
         self.number("messages", settings.retained_messages);
         self.size("bytes", settings.retained_bytes);
+    }
+
+    /// Without the contents of the files; groups are written out, user by user.
+    fn access(&mut self) {
+        let meant = self.meant;
+        let files = &meant.access_files;
+        let rules = meant.gateway.broker.access.rules.as_ref();
+        let rules = rules.filter(|_| files.acl.is_none());
+        if files.passwords.is_none() && files.acl.is_none() && rules.is_none() {
+            return;
+        }
+        self.table("access");
+        if let Some(path) = &files.passwords {
+            self.text("password_file", path);
+        }
+        if let Some(path) = &files.acl {
+            self.text("acl_file", path);
+        }
+        let Some(rules) = rules else {
+            return;
+        };
+        self.text("default", word(&access::DEFAULTS, rules.default));
+        for (index, rule) in rules.list.iter().enumerate() {
+            self.path = format!("access.rule.{index}");
+            self.text.push_str("\n[[access.rule]]\n");
+            match &rule.who {
+                Who::Everybody => {}
+                Who::Anonymous => self.line("anonymous", "true"),
+                Who::Client(client) => self.text("client", client),
+                Who::Users(users) => {
+                    let users: Vec<String> = users.iter().map(|user| quoted(user)).collect();
+                    self.line("user", &format!("[{}]", users.join(", ")));
+                }
+            }
+            let verbs = [
+                (rule.publish, "\"publish\""),
+                (rule.subscribe, "\"subscribe\""),
+            ];
+            let verbs: Vec<&str> = verbs
+                .iter()
+                .filter(|verb| verb.0)
+                .map(|verb| verb.1)
+                .collect();
+            let effect = match rule.effect {
+                Effect::Allow => "allow",
+                Effect::Deny => "deny",
+            };
+            self.line(effect, &format!("[{}]", verbs.join(", ")));
+            self.text("filter", rule.filter.as_str());
+            if rule.own {
+                self.line("own", "true");
+            }
+        }
     }
 
     fn listener(&mut self, name: &str, listener: &ListenerSettings) {

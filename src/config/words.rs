@@ -143,25 +143,13 @@ const WORDS: [(&str, &str, &str); 84] = [
         MOSQUITTO,
         "`levels = { broker = \"debug\" }` in [log]",
     ),
-    (
-        "password_file",
-        MOSQUITTO,
-        "[access], which is not available in this version",
-    ),
-    (
-        "acl_file",
-        MOSQUITTO,
-        "[access], which is not available in this version",
-    ),
-    (
-        "plugin",
-        MOSQUITTO,
-        "[access], which is not available in this version",
-    ),
+    ("password_file", MOSQUITTO, "`password_file` in [access]"),
+    ("acl_file", MOSQUITTO, "`acl_file` in [access]"),
+    ("plugin", MOSQUITTO, "nothing: [access] has users and rules"),
     (
         "auth_plugin",
         MOSQUITTO,
-        "[access], which is not available in this version",
+        "nothing: [access] has users and rules",
     ),
     (
         "psk_file",

@@ -14,7 +14,7 @@
 //! | `password` | hashes of passwords |
 //! | `control` | the control socket and who may use it |
 //! | `signal`, `systemd`, `log` | the process's surroundings |
-//! | `dial`, `scan`, `probe`, `plant`, `local_time` | for the verbs: clients, what is connected, the demo |
+//! | `dial`, `scan`, `probe`, `secret`, `plant`, `local_time` | for the verbs: clients, what is connected, the demo |
 
 mod bus;
 mod clock;
@@ -29,6 +29,7 @@ pub mod password;
 pub mod plant;
 pub mod probe;
 pub mod scan;
+pub mod secret;
 mod serial;
 mod signal;
 mod systemd;

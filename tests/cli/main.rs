@@ -8,4 +8,5 @@ mod clients;
 mod demo;
 mod gateway;
 mod help;
+mod passwd;
 mod support;

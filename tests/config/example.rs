@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fieldgate::broker::settings::WhenFull;
+use fieldgate::broker::settings::{Effect, WhenFull, Who};
 use fieldgate::config::LogLevel;
 use fieldgate::field::line::{Bias, Chip, Edges, LineRef};
 use fieldgate::field::port::Parity;
@@ -39,6 +39,17 @@ memory = "96MiB"
 queue = { messages = 10000, bytes = "16MiB", when_full = "drop_newest" }
 queues = "256MiB"
 retained = { messages = 100000, bytes = "64MiB" }
+
+[access]
+default = "deny"
+group = { operators = ["anna", "panel"] }
+[[access.rule]]
+group = "operators"
+allow = ["subscribe", "publish"]
+filter = "shed/#"
+[[access.rule]]
+deny = ["publish"]
+filter = "shed/%u/%c"
 
 [listener.local]
 bind = ["127.0.0.1:1883", "[::1]:1883", "unix:mqtt.sock"]
@@ -156,8 +167,13 @@ fn the_documented_example_means_what_it_says() {
         "Water pump".into()
     );
 
-    let broker = &meant.gateway.broker;
-    assert_eq!(*broker, fieldgate::broker::settings::Settings::default());
+    let mut broker = meant.gateway.broker.clone();
+    let rules = broker.access.rules.take().expect("rules");
+    assert_eq!((rules.list.len(), rules.default), (2, Effect::Deny));
+    let operators = ["anna", "panel"].map(Box::from);
+    assert_eq!(rules.list[0].who, Who::Users(operators.into()));
+    assert!(!rules.list[1].subscribe && rules.list[1].effect == Effect::Deny);
+    assert_eq!(broker, fieldgate::broker::settings::Settings::default());
     assert_eq!(broker.queue.when_full, WhenFull::DropNewest);
 
     let local = &meant.gateway.listeners["local"];
@@ -326,7 +342,7 @@ fn of_the_whole_documentation_only_what_comes_later_is_refused() {
         .iter()
         .filter(|title| !title.ends_with("is not available in this version"))
         .collect();
-    // The listener on the network asks for passwords, which come later too.
-    assert_eq!(others, [&"nobody could connect to `[listener.lan]`"]);
+    // It shows both ways to write rules.
+    assert_eq!(others, [&"rules stand here and in an ACL file"]);
     insta::assert_snapshot!("not_available_yet", titles.join("\n"));
 }

@@ -144,3 +144,38 @@ fn the_service_manager_says_where_we_keep_things() {
     assert_eq!(bare.data_dir, None);
     assert_eq!(&*bare.gateway.name, "fieldgate");
 }
+
+const HASH: &str = "$7$101$c2FsdA==$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4v\
+    MDEyMzQ1Njc4OTo7PD0+Pw==";
+
+#[test]
+fn the_files_of_access_are_read_and_a_wrong_line_is_named_without_its_hash() {
+    let folder = Folder::new();
+    let text = "[access]\npassword_file = \"passwd\"\nacl_file = \"acl\"\n[listener.a]\n\
+        bind = \"*:1883\"\n";
+    let main = folder.write("fieldgate.toml", text);
+    let error = load(&main, &machine()).unwrap_err().render(false);
+    assert!(error.contains("passwd: No such file"), "{error}");
+    assert!(error.contains("fieldgate.toml:2:1 names it"), "{error}");
+    folder.write("passwd", format!("anna:{HASH}\n"));
+    folder.write("acl", "user anna\ntopic shed/#\n");
+    let meant = load(&main, &machine())
+        .unwrap_or_else(|errors| panic!("{}", errors.render(false)))
+        .meant;
+    let access = &meant.gateway.broker.access;
+    let users = access.users.as_ref().expect("users");
+    assert_eq!(users.len(), 1);
+    assert_eq!(access.rules.as_ref().map(|rules| rules.list.len()), Some(1));
+    assert!(!meant.gateway.listeners["a"].allow_anonymous);
+    assert!(
+        !meant.print().contains("c2FsdA"),
+        "what is secret is not printed"
+    );
+    folder.write("passwd", format!("anna:{HASH}x\nbert\n"));
+    folder.write("acl", "user anna\ntopic rw shed/#\n");
+    let error = load(&main, &machine()).unwrap_err().render(false);
+    for place in ["passwd:1:6", "passwd:2:1", "acl:2:7"] {
+        assert!(error.contains(place), "{error}");
+    }
+    assert!(!error.contains("c2FsdA"), "{error}");
+}

@@ -374,6 +374,29 @@ const MISTAKES: &[(&str, &str)] = &[
         "secret_is_masked",
         "[gateway]\npasswort = \"hunter2\"\npassword = hunter2\n",
     ),
+    // access
+    (
+        "access_rules",
+        "[access]\ndefault = \"maybe\"\ngroup = { staff = [\"anna\"] }\n[[access.rule]]\n\
+         filter = \"a/#\"\n[[access.rule]]\nallow = [\"read\"]\nfilter = \"a/#/b\"\n\
+         [[access.rule]]\nallow = [\"publish\"]\ndeny = [\"subscribe\"]\nfilter = \"a\"\n\
+         [[access.rule]]\ngroup = \"stuff\"\nallow = []\nfilter = \"$share/g/a\"\n\
+         [[access.rule]]\nuser = \"anna\"\nclient = \"x\"\nallow = [\"subscribe\"]\nown = true\n\
+         filter = \"a\"\n[[access.rule]]\nanonymous = false\ndeny = [\"publish\"]\n",
+    ),
+    (
+        "access_in_two_places",
+        "[access]\nacl_file = \"acl\"\ndefault = \"deny\"\n[[access.rule]]\nallow = \
+         [\"publish\"]\nfilter = \"#\"\n",
+    ),
+    (
+        "access_rule_is_no_table",
+        "[access]\nrule = { allow = [\"publish\"], filter = \"#\" }\n",
+    ),
+    (
+        "broker_features",
+        "[broker]\nmaximum_qos = 3\nretain_available = \"no\"\nresponse_information = \"a/#\"\n",
+    ),
 ];
 
 #[test]

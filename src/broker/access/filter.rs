@@ -8,7 +8,11 @@ use crate::mqtt::{TopicError, TopicFilter};
 
 /// A rule's filter as it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern(Box<str>);
+pub struct Pattern {
+    text: Box<str>,
+    /// `%u` and `%c` stand for nothing but themselves.
+    is_literal: bool,
+}
 
 impl Pattern {
     /// Checks a filter. `%u` and `%c` stand for the user name and the client identifier where each
@@ -18,18 +22,32 @@ impl Pattern {
     /// If it is no topic filter.
     pub fn new(text: &str) -> Result<Self, TopicError> {
         TopicFilter::new(text)?;
-        Ok(Self(text.into()))
+        Ok(Self {
+            text: text.into(),
+            is_literal: false,
+        })
+    }
+
+    /// Checks a filter in which `%u` and `%c` are levels like any other.
+    ///
+    /// # Errors
+    /// If it is no topic filter.
+    pub fn literal(text: &str) -> Result<Self, TopicError> {
+        Ok(Self {
+            is_literal: true,
+            ..Self::new(text)?
+        })
     }
 
     /// As written.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// For one client. `None`: there is nothing that it could mean for this one.
     pub(super) fn bind(&self, user: Option<&str>, client: &str, effect: Effect) -> Option<Filter> {
         let mut levels = Vec::new();
-        for level in self.0.split('/') {
+        for level in self.text.split('/') {
             let name = match level {
                 "+" => {
                     levels.push(Level::Any);
@@ -39,8 +57,8 @@ impl Pattern {
                     levels.push(Level::Rest);
                     continue;
                 }
-                "%u" => user?,
-                "%c" => client,
+                "%u" if !self.is_literal => user?,
+                "%c" if !self.is_literal => client,
                 literal => {
                     levels.push(Level::Is(literal.into()));
                     continue;
@@ -196,7 +214,8 @@ mod tests {
         })
     }
 
-    /// Every topic of up to five of the levels there are, and of one more.
+    /// Every topic of up to five of the levels there are, and of one more; also the one that is no
+    /// topic, for it is what `/#` has above it.
     fn topics() -> Vec<String> {
         let mut all: Vec<String> = ["a", "b", "", "z"].map(str::to_owned).to_vec();
         let mut last = all.clone();
@@ -207,7 +226,6 @@ mod tests {
                 .collect();
             all.extend(last.iter().cloned());
         }
-        all.retain(|topic| !topic.is_empty());
         all
     }
 
