@@ -76,6 +76,7 @@ impl House {
         self.outbox.open(conn);
         let admission = Admission {
             allow_anonymous: true,
+            excess: 0,
             address: None,
         };
         self.broker

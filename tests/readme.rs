@@ -87,7 +87,13 @@ fn the_limits_shown_are_the_defaults() {
     };
     let shown = parse(reference);
     let silent = parse("[gateway]\nname = \"shed\"\n");
-    assert_eq!(shown.gateway.broker, silent.gateway.broker);
+    let mut broker = shown.gateway.broker.clone();
+    assert!(
+        broker.access.rules.take().is_some(),
+        "by default there are no rules"
+    );
+    broker.access.users = None;
+    assert_eq!(broker, silent.gateway.broker);
     assert_eq!(shown.control.socket, silent.control.socket);
     assert_eq!(shown.log.level, silent.log.level);
     let local = &shown.gateway.listeners["local"];

@@ -13,6 +13,9 @@ use crate::time::{Duration, Instant};
 pub struct Admission {
     /// Whether its listener lets in clients without credentials.
     pub allow_anonymous: bool,
+    /// Connections that its listener had too many when it came, itself included; 0: it has its
+    /// place.
+    pub excess: u32,
     /// Where it comes from; `None`: from this machine, over a unix socket.
     pub address: Option<IpAddr>,
 }

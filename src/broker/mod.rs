@@ -90,7 +90,7 @@ use crate::time::{Instant, Now};
 /// publisher with many subscribers must not hold up everybody else.
 pub const DELIVERIES_PER_CALL_MAX: u64 = 20_000;
 
-/// Connections beyond `max_connections` that may wait for a CONNACK with 0x97; the next one is
+/// Connections beyond `max_connections`, the broker's or a listener's, that may wait for a CONNACK with 0x97; the next one is
 /// closed at once.
 pub const REFUSALS_MAX: usize = 16;
 
@@ -297,11 +297,13 @@ impl Broker {
         self.now = now;
         self.stats.accepted += 1;
         let room = self.settings.max_connections as usize;
-        let is_over_limit = self.connections.len() >= room;
+        let is_over_limit = self.connections.len() >= room || admission.excess > 0;
         self.stats.refused_connections += u64::from(is_over_limit);
         let charge = self.memory.charge(size_of::<Connection>());
         let mut connection = Connection::new(admission, now.monotonic, is_over_limit, charge);
-        if self.is_stopping || self.connections.len() >= room.saturating_add(REFUSALS_MAX) {
+        let is_crowded = self.connections.len() >= room.saturating_add(REFUSALS_MAX)
+            || admission.excess as usize > REFUSALS_MAX;
+        if self.is_stopping || is_crowded {
             connection.phase = Phase::Closing;
             self.outputs.push_back(Output::Close {
                 conn,

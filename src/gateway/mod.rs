@@ -71,6 +71,8 @@ pub struct Gateway {
     listeners: GenSlab<ListenerId, Listener>,
     outbox: Outbox,
     recv: IdTable<ConnId, RecvBuffer>,
+    /// Which listener each connection came by.
+    doors: IdTable<ConnId, ListenerId>,
     ports: IdTable<PortId, RecvBuffer>,
     /// Connections that wanted to read while the memory budget was spent; offered again once there
     /// is room.
@@ -110,6 +112,8 @@ struct Listener {
     name: Box<str>,
     bind: Bind,
     settings: ListenerSettings,
+    /// Connections that came by it and are not closed.
+    connections: u32,
     /// Why it could not be opened.
     error: Option<Box<str>>,
 }
@@ -159,6 +163,7 @@ impl Gateway {
             listeners: GenSlab::new(),
             outbox: Outbox::new(&memory),
             recv: IdTable::new(),
+            doors: IdTable::new(),
             ports: IdTable::new(),
             starved: VecDeque::new(),
             resumed: VecDeque::new(),
@@ -356,13 +361,16 @@ impl Gateway {
             before.is_none(),
             "a slot is reused only after its connection has closed"
         );
-        let settings = self
-            .listeners
-            .get(listener)
-            .map(|listener| &listener.settings);
         // A listener that a reload took away may still have had one connection in its backlog:
         // nobody is let in by it.
-        let allow_anonymous = settings.is_some_and(|settings| settings.allow_anonymous);
+        let (mut allow_anonymous, mut excess) = (false, 0);
+        if let Some(entry) = self.listeners.get_mut(listener) {
+            self.doors.insert(conn, listener);
+            entry.connections += 1;
+            allow_anonymous = entry.settings.allow_anonymous;
+            let most = entry.settings.max_connections.unwrap_or(u32::MAX);
+            excess = entry.connections.saturating_sub(most);
+        }
         log::debug!("connection accepted conn={conn} peer={peer}");
         let address = match peer {
             Peer::Tcp(address) => Some(address.ip()),
@@ -370,6 +378,7 @@ impl Gateway {
         };
         let admission = Admission {
             allow_anonymous,
+            excess,
             address,
         };
         self.broker
@@ -391,6 +400,11 @@ impl Gateway {
         self.broker.handle_closed(now, conn, &mut self.outbox);
         self.outbox.close(conn);
         self.recv.remove(conn);
+        if let Some(listener) = self.doors.remove(conn)
+            && let Some(entry) = self.listeners.get_mut(listener)
+        {
+            entry.connections -= 1;
+        }
         self.starved.retain(|starved| *starved != conn);
     }
 
@@ -483,6 +497,7 @@ impl Gateway {
                 name,
                 bind: bind.clone(),
                 settings,
+                connections: 0,
                 error: None,
             });
             self.awaited.insert(Awaited::Listener(listener));

@@ -46,6 +46,7 @@ impl House {
             house.outbox.open(conn);
             let admission = Admission {
                 allow_anonymous: true,
+                excess: 0,
                 address: None,
             };
             house

@@ -280,6 +280,7 @@ impl House {
     pub fn open_where(&mut self, allow_anonymous: bool) -> ConnId {
         self.open_as(Admission {
             allow_anonymous,
+            excess: 0,
             address: Some([192, 0, 2, 1].into()),
         })
     }

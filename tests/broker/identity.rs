@@ -188,6 +188,7 @@ fn an_address_is_not_needed_to_be_let_in() {
     let b = &mut House::new(false);
     let admission = Admission {
         allow_anonymous: true,
+        excess: 0,
         address: None,
     };
     let conn = b.open_as(admission);

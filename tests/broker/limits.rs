@@ -22,6 +22,22 @@ cases! {
         assert_eq!(b.stat("refused_connections"), 2);
     }
 
+    fn a_listener_has_a_limit_of_its_own(b: &mut House) {
+        let admission = |excess| fieldgate::broker::Admission {
+            allow_anonymous: true,
+            excess,
+            address: None,
+        };
+        let conn = b.open_as(admission(1));
+        b.send(conn, &Packet::Connect(connect(V5, "1")));
+        assert_eq!(b.read(conn), "CONNACK Quota exceeded");
+        let conn = b.open_as(admission(REFUSALS_MAX as u32));
+        assert!(b.is_open(conn), "it waits for its refusal");
+        let conn = b.open_as(admission(REFUSALS_MAX as u32 + 1));
+        assert!(!b.is_open(conn));
+        assert_eq!(b.stat("refused_connections"), 3);
+    }
+
     fn only_so_many_wait_for_their_refusal(b: &mut House) {
         b.set(|settings| settings.max_connections = 1);
         b.client(V5, "1");

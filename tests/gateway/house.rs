@@ -257,7 +257,9 @@ impl House {
                 self.loads.push_back(request);
             }
             Output::Notice(notice) => self.said.push(format!("{notice:?}").to_lowercase()),
-            Output::Port(_) | Output::Journal(_) => panic!("nobody asked for {output:?}"),
+            Output::Port(_) | Output::Journal(_) | Output::Verify { .. } => {
+                panic!("nobody asked for {output:?}")
+            }
         }
     }
 
@@ -393,6 +395,13 @@ impl House {
 
     /// A connected client that leaves nothing behind.
     pub fn client(&mut self, version: ProtocolVersion, id: &str) -> ConnId {
+        let conn = self.dial(version, id);
+        assert_eq!(self.read_all(conn), ["CONNACK Success"]);
+        conn
+    }
+
+    /// A client that has sent CONNECT.
+    pub fn dial(&mut self, version: ProtocolVersion, id: &str) -> ConnId {
         let conn = ConnId::from_parts(self.next_conn, 0);
         self.next_conn += 1;
         let client = Client {
@@ -419,7 +428,6 @@ impl House {
             properties: ConnectProperties::default(),
         };
         self.send(conn, &Packet::Connect(connect));
-        assert_eq!(self.read_all(conn), ["CONNACK Success"]);
         conn
     }
 

@@ -232,3 +232,18 @@ fn a_point_that_goes_ends_its_commands() {
     let found = house.answer(r#"{"verb":"read","point":"room/temperature"}"#);
     assert_eq!(found["status"], "error");
 }
+
+#[test]
+fn a_listener_lets_in_as_many_as_it_says_and_counts_those_that_are_left() {
+    let one = "[listener.local]\nbind = \"127.0.0.1:1883\"\nmax_connections = 1\n";
+    let mut house = House::with(one);
+    let first = house.client(V5, "first");
+    let second = house.dial(V5, "second");
+    let refused = house.read_all(second);
+    assert!(refused[0].contains("Quota exceeded"), "{refused:?}");
+    house.input(Input::Closed {
+        conn: first,
+        cause: CloseCause::Peer,
+    });
+    house.client(V5, "third");
+}

@@ -1213,9 +1213,7 @@ impl World {
                     }
                 }
                 Output::OpenBus { .. } | Output::CloseBus { .. } | Output::Unlisten { .. } => {}
-                Output::Control { .. }
-                | Output::Load { .. }
-                | Output::Verify { .. } => {
+                Output::Control { .. } | Output::Load { .. } | Output::Verify { .. } => {
                     panic!("nobody asked for {output:?}")
                 }
             }

@@ -136,7 +136,7 @@ mod tests {
         use Effect::{Allow, Deny};
         let text = "# comment\n\
             topic read $SYS/#\n\
-            topic open/with space\n\
+            topic readwrite open/with space\n\
             \n\
             user anna b.\n\
             topic readwrite shed/#\n\
