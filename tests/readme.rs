@@ -92,7 +92,10 @@ fn the_limits_shown_are_the_defaults() {
         broker.access.rules.take().is_some(),
         "by default there are no rules"
     );
-    broker.access.users = None;
+    assert!(
+        broker.response_information.take().is_some(),
+        "nor are clients told where to be answered"
+    );
     assert_eq!(broker, silent.gateway.broker);
     assert_eq!(shown.control.socket, silent.control.socket);
     assert_eq!(shown.log.level, silent.log.level);
@@ -208,7 +211,7 @@ fn every_command_exists_with_its_options() {
         }
     }
     let all = [
-        "bench", "check", "demo", "pub", "read", "run", "scan", "set", "sub",
+        "bench", "check", "demo", "passwd", "pub", "read", "run", "scan", "set", "sub",
     ];
     assert_eq!(seen, all.map(str::to_owned).into(), "every command");
 

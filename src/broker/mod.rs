@@ -90,8 +90,8 @@ use crate::time::{Instant, Now};
 /// publisher with many subscribers must not hold up everybody else.
 pub const DELIVERIES_PER_CALL_MAX: u64 = 20_000;
 
-/// Connections beyond `max_connections`, the broker's or a listener's, that may wait for a CONNACK with 0x97; the next one is
-/// closed at once.
+/// Connections beyond `max_connections`, the broker's or a listener's, that may wait for a CONNACK
+/// with 0x97; the next one is closed at once.
 pub const REFUSALS_MAX: usize = 16;
 
 /// The first level of what a broker says about itself.
