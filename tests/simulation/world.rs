@@ -6,7 +6,7 @@ use std::io::IoSlice;
 
 use fieldgate::broker::Stats;
 use fieldgate::field::bus::{BusError, BusOp, BusOutcome};
-use fieldgate::field::line::{Direction, LineCommand, LineEvent};
+use fieldgate::field::line::{Direction, Edges, LineCommand, LineEvent};
 use fieldgate::field::port::{PortCommand, PortEvent};
 use fieldgate::gateway::Gateway;
 use fieldgate::gateway::boundary::{
@@ -67,6 +67,9 @@ bus = "gpio.header"
 [device.door.point.open]
 kind = "input"
 line = 27
+[device.door.point.bell]
+kind = "event"
+line = 22
 [device.scale]
 driver = "lines"
 bus = "serial.scale"
@@ -138,7 +141,7 @@ enum Event {
     /// The scale says its weight, and its bytes move some way.
     Weigh,
     SerialBytes,
-    /// Somebody uses the door.
+    /// Somebody uses the door, which has a bell.
     Door,
     /// The room warms, cools, or its sensor comes loose; an adapter is pulled.
     Weather,
@@ -252,7 +255,12 @@ impl World {
     pub fn run(mut self) -> Report {
         self.drain_outputs();
         self.after_millis(500, 1_000, Event::Weigh);
-        self.pass(Duration::from_secs(40));
+        self.pass(Duration::from_secs(20));
+        // The bell rings, so that all has been said that there is to say.
+        self.set_door(true);
+        self.pass(Duration::from_secs(1));
+        self.set_door(false);
+        self.pass(Duration::from_secs(20));
         assert!(self.ready, "the gateway never said that it is ready");
         let before = self.quiet_state();
 
@@ -359,6 +367,7 @@ impl World {
             ("sim/scale/grams/quality", "good".to_owned()),
             ("sim/door/open", self.door.to_string()),
             ("sim/door/open/quality", "good".to_owned()),
+            ("sim/door/bell/quality", "good".to_owned()),
             ("sim/relay/out", self.relay().to_string()),
             ("sim/relay/out/quality", "good".to_owned()),
             ("sim/gateway/state", "online".to_owned()),
@@ -1088,7 +1097,15 @@ impl World {
         let at = self.now;
         let mut events = Vec::new();
         for (line, state) in &mut self.lines {
-            if !state.is_output && state.is_ready && changed {
+            let is_told = match &state.settings.direction {
+                Direction::Output { .. } => false,
+                Direction::Input { edges, .. } => match edges {
+                    Edges::Both => true,
+                    Edges::Rising => open,
+                    Edges::Falling => !open,
+                },
+            };
+            if is_told && state.is_ready && changed {
                 state.active = open;
                 state.edges += 1;
                 let line_seqno = state.edges;
