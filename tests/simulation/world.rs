@@ -496,7 +496,10 @@ impl World {
             world.clients[late].is_settled() && world.model.unsettled().is_none()
         });
         self.command(late, true, QoS::AtLeastOnce, false);
-        self.pass_until("the last command", Self::relay);
+        // What it has not acknowledged would keep the last word from it.
+        self.pass_until("the last command", |world| {
+            world.relay() && world.clients[late].is_settled() && world.model.unsettled().is_none()
+        });
         self.model.is_stopping = true;
         self.input(Input::Stop);
         self.drain_outputs();
