@@ -200,6 +200,8 @@ pub struct Client {
     pub input: Vec<u8>,
     /// The other end has closed, or has reset.
     pub ended: bool,
+    /// It has reset: what it had said may have been lost on a longer way than loopback.
+    pub was_reset: bool,
 }
 
 impl Client {
@@ -215,6 +217,7 @@ impl Client {
             stream,
             input: Vec::new(),
             ended: false,
+            was_reset: false,
         }
     }
 
@@ -255,7 +258,10 @@ impl Client {
                     continue;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => self.ended = true,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                    self.ended = true;
+                    self.was_reset = true;
+                }
                 Err(error) => panic!("{error}"),
             }
             return;

@@ -148,6 +148,10 @@ fn a_reason_code_arrives_before_the_end_although_input_lies_unread() {
         let last_words = bench.rest(&mut client);
         assert_eq!(last_words.first(), Some(&0xE0), "{last_words:?}");
         assert!(last_words[2] >= 0x80, "{last_words:?}");
+        assert!(
+            !client.was_reset,
+            "on a longer way the reason might be lost"
+        );
     }
     bench.until("nobody lingers for long", |bench| {
         (bench.counters().lingering == 0 && bench.counters().connections == 0).then_some(())
