@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use super::connection::{Pause, Phase};
-use super::{Broker, CloseHow, Output};
+use super::{Broker, CloseHow, Fate, Output};
 use crate::buffer::Outbox;
 use crate::id::{ConnId, Lsn};
 use crate::mqtt::{Disconnect, Packet, ReasonCode};
@@ -97,15 +97,18 @@ impl Broker {
             packet.without_diagnostics() // [MQTT-3.1.2-29]
         };
         let Some(packet) = packet.fit(version, limit) else {
-            if kind == Kind::Last {
-                self.last_word(conn, outbox);
-            } else {
-                self.disconnect(
-                    conn,
-                    ReasonCode::PacketTooLarge,
-                    "an answer is too large",
-                    outbox,
-                );
+            match kind {
+                Kind::Last => self.last_word(conn, outbox),
+                Kind::Connack => {
+                    // Nothing is said before CONNACK, a goodbye neither [MQTT-3.14.0-1], and who
+                    // was never told of a connection has no will.
+                    self.detach(conn, Fate::Discard);
+                    self.last_word(conn, outbox);
+                }
+                _ => {
+                    let why = "an answer is too large";
+                    self.disconnect(conn, ReasonCode::PacketTooLarge, why, outbox);
+                }
             }
             return;
         };

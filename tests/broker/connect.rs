@@ -3,7 +3,7 @@
 use fieldgate::broker::CloseHow;
 use fieldgate::mqtt::{
     Auth, AuthProperties, Connect, ConnectProperties, Disconnect, Packet, PacketType, ReasonCode,
-    ReceiveMaximum,
+    ReceiveMaximum, TopicName, Will, WillProperties,
 };
 use fieldgate::time::Duration;
 
@@ -253,6 +253,28 @@ cases! {
         }
         let late = b.open();
         assert!(!b.is_open(late));
+    }
+
+    fn who_cannot_take_a_connack_is_told_nothing_and_has_no_will(b: &mut House) {
+        let watcher = b.client(V5, "watcher");
+        b.subscribe(watcher, "#", Q0);
+        let will = Will {
+            topic: TopicName::new("will").unwrap(),
+            payload: b"gone",
+            qos: Q0,
+            retain: false,
+            properties: WillProperties::default(),
+        };
+        for limit in [1, 3, 4, 20] {
+            let properties = ConnectProperties {
+                maximum_packet_size: core::num::NonZeroU32::new(limit),
+                ..ConnectProperties::default()
+            };
+            let conn = b.dial(&Connect { will: Some(will), properties, ..connect(V5, "a") });
+            assert!(b.read_bytes(conn).is_empty(), "no DISCONNECT before a CONNACK");
+            assert!(!b.is_open(conn));
+        }
+        assert_eq!((b.read(watcher), b.stat("sessions")), (String::new(), 1));
     }
 
     fn reason_strings_that_are_too_long_for_the_client_are_left_out(b: &mut House) {
