@@ -149,10 +149,12 @@ impl Broker {
             );
             return ReasonCode::QuotaExceeded;
         }
-        let options = request.options;
+        let options = SubscriptionOptions {
+            maximum_qos: request.options.maximum_qos.min(self.settings.maximum_qos),
+            ..request.options
+        };
         let subscription = Subscription::new(options, identifier);
-        let granted = options.maximum_qos.min(self.settings.maximum_qos);
-        let granted = ReasonCode::granted(granted); // [MQTT-3.8.4-7] [MQTT-3.2.2-9]
+        let granted = ReasonCode::granted(options.maximum_qos); // [MQTT-3.8.4-7]
         if is_shared {
             // Nothing retained comes with it (4.8.2).
             self.join_share(id, request.filter, subscription);

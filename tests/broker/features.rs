@@ -42,6 +42,21 @@ cases! {
         assert!(b.read(will).contains("QoS not supported"));
     }
 
+    fn nothing_comes_above_the_qos_that_was_granted(b: &mut House) {
+        let publisher = b.client(V5, "publisher");
+        b.send(publisher, &Packet::Publish(Publish { retain: true, ..publish(Q2, "t", "old") }));
+        b.set(|settings| settings.maximum_qos = Q1);
+        for version in [V4, V5] {
+            let conn = b.client(version, "a");
+            b.subscribe_with(conn, "t", SubscriptionOptions::new(Q2), None);
+            assert_eq!(b.read(conn), "SUBACK 1 [0x01]");
+            assert_eq!(b.read(conn), "PUBLISH t q1 #1 retain \"old\"", "from before");
+            b.say(fieldgate::broker::Origin::Field, &publish(Q2, "t", "own"));
+            assert_eq!(b.read(conn), "PUBLISH t q1 #2 \"own\"", "our own");
+            b.disconnect(conn);
+        }
+    }
+
     fn retain_can_be_unavailable(b: &mut House) {
         b.set(|settings| settings.retain_available = false);
         let conn = b.dial(&connect(V5, "a"));
