@@ -508,6 +508,7 @@ impl Broker {
             unacknowledged: 0,
             is_open: false,
             resend_from: (session.inflight.len() > 0).then_some(0), // [MQTT-4.4.0-1]
+            released_before: 0,
         });
         self.connected += 1;
         self.stats.connected_maximum = self.stats.connected_maximum.max(self.connected as u64);

@@ -90,18 +90,11 @@ impl Broker {
         };
         let (order, packet_id) = (sent.order, sent.packet_id);
         match &sent.stage {
-            Stage::Released => {
-                let packet = Packet::Pubrel(Ack::success(packet_id));
-                let len = packet.encoded_len(link.version);
-                packet.encode(link.version, queue.reserve(len));
-                self.stats.answers_sent += 1;
-                // Its PUBLISH is not over before PUBCOMP, which gives one back: it counts on this
-                // connection as it did on the last [MQTT-3.3.4-9].
-                link.unacknowledged += 1;
-            }
+            Stage::Released if order < link.released_before => {}
+            Stage::Released => release_again(packet_id, link, queue, &mut self.stats),
             Stage::Published(reference) => {
                 if link.unacknowledged >= link.window {
-                    return Step::Blocked;
+                    return release_ahead(session.inflight, order, link, queue, &mut self.stats);
                 }
                 let stored = match self.messages.draw(reference.message, id) {
                     Draw::Ready(stored) => stored,
@@ -235,6 +228,44 @@ fn open_session(
         inflight: &mut session.inflight,
     };
     Some((parts, session.link.as_mut()?))
+}
+
+/// Sends a PUBREL again.
+fn release_again(
+    packet_id: PacketId,
+    link: &mut Link,
+    queue: &mut SendQueue,
+    stats: &mut super::Stats,
+) {
+    let packet = Packet::Pubrel(Ack::success(packet_id));
+    let len = packet.encoded_len(link.version);
+    packet.encode(link.version, queue.reserve(len));
+    stats.answers_sent += 1;
+    // Its PUBLISH is not over before PUBCOMP, which gives one back: it counts on this connection as
+    // it did on the last [MQTT-3.3.4-9].
+    link.unacknowledged += 1;
+}
+
+/// Sends the next PUBREL behind a publication that has to wait for room: only publications may
+/// [MQTT-3.3.4-10].
+fn release_ahead(
+    inflight: &super::inflight::Inflight,
+    from: u64,
+    link: &mut Link,
+    queue: &mut SendQueue,
+    stats: &mut super::Stats,
+) -> Step {
+    let from = link.released_before.max(from);
+    let is_next = |stage: &Stage| matches!(stage, Stage::Released);
+    let next = inflight
+        .iter()
+        .find(|sent| sent.order >= from && is_next(&sent.stage));
+    let Some(sent) = next else {
+        return Step::Blocked;
+    };
+    release_again(sent.packet_id, link, queue, stats);
+    link.released_before = sent.order + 1;
+    Step::Done
 }
 
 /// What a draw changes in a session, beside its link.

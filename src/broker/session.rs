@@ -61,6 +61,8 @@ pub(super) struct Link {
     pub(super) is_open: bool,
     /// While a resumed session sends again: everything before this order has been.
     pub(super) resend_from: Option<u64>,
+    /// And every PUBREL before this order, some ahead of publications that wait for room.
+    pub(super) released_before: u64,
 }
 
 /// A will whose Will Delay Interval runs [MQTT-3.1.3-9].

@@ -267,6 +267,34 @@ cases! {
         assert_eq!(b.read_all(conn), ["PINGRESP"], "one at a time");
     }
 
+    fn a_pubrel_does_not_wait_for_room_when_a_session_goes_on(b: &mut House) {
+        let conn = b.stayer(V5, "a");
+        b.subscribe(conn, "t", Q2);
+        let publisher = b.client(V5, "publisher");
+        for number in 1..=5 {
+            b.send(publisher, &Packet::Publish(numbered(number, Q2, "t", "x")));
+        }
+        assert_eq!(b.read_all(conn).len(), 5);
+        for number in [3, 5] {
+            b.pubrec(conn, number);
+        }
+        b.drop_conn(conn);
+        let mut narrow = lasting(V5, "a");
+        narrow.properties.receive_maximum = ReceiveMaximum::new(1);
+        let conn = b.dial(&narrow);
+        assert_eq!(b.read_all(conn), [
+            "CONNACK Success present", "PUBLISH t q2 #1 dup \"x\"", "PUBREL 3", "PUBREL 5",
+        ]);
+        for number in [3, 5] {
+            b.pubcomp(conn, number);
+        }
+        b.pubrec(conn, 1);
+        b.pubcomp(conn, 1);
+        let got = b.read_all(conn);
+        assert!(got.contains(&"PUBLISH t q2 #2 dup \"x\"".to_owned()), "{got:?}");
+        assert!(!got.iter().any(|line| line == "PUBREL 3" || line == "PUBREL 5"), "{got:?}");
+    }
+
     fn sending_again_passes_what_has_become_too_large(b: &mut House) {
         let conn = b.stayer(V5, "a");
         b.subscribe(conn, "t", Q1);
