@@ -804,7 +804,7 @@ impl Delivery<'_> {
     /// As a packet without identifier, which QoS 0 is.
     fn packet<'p>(&'p self, publish: &Publish<'p>) -> Publish<'p> {
         Publish {
-            dup: false, // [MQTT-3.3.1-2]
+            dup: false, // At QoS 0 nothing is ever sent again.
             qos: QoS::AtMostOnce,
             retain: self.retain,
             packet_id: None,
