@@ -1,7 +1,7 @@
 //! `[access]`: who is who, and who may do what.
 //!
 //! The table itself is read like any other. The two files that it may name are read by
-//! [`attach`], after the configuration has turned out to be right: a file that does not parse is
+//! `attach`, after the configuration has turned out to be right: a file that does not parse is
 //! an error with its own line, and on a reload leaves everything as it was.
 
 mod acl;
