@@ -166,6 +166,145 @@ const CLIENTS: &[(&str, &[u8])] = &[
     ),
 ];
 
+/// A byte of how it is cut, then frames.
+const FRAMES: &[(&str, &[u8])] = &[
+    (
+        "hello-in-three",
+        b"\x00\x02\x83\x01\x02\x03\x04IgoG\x80\x80\x01\x02\x03\x04\x80\x82\x01\x02\x03\x04mm",
+    ),
+    ("ping", b"\x02\x89\x84\x01\x02\x03\x04qkmc"),
+    (
+        "ping-within-a-message",
+        b"\x00\x02\x80\0\0\0\0\x89\x80\0\0\0\0\x80\x81\0\0\0\0x",
+    ),
+    ("pong-unasked", b"\x00\x8A\x80\0\0\0\0"),
+    ("close", b"\x01\x88\x82\0\0\0\0\x03\xE8"),
+    ("close-empty", b"\x01\x88\x80\0\0\0\0rest"),
+    ("close-of-one-byte", b"\x01\x88\x81\0\0\0\0\x03"),
+    ("close-1005", b"\x01\x88\x82\0\0\0\0\x03\xED"),
+    ("close-not-utf-8", b"\x01\x88\x83\0\0\0\0\x03\xE8\xC0"),
+    ("length-16", b"\x00\x82\xFE\x00\x7E\0\0\0\0xxxxxxxx"),
+    ("length-16-padded", b"\x00\x82\xFE\x00\x7D\0\0\0\0"),
+    ("length-64", b"\x00\x82\xFF\0\0\0\0\0\x01\x00\x00\0\0\0\0x"),
+    (
+        "length-64-padded",
+        b"\x00\x82\xFF\0\0\0\0\0\0\xFF\xFF\0\0\0\0",
+    ),
+    (
+        "length-64-negative",
+        b"\x00\x82\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF",
+    ),
+    ("length-64-huge", b"\x00\x82\xFF\0\0\0\x7F\xFF\xFF\xFF\xFF"),
+    ("not-masked", b"\x00\x82\x01x"),
+    ("text", b"\x00\x81\x81\0\0\0\0x"),
+    ("compressed", b"\x00\xC2\x81\0\0\0\0x"),
+    ("opcode-3", b"\x00\x83"),
+    ("continuation-of-nothing", b"\x00\x80\x81\0\0\0\0x"),
+    (
+        "message-within-another",
+        b"\x00\x02\x80\0\0\0\0\x82\x80\0\0\0\0",
+    ),
+    ("ping-fragmented", b"\x00\x09\x80\0\0\0\0"),
+    ("ping-of-126", b"\x00\x89\xFE\x00\x7E\0\0\0\0"),
+];
+
+const PROXY: &[(&str, &[u8])] = &[
+    (
+        "v1-tcp4",
+        b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n\x10\x0C",
+    ),
+    ("v1-tcp6", b"PROXY TCP6 2001:db8::1 ::1 1 65535\r\n"),
+    ("v1-unknown", b"PROXY UNKNOWN ffff::1 1 2\r\n"),
+    ("v1-no-return", b"PROXY UNKNOWN\n"),
+    (
+        "v1-two-spaces",
+        b"PROXY TCP4 192.0.2.1  198.51.100.1 1 2\r\n",
+    ),
+    (
+        "v1-padded-port",
+        b"PROXY TCP4 192.0.2.1 198.51.100.1 01 2\r\n",
+    ),
+    ("v1-endless", &[b'P'; 120]),
+    (
+        "v2-tcp4",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0C\xC0\x00\x02\x01\x0A\x00\x00\x01\x12\x34\x07\x5B",
+    ),
+    (
+        "v2-tcp4-with-tlv",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x10\xC0\x00\x02\x01\x0A\x00\x00\x01\x12\x34\x07\x5B\x04\
+          \x00\x01\x00",
+    ),
+    ("v2-local", b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00GET"),
+    ("v2-unix", b"\r\n\r\n\0\r\nQUIT\n\x21\x31\x00\x01x"),
+    ("v2-too-short", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0B"),
+    ("v2-too-long", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xFF\xFF"),
+    ("v2-version-1", b"\r\n\r\n\0\r\nQUIT\n\x11\x11\x00\x00"),
+    ("mqtt", b"\x10\x0C\x00\x04MQTT\x04\x02\x00\x00\x00\x00"),
+];
+
+const UPGRADE: &[(&str, &[u8])] = &[
+    (
+        "good",
+        b"GET /mqtt HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\
+          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\
+          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    ),
+    (
+        "origin-elsewhere",
+        b"GET /mqtt HTTP/1.1\r\nHost: a\r\nOrigin: http://b\r\nUpgrade: websocket\r\n\
+          Connection: upgrade\r\nSec-WebSocket-Version: 13\r\n\r\n",
+    ),
+    ("page", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    ("no-host", b"GET /mqtt HTTP/1.1\r\n\r\n"),
+    ("post", b"POST /mqtt HTTP/1.1\r\nHost: a\r\n\r\n"),
+    ("old", b"GET /mqtt HTTP/1.0\r\n\r\n"),
+    ("not-http", b"\x10\x0C\x00\x04MQTT\r\n\r\n"),
+    (
+        "host-twice",
+        b"GET /mqtt HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    ),
+    (
+        "host-with-bracket",
+        b"GET /mqtt HTTP/1.1\r\nHost: [::1\r\nOrigin: x://[\r\n\r\n",
+    ),
+    ("folded", b"GET /mqtt HTTP/1.1\r\nHost: a\r\n b\r\n\r\n"),
+    ("not-utf-8", b"GET /mqtt HTTP/1.1\r\nHost: \xFF\r\n\r\n"),
+];
+
+/// Bodies of certificates; whole ones are made by the tests of the reader.
+const CERTIFICATES: &[(&str, &[u8])] = &[
+    ("empty", b""),
+    ("endless-length", b"\x30\x80\x00"),
+    ("length-beyond", b"\x30\x82\xFF\xFF\x30"),
+    ("length-of-five-bytes", b"\x30\x85\x00\x00\x00\x00\x01\x00"),
+    ("long-tag", b"\x3F\x81\x00\x00"),
+    (
+        "common-name",
+        b"\x30\x2F\x30\x2D\x02\x01\x01\x30\x00\x30\x00\x30\x1E\x17\x0D260101000000Z\x17\x0D310101000000Z\
+          \x30\x00\x30\x00",
+    ),
+    (
+        "subject",
+        b"\x30\x1D\x30\x1B\x02\x01\x01\x30\x00\x30\x00\x30\x00\x30\x0C\x31\x0A\x30\x08\x06\x03\x55\x04\x03\
+          \x0C\x01a\x30\x00",
+    ),
+    (
+        "subject-of-set-alone",
+        b"\x30\x13\x30\x11\x02\x01\x01\x30\x00\x30\x00\x30\x00\x30\x02\x31\x00\x30\x00\xA3\x00",
+    ),
+    (
+        "alternative",
+        b"\x30\x21\x30\x1F\x02\x01\x01\x30\x00\x30\x00\x30\x00\x30\x00\x30\x00\xA3\x10\x30\x0E\x30\x0C\x06\
+          \x03\x55\x1D\x11\x04\x05\x30\x03\x82\x01a",
+    ),
+    (
+        "alternative-not-a-text",
+        b"\x30\x21\x30\x1F\x02\x01\x01\x30\x00\x30\x00\x30\x00\x30\x00\x30\x00\xA3\x10\x30\x0E\x30\x0C\x06\
+          \x03\x55\x1D\x11\x04\x05\x30\x03\x82\x01\xFF",
+    ),
+    ("sequence-of-itself", b"\x30\x06\x30\x04\x30\x02\x30\x00"),
+];
+
 fn corpus(target: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fuzz/corpus")
@@ -193,6 +332,10 @@ fn constructed() -> BTreeMap<(&'static str, String), Vec<u8>> {
         ("packet", NASTY_PACKETS),
         ("topic", TOPICS),
         ("client", CLIENTS),
+        ("frames", FRAMES),
+        ("proxy", PROXY),
+        ("upgrade", UPGRADE),
+        ("certificate", CERTIFICATES),
     ] {
         for (name, bytes) in list {
             files.insert((target, (*name).to_owned()), bytes.to_vec());
@@ -233,6 +376,26 @@ fn clients_of_the_corpus() {
     run("client", checks::client);
 }
 
+#[test]
+fn frames_of_the_corpus() {
+    run("frames", checks::frames);
+}
+
+#[test]
+fn proxy_headers_of_the_corpus() {
+    run("proxy", checks::proxy);
+}
+
+#[test]
+fn upgrades_of_the_corpus() {
+    run("upgrade", checks::upgrade);
+}
+
+#[test]
+fn certificates_of_the_corpus() {
+    run("certificate", checks::certificate);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
@@ -247,6 +410,10 @@ proptest! {
             ("packet", checks::packet as fn(&[u8])),
             ("topic", checks::topic),
             ("client", checks::client),
+            ("frames", checks::frames),
+            ("proxy", checks::proxy),
+            ("upgrade", checks::upgrade),
+            ("certificate", checks::certificate),
         ] {
             let own: Vec<_> = files.iter().filter(|file| file.0.0 == target).collect();
             let mut bytes = Vec::new();

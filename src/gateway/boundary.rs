@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use super::settings::{Bind, Config};
+use super::settings::{Bind, Config, TransportSettings};
 use crate::broker::Password;
 use crate::buffer::Payload;
 use crate::credential::PasswordHash;
@@ -25,13 +25,14 @@ pub enum Input {
         /// The address as bound, or what the system said.
         outcome: Result<Box<str>, Box<str>>,
     },
-    /// A client has connected; its buffers exist from here on.
+    /// A client has connected; its buffers exist from here on. Behind a proxy, once the proxy has
+    /// said for whom it speaks.
     Accepted {
         /// Minted by the host.
         conn: ConnId,
         /// Through which listener.
         listener: ListenerId,
-        /// For the log and for limits.
+        /// For the log and for limits: the client's own address, also behind a proxy.
         peer: Peer,
     },
     /// Bytes lie in the connection's receive buffer. A count of 0 asks to parse what is kept there
@@ -175,6 +176,16 @@ pub enum Output {
         listener: ListenerId,
         /// Where.
         bind: Bind,
+        /// How its clients' bytes are wrapped.
+        transport: Box<TransportSettings>,
+    },
+    /// From now on a listener's clients are treated like this. Those who are connected stay as
+    /// they are.
+    Retune {
+        /// Which.
+        listener: ListenerId,
+        /// How.
+        transport: Box<TransportSettings>,
     },
     /// Stop listening. Accepted connections stay.
     Unlisten {
@@ -310,6 +321,14 @@ pub struct HostCounters {
     pub accepts_exhausted: u64,
     /// Connections closed as they came, for there were too many in all or they could not be polled.
     pub accepts_refused: u64,
+    /// TLS handshakes that failed, and connections whose TLS broke later.
+    pub tls_failed: u64,
+    /// WebSocket requests that were refused, and connections whose frames were wrong.
+    pub websocket_failed: u64,
+    /// Connections of proxies that did not say rightly for whom they speak.
+    pub proxies_refused: u64,
+    /// Times that certificates or keys could not be used.
+    pub credentials_failed: u64,
     /// Connections now.
     pub connections: u64,
     /// Sockets that linger now.

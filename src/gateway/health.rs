@@ -22,7 +22,7 @@ use crate::time::{Duration, Instant, Now};
 pub const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many counters of trouble there are.
-const COUNTERS: usize = 12;
+const COUNTERS: usize = 16;
 
 /// What has been said, and when to speak again.
 #[derive(Debug, Default)]
@@ -156,11 +156,15 @@ impl Gateway {
             ("connections_starved", self.counters.starved),
             ("control_overflowed", host.control_overflowed),
             ("control_refused", host.control_refused),
+            ("credentials_failed", host.credentials_failed),
             ("flushes_expired", host.flushes_expired),
             ("linger_cut_short", host.linger_cut_short),
             ("log_lines_lost", host.log_lines_lost),
+            ("proxies_refused", host.proxies_refused),
             ("reloads_refused", self.counters.reloads_refused),
             ("requests_refused", self.counters.requests_refused),
+            ("tls_failed", host.tls_failed),
+            ("websocket_failed", host.websocket_failed),
             ("worker_expired", host.worker_expired),
             ("worker_late", host.worker_late),
         ]

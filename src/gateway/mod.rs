@@ -484,6 +484,13 @@ impl Gateway {
             if let Some(place) = place {
                 let (name, _, settings) = wanted.swap_remove(place);
                 entry.name = name;
+                if entry.settings.transport != settings.transport {
+                    let transport = Box::new(settings.transport.clone());
+                    self.outputs.push_back(Output::Retune {
+                        listener,
+                        transport,
+                    });
+                }
                 entry.settings = settings;
             } else {
                 self.listeners.remove(listener);
@@ -493,6 +500,7 @@ impl Gateway {
             }
         }
         for (name, bind, settings) in wanted {
+            let transport = Box::new(settings.transport.clone());
             let listener = self.listeners.insert(Listener {
                 name,
                 bind: bind.clone(),
@@ -501,7 +509,11 @@ impl Gateway {
                 error: None,
             });
             self.awaited.insert(Awaited::Listener(listener));
-            self.outputs.push_back(Output::Listen { listener, bind });
+            self.outputs.push_back(Output::Listen {
+                listener,
+                bind,
+                transport,
+            });
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry};
@@ -98,7 +99,12 @@ impl Control {
             mode: 0o660,
             group: settings.group.clone(),
         };
-        let (listener, _) = Listener::open(&bind, registry, Source::ControlListener.token())?;
+        let (listener, _) = Listener::open(
+            &bind,
+            Rc::default(),
+            registry,
+            Source::ControlListener.token(),
+        )?;
         Ok(Self {
             listener,
             allowed_group: allowed_group.as_raw(),

@@ -8,7 +8,8 @@
 //! |---|---|
 //! | `event_loop/` | the order of a turn; budgets; what each output means |
 //! | `token`, `timer`, `clock` | the poll's tokens, the host's deadlines, both clocks |
-//! | `net/` | listeners, connections, transports, lingering |
+//! | `net/` | listeners, connections, TLS, WebSocket, PROXY headers, lingering |
+//! | `users` | names of unix sockets' peers |
 //! | `worker` | threads for what blocks, and the mailbox that wakes the loop |
 //! | `bus`, `gpio/`, `serial` | I2C and the machine's files, lines, ttys |
 //! | `password` | hashes of passwords |
@@ -35,6 +36,7 @@ mod signal;
 mod systemd;
 mod timer;
 mod token;
+mod users;
 mod worker;
 
 use std::fmt;
@@ -44,6 +46,7 @@ use std::sync::Arc;
 pub use crate::gateway::boundary::HostCounters;
 pub use control::ControlSettings;
 pub use event_loop::{EventLoop, Flow};
+pub use net::{certificate, credentials, frames, proxy, upgrade};
 
 use crate::gateway::boundary::Notice;
 use crate::gateway::settings::Config;

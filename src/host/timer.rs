@@ -22,6 +22,10 @@ pub(super) enum TimerKey {
     Flush(ConnId),
     /// A lingering socket is closed whether or not its peer has hung up.
     Linger(u32),
+    /// A proxy must have said for whom it speaks.
+    ProxyHeader(u32),
+    /// Changed certificates are read.
+    Credentials,
     /// A listener tries again to accept.
     AcceptAgain(ListenerId),
     /// The control socket tries again to accept.

@@ -31,6 +31,10 @@ pub(super) enum Source {
     Port(u32),
     /// The folder with the nodes of GPIO chips.
     Chips,
+    /// A connection whose proxy has not said yet for whom it speaks.
+    Proxied(u32),
+    /// A folder of certificates has changed.
+    Credentials,
 }
 
 const SLOT_BITS: u32 = 28;
@@ -53,6 +57,8 @@ impl Source {
             Self::Line(slot) => (8, slot),
             Self::Port(slot) => (9, slot),
             Self::Chips => (10, 0),
+            Self::Proxied(slot) => (11, slot),
+            Self::Credentials => (12, 0),
         };
         debug_assert!(slot < SLOTS_MAX, "tables are limited far below 2²⁸ slots");
         Token(((sort << SLOT_BITS) | slot) as usize)
@@ -74,6 +80,8 @@ impl Source {
             8 => Self::Line(slot),
             9 => Self::Port(slot),
             10 => Self::Chips,
+            11 => Self::Proxied(slot),
+            12 => Self::Credentials,
             _ => return None,
         })
     }
@@ -124,6 +132,8 @@ mod tests {
             Source::Line(3),
             Source::Port(4),
             Source::Chips,
+            Source::Proxied(5),
+            Source::Credentials,
         ];
         for source in sources {
             assert_eq!(Source::from_token(source.token()), Some(source));

@@ -17,7 +17,7 @@ use mio::{Registry, Waker};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::token::Source;
-use super::{bus, gpio, serial};
+use super::{bus, gpio, net, serial};
 use crate::gateway::settings::Config;
 use crate::id::ConnId;
 
@@ -47,6 +47,20 @@ pub(super) enum Answer {
         conn: ConnId,
         /// Whether it is the right one.
         is_right: bool,
+    },
+    /// Of certificates being read.
+    Credentials {
+        /// Which of them.
+        number: u64,
+        /// What was read.
+        outcome: net::credentials::Outcome,
+    },
+    /// Of a user's number.
+    UserName {
+        /// The number.
+        uid: u32,
+        /// What the system calls it; `None`: nothing, or it does not know.
+        name: Option<Box<str>>,
     },
     /// Of the configuration being read.
     Loaded {

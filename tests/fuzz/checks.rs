@@ -5,6 +5,11 @@
 use std::rc::Rc;
 
 use fieldgate::buffer::{Memory, Payload, SendQueue};
+use fieldgate::gateway::settings::{CertificateName, WebSocketSettings};
+use fieldgate::host::certificate::{NAME_MAX, name_of, valid_until};
+use fieldgate::host::frames::{CONTROL_MAX, Deframer, End, Said};
+use fieldgate::host::proxy::{self, Parsed, V2_MAX};
+use fieldgate::host::upgrade;
 use fieldgate::mqtt::client::{Acknowledge, Client, ConnectOptions, Event};
 use fieldgate::mqtt::frame::{self, FIXED_HEADER_LEN_MAX, Frame, PACKET_SIZE_MAX};
 use fieldgate::mqtt::packet::connack_for;
@@ -235,5 +240,96 @@ pub fn client(bytes: &[u8]) {
             client.poll_transmit(now, &mut out);
             out.clear();
         }
+    }
+}
+
+/// What came of frames.
+#[derive(Debug, Default, PartialEq)]
+struct Heard {
+    data: Vec<u8>,
+    controls: Vec<(bool, Vec<u8>)>,
+    end: Option<End>,
+}
+
+fn hear<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Heard {
+    let mut deframer = Deframer::new(70_000);
+    let mut heard = Heard::default();
+    for piece in pieces {
+        let mut bytes = piece.to_vec();
+        let controls = &mut heard.controls;
+        let kept = deframer.decode(&mut bytes, |said| {
+            let (is_ping, payload) = match said {
+                Said::Ping(payload) => (true, payload),
+                Said::Pong(payload) => (false, payload),
+            };
+            assert!(payload.len() <= CONTROL_MAX);
+            controls.push((is_ping, payload.to_vec()));
+        });
+        heard.data.extend_from_slice(&bytes[..kept]);
+    }
+    heard.end = deframer.end();
+    heard
+}
+
+/// A WebSocket client's bytes: the first says how the rest is cut, which must not matter.
+pub fn frames(bytes: &[u8]) {
+    let Some((&cut, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let whole = hear(core::iter::once(bytes));
+    assert!(whole.data.len() <= bytes.len());
+    if let Some(End::Violation(violation)) = whole.end {
+        assert!((1002..=1009).contains(&violation.close_code()));
+    }
+    assert_eq!(hear(bytes.chunks(usize::from(cut) + 1)), whole);
+}
+
+/// A PROXY header: what was said about its beginning stays true when more comes.
+pub fn proxy(bytes: &[u8]) {
+    let mut said = None;
+    for cut in 0..=bytes.len() {
+        let now = proxy::parse(&bytes[..cut]);
+        if let Ok(Parsed::Header { len, .. }) = now {
+            assert!(len <= cut && len <= V2_MAX);
+        }
+        if let Some(before) = said {
+            assert_eq!(now, before);
+        }
+        if now != Ok(Parsed::Incomplete) {
+            said = Some(now);
+        }
+    }
+    assert!(bytes.len() < V2_MAX || said.is_some());
+}
+
+/// A request for a WebSocket: accepted or refused, and answered as HTTP.
+pub fn upgrade(bytes: &[u8]) {
+    let Some(len) = upgrade::head_len(bytes, 0) else {
+        return;
+    };
+    let answer = match upgrade::accept(&bytes[..len], &WebSocketSettings::default()) {
+        Ok(answer) => {
+            assert!(answer.starts_with(b"HTTP/1.1 101 "));
+            answer
+        }
+        Err(refused) => refused.answer(),
+    };
+    assert!(upgrade::head_len(&answer, 0).is_some());
+}
+
+/// A certificate's names.
+pub fn certificate(bytes: &[u8]) {
+    for which in [
+        CertificateName::CommonName,
+        CertificateName::Subject,
+        CertificateName::Alternative,
+    ] {
+        if let Ok(name) = name_of(bytes, which) {
+            assert!(!name.is_empty() && name.len() <= NAME_MAX);
+            assert!(!name.chars().any(char::is_control));
+        }
+    }
+    if let Some(end) = valid_until(bytes) {
+        assert_eq!(end.len(), 15);
     }
 }

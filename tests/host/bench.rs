@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use fieldgate::broker;
 use fieldgate::gateway::boundary::Notice;
-use fieldgate::gateway::settings::{Bind, Config, DeviceConfig, ListenerSettings};
+use fieldgate::gateway::settings::{
+    Bind, Config, DeviceConfig, ListenerSettings, TransportSettings,
+};
 use fieldgate::host::{ControlSettings, EventLoop, Flow, HostCounters, HostEvent, HostSettings};
 
 /// After this long a test gives up. Nothing waits for it to pass.
@@ -27,6 +29,8 @@ pub struct Plan {
     pub devices: BTreeMap<Box<str>, DeviceConfig>,
     pub control: Option<ControlSettings>,
     pub broker: broker::settings::Settings,
+    pub transport: TransportSettings,
+    pub allow_anonymous: bool,
 }
 
 impl Plan {
@@ -37,14 +41,17 @@ impl Plan {
             devices: BTreeMap::new(),
             control: None,
             broker: broker::settings::Settings::default(),
+            transport: TransportSettings::default(),
+            allow_anonymous: true,
         }
     }
 
     pub fn config(&self) -> Config {
         let listener = ListenerSettings {
             bind: self.binds.clone(),
-            allow_anonymous: true,
+            allow_anonymous: self.allow_anonymous,
             max_connections: None,
+            transport: self.transport.clone(),
         };
         Config {
             name: "test".into(),
@@ -68,7 +75,11 @@ impl Plan {
             ..HostSettings::default()
         };
         let event_loop = EventLoop::new(self.config(), settings).unwrap();
-        let mut bench = Bench { event_loop, heard };
+        let mut bench = Bench {
+            event_loop,
+            heard,
+            memory_at_start: 0,
+        };
         bench.until("it is ready", |bench| {
             bench
                 .heard
@@ -77,6 +88,7 @@ impl Plan {
                 .contains(&Notice::Ready)
                 .then_some(())
         });
+        bench.memory_at_start = bench.memory_used();
         bench
     }
 }
@@ -103,6 +115,8 @@ impl Heard {
 pub struct Bench {
     event_loop: EventLoop,
     heard: Rc<RefCell<Heard>>,
+    /// What the memory account had when it was ready.
+    pub memory_at_start: usize,
 }
 
 impl Bench {
@@ -148,6 +162,11 @@ impl Bench {
         self.event_loop.counters()
     }
 
+    /// Bytes in the memory account.
+    pub fn memory_used(&self) -> usize {
+        self.event_loop.gateway().memory().used()
+    }
+
     /// What came of each bind, in order.
     pub fn addresses(&self) -> Vec<Result<String, String>> {
         self.heard.borrow().addresses.clone()
@@ -156,8 +175,12 @@ impl Bench {
     /// Connects over TCP to the first address.
     pub fn tcp(&self) -> Client {
         let address = self.addresses()[0].clone().unwrap();
-        let stream = TcpStream::connect(address).unwrap();
-        Client::new(Stream::Tcp(stream))
+        Client::to(&address)
+    }
+
+    /// Connects over TCP and TLS.
+    pub fn tls(&self, config: &Arc<rustls::ClientConfig>) -> Client {
+        self.tcp().encrypt(config.clone())
     }
 
     /// Connects over TCP and says CONNECT.
@@ -196,12 +219,18 @@ enum Stream {
 /// A peer of the broker in the test's own thread.
 pub struct Client {
     stream: Stream,
+    /// What encrypts it.
+    pub session: Option<rustls::ClientConnection>,
+    /// What is wrong with the encryption.
+    pub error: Option<rustls::Error>,
     /// Received and not looked at.
     pub input: Vec<u8>,
     /// The other end has closed, or has reset.
     pub ended: bool,
     /// It has reset: what it had said may have been lost on a longer way than loopback.
     pub was_reset: bool,
+    /// It has said so before, in TLS.
+    pub has_parted: bool,
 }
 
 impl Client {
@@ -215,10 +244,18 @@ impl Client {
         }
         Self {
             stream,
+            session: None,
+            error: None,
             input: Vec::new(),
             ended: false,
             was_reset: false,
+            has_parted: false,
         }
+    }
+
+    /// Over TCP.
+    pub fn to(address: &str) -> Self {
+        Self::new(Stream::Tcp(TcpStream::connect(address).unwrap()))
     }
 
     pub fn unix(path: &Path) -> Self {
@@ -230,8 +267,22 @@ impl Client {
         assert_eq!(self.try_send(bytes), bytes.len());
     }
 
+    /// Encrypts from here on. The handshake takes turns of both sides.
+    pub fn encrypt(mut self, config: Arc<rustls::ClientConfig>) -> Self {
+        let name = "localhost".try_into().unwrap();
+        let mut session = rustls::ClientConnection::new(config, name).unwrap();
+        session.set_buffer_limit(None);
+        self.session = Some(session);
+        self
+    }
+
     /// Sends what the kernel takes.
     pub fn try_send(&mut self, bytes: &[u8]) -> usize {
+        if let Some(session) = &mut self.session {
+            session.writer().write_all(bytes).unwrap();
+            self.write_encrypted();
+            return bytes.len();
+        }
         let sent = match &mut self.stream {
             Stream::Tcp(stream) => stream.write(bytes),
             Stream::Unix(stream) => stream.write(bytes),
@@ -243,8 +294,65 @@ impl Client {
         }
     }
 
+    /// Sends of what is encrypted as much as the kernel takes.
+    pub fn write_encrypted(&mut self) {
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        while session.wants_write() {
+            let written = match &mut self.stream {
+                Stream::Tcp(stream) => session.write_tls(stream),
+                Stream::Unix(stream) => session.write_tls(stream),
+            };
+            match written {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                // Whoever refuses us closes.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn receive_encrypted(&mut self) {
+        let session = self.session.as_mut().unwrap();
+        loop {
+            let read = match &mut self.stream {
+                Stream::Tcp(stream) => session.read_tls(stream),
+                Stream::Unix(stream) => session.read_tls(stream),
+            };
+            match read {
+                Ok(0) => self.ended = true,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => self.ended = true,
+            }
+            if let Err(error) = session.process_new_packets() {
+                self.error.get_or_insert(error);
+                self.ended = true;
+            }
+            let mut buffer = [0; 16 * 1024];
+            loop {
+                match session.reader().read(&mut buffer) {
+                    Ok(0) => {
+                        self.has_parted = true;
+                        break;
+                    }
+                    Ok(count) => self.input.extend_from_slice(&buffer[..count]),
+                    Err(_) => break,
+                }
+            }
+            if self.ended {
+                break;
+            }
+        }
+        self.write_encrypted();
+    }
+
     /// Takes in what is there.
     pub fn receive(&mut self) {
+        if self.session.is_some() {
+            return self.receive_encrypted();
+        }
         let mut buffer = [0; 16 * 1024];
         loop {
             let read = match &mut self.stream {

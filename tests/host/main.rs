@@ -5,8 +5,12 @@
 //! nothing sleeps, and how many turns something took is a number that can be asserted. What needs a
 //! process of its own (signals, a limit on descriptors) runs the binary.
 
+mod authority;
 mod bench;
 mod connections;
 mod devices;
 mod process;
+mod proxies;
 mod sockets;
+mod tls;
+mod websocket;

@@ -1,85 +1,19 @@
-//! Clients' connections in the loop: accepted, read, written and closed, each within its budget.
+//! Clients' connections in the loop: read, written and closed, each within its budget.
 
-use std::io;
-
-use super::{ACCEPT_AGAIN, EventLoop};
+use super::EventLoop;
 use crate::buffer::RecvBuffer;
 use crate::gateway::boundary::{CloseCause, CloseHow, Input};
 use crate::host::net::{
-    ACCEPTS_PER_TURN, Accepted, CONNECTIONS_MAX, Closing, Connection, Listener, READ_PER_TURN,
-    ReadOutcome, Transport, WRITE_PER_TURN, WriteOutcome,
+    Closing, Connection, Layer, Offence, READ_COST_MIN, READ_PER_TURN, ReadOutcome, ShakeOutcome,
+    WRITE_PER_TURN, WriteOutcome,
 };
 use crate::host::timer::TimerKey;
 use crate::host::token::{Readiness, Source};
-use crate::id::{ConnId, ListenerId};
+use crate::id::ConnId;
 use crate::slab::Key;
 use crate::time::Now;
 
 impl EventLoop {
-    pub(super) fn listener_at(&mut self, slot: u32) -> Option<(ListenerId, &mut Listener)> {
-        let id = self.listeners.key_at_slot(slot)?;
-        Some((id, self.listeners.get_mut(id)?))
-    }
-
-    pub(super) fn accept(&mut self, now: Now, slot: u32) {
-        let Some((id, listener)) = self.listener_at(slot) else {
-            return;
-        };
-        listener.is_ready = false;
-        for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = self.listeners.get_mut(id) else {
-                return;
-            };
-            match listener.accept() {
-                Accepted::Peer(stream, peer) => {
-                    listener.is_paused = false;
-                    let Some(conn) = self.admit(Transport::Plain(stream)) else {
-                        continue;
-                    };
-                    let input = Input::Accepted {
-                        conn,
-                        listener: id,
-                        peer,
-                    };
-                    self.gateway.handle_input(now, input);
-                }
-                Accepted::Gone => {}
-                Accepted::Nobody => return,
-                Accepted::Exhausted(error) => {
-                    self.counters.accepts_exhausted += 1;
-                    if !std::mem::replace(&mut listener.is_paused, true) {
-                        log::error!("cannot accept clients: {error}");
-                    }
-                    let again = now.monotonic + ACCEPT_AGAIN;
-                    self.timers.arm(TimerKey::AcceptAgain(id), again);
-                    return;
-                }
-            }
-        }
-        if let Some(listener) = self.listeners.get_mut(id) {
-            listener.is_ready = true;
-            self.ready.push_back(Source::Listener(slot));
-        }
-    }
-
-    /// Takes a new connection into the tables and the poll.
-    pub(super) fn admit(&mut self, mut transport: Transport) -> Option<ConnId> {
-        let conn = self.connections.vacant_key();
-        let token = Source::Connection(conn.slot()).token();
-        let registered = if self.connections.len() < CONNECTIONS_MAX {
-            transport.register(self.poll.registry(), token)
-        } else {
-            Err(io::Error::other("too many connections"))
-        };
-        if let Err(error) = registered {
-            self.counters.accepts_refused += 1;
-            log::warn!("connection refused: {error}");
-            return None;
-        }
-        self.counters.accepted += 1;
-        Some(self.connections.insert(Connection::new(transport)))
-    }
-
     /// Notes an event of the poll. `true`: put it on the ready list, it was not there.
     pub(super) fn note_connection(&mut self, slot: u32, readiness: Readiness) -> bool {
         let Some(conn) = self.connections.key_at_slot(slot) else {
@@ -106,9 +40,74 @@ impl EventLoop {
         };
         connection.is_ready_to_read = false;
         match connection.closing {
-            Closing::No => self.read_to_gateway(now, conn),
+            Closing::No if connection.is_open() => self.read_to_gateway(now, conn),
+            Closing::No => self.shake(now, conn),
             Closing::PeerDone => self.close(now, conn, CloseCause::Peer),
             Closing::Flush => self.read_to_nowhere(now, conn),
+        }
+    }
+
+    /// Goes on with a transport's beginning, and reads when that is over.
+    fn shake(&mut self, now: Now, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return;
+        };
+        if !connection.is_readable() {
+            return;
+        }
+        match connection.shake() {
+            ShakeOutcome::Open(identity) => {
+                // What it has to be told may be queued already.
+                if !std::mem::replace(&mut connection.is_ready_to_write, true) {
+                    self.writable.push_back(conn);
+                }
+                if let Some(name) = identity {
+                    self.gateway
+                        .handle_input(now, Input::Identified { conn, name });
+                }
+                self.read_to_gateway(now, conn);
+            }
+            ShakeOutcome::More => {
+                connection.is_ready_to_read = true;
+                self.ready.push_back(Source::Connection(conn.slot()));
+            }
+            ShakeOutcome::Waiting => {}
+            ShakeOutcome::Ended => self.peer_done(now, conn),
+            ShakeOutcome::Failed(errno) => self.close(now, conn, CloseCause::Failed(errno)),
+            ShakeOutcome::Offended(offence) => self.offended(now, conn, &offence),
+        }
+    }
+
+    /// A peer does not keep to its transport's protocol. It has been told, and gets the time to
+    /// read that.
+    fn offended(&mut self, now: Now, conn: ConnId, offence: &Offence) {
+        let Some(mut connection) = self.connections.remove(conn) else {
+            return;
+        };
+        let (layer, count) = match offence.layer {
+            Layer::Tls => ("tls", &mut self.counters.tls_failed),
+            Layer::WebSocket => ("websocket", &mut self.counters.websocket_failed),
+        };
+        *count += 1;
+        // The first of them, and then ever fewer: on a public port strangers do it all day.
+        if count.is_power_of_two() {
+            let peer = connection.peer().map(|peer| peer.to_string());
+            log::info!(
+                "{layer} failed conn={conn} peer={} so_far={count}: {}",
+                peer.as_deref().unwrap_or("?"),
+                offence.what
+            );
+        } else {
+            log::debug!("{layer} failed conn={conn}: {}", offence.what);
+        }
+        self.timers.disarm(TimerKey::Flush(conn));
+        let cause = CloseCause::Failed(nix::libc::EPROTO);
+        self.gateway
+            .handle_input(now, Input::Closed { conn, cause });
+        if let Some(stream) = connection.into_lingering() {
+            let registry = self.poll.registry();
+            self.lingering
+                .add(registry, &mut self.timers, now.monotonic, stream);
         }
     }
 
@@ -138,10 +137,9 @@ impl EventLoop {
             let outcome = connection.read(&mut buffer.spare()[..room]);
             let count = match outcome {
                 ReadOutcome::More(count) | ReadOutcome::Drained(count) => count,
-                ReadOutcome::Ended | ReadOutcome::Failed(_) => 0,
+                ReadOutcome::Ended | ReadOutcome::Failed(_) | ReadOutcome::Offended(_) => 0,
             };
             if count > 0 {
-                left -= count;
                 // The gateway commits what is new.
                 self.gateway
                     .handle_input(now, Input::Received { conn, count });
@@ -149,11 +147,16 @@ impl EventLoop {
                 // Room that stayed empty goes back to the pool.
                 buffer.commit(0);
             }
+            left = left.saturating_sub(count.max(READ_COST_MIN));
             match outcome {
                 ReadOutcome::More(_) => {}
                 ReadOutcome::Drained(_) => return,
                 ReadOutcome::Ended => {
                     self.peer_done(now, conn);
+                    return;
+                }
+                ReadOutcome::Offended(offence) => {
+                    self.offended(now, conn, &offence);
                     return;
                 }
                 ReadOutcome::Failed(errno) => {
@@ -194,10 +197,10 @@ impl EventLoop {
                 return;
             }
             match connection.read(&mut scratch) {
-                ReadOutcome::More(count) => left = left.saturating_sub(count),
+                ReadOutcome::More(count) => left = left.saturating_sub(count.max(READ_COST_MIN)),
                 // It may still read what we have to say.
                 ReadOutcome::Drained(_) | ReadOutcome::Ended => return,
-                ReadOutcome::Failed(_) => {
+                ReadOutcome::Failed(_) | ReadOutcome::Offended(_) => {
                     self.close(now, conn, CloseCause::Ours);
                     return;
                 }
@@ -208,7 +211,12 @@ impl EventLoop {
     /// The end of a connection: out of the tables, and one `Closed` for the gateway, before its
     /// slot is anybody else's.
     pub(super) fn close(&mut self, now: Now, conn: ConnId, cause: CloseCause) {
-        if self.connections.remove(conn).is_some() {
+        if let Some(mut connection) = self.connections.remove(conn) {
+            if cause == CloseCause::Peer && connection.is_open() {
+                // It may have shut down its writing half alone. What the socket does not take now
+                // is lost, and so is the rest.
+                let _ = connection.part();
+            }
             self.timers.disarm(TimerKey::Flush(conn));
             self.gateway
                 .handle_input(now, Input::Closed { conn, cause });
@@ -262,8 +270,9 @@ impl EventLoop {
                 connection.is_ready_to_write = true;
                 self.writable.push_back(conn);
             }
-            WriteOutcome::Taken if is_closing => self.linger(now, conn),
-            WriteOutcome::Taken | WriteOutcome::Blocked => {}
+            WriteOutcome::Taken | WriteOutcome::NotOpen if is_closing => self.linger(now, conn),
+            // An open transport or an edge brings it back.
+            WriteOutcome::Taken | WriteOutcome::Blocked | WriteOutcome::NotOpen => {}
             WriteOutcome::Failed(_) if is_closing => {
                 self.close_later(conn, CloseCause::Ours);
             }
@@ -281,13 +290,20 @@ impl EventLoop {
     /// Everything is written: the gateway is done with the connection, the socket waits for its
     /// peer.
     pub(super) fn linger(&mut self, now: Now, conn: ConnId) {
-        let transport = self
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return;
+        };
+        if connection.is_open() && connection.part() == Ok(false) {
+            // The edge brings it back here.
+            return;
+        }
+        let stream = self
             .close_later(conn, CloseCause::Ours)
             .and_then(Connection::into_lingering);
-        if let Some(transport) = transport {
+        if let Some(stream) = stream {
             let registry = self.poll.registry();
             self.lingering
-                .add(registry, &mut self.timers, now.monotonic, transport);
+                .add(registry, &mut self.timers, now.monotonic, stream);
         }
     }
 

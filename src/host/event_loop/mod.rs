@@ -3,41 +3,45 @@
 //! A turn has an order, and the durability of acknowledgements rests on it: take in (workers'
 //! answers, then sources within their budgets), advance time, let the gateway settle, do what it
 //! says, write. A source that has spent its budget stays on the ready list, and while anything is
-//! on it the poll does not wait. Clients' connections are in `clients`, what the gateway says in
-//! `outputs`.
+//! on it the poll does not wait. Listeners are in `doors`, clients' connections in `clients`,
+//! what the gateway says in `outputs`.
 //!
 //! ```text
 //! poll ─ now ─ answers ─ sources ─ time ─ end_turn ─ outputs ─ write ─ watchdog
 //! ```
 
 mod clients;
+mod doors;
 mod outputs;
 
 use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use mio::{Events, Poll};
 
+use self::doors::IsNew;
 use super::bus::Buses;
 use super::control::{Control, Served};
 use super::gpio::{EdgesRead, Lines};
-use super::net::{Closing, Connection, Lingering, Listener};
+use super::net::{Closing, Connection, Credentials, Lingering, Listener, Proxied};
 use super::password::Passwords;
 use super::serial::{self, Ports, Progress};
 use super::signal::{Asked, Signals};
 use super::systemd::Systemd;
 use super::timer::{Alarm, TimerKey, Timers};
 use super::token::{Readiness, Source};
+use super::users::Users;
 use super::worker::{Answer, Errands, Mailbox};
 use super::{ExitReason, HostError, HostSettings, Loader, Observer, clock};
 use crate::field::line::LineEvent;
 use crate::field::port::PortEvent;
 use crate::gateway::Gateway;
 use crate::gateway::boundary::{CloseCause, ControlEvent, HostCounters, Input};
-use crate::gateway::settings::Config;
+use crate::gateway::settings::{Bind, Config, TransportSettings};
 use crate::id::{ConnId, LineId, ListenerId, PortId, RequestId};
 use crate::point::Fault;
 use crate::slab::{GenSlab, IdTable, Key};
@@ -92,6 +96,11 @@ pub struct EventLoop {
     /// Spare room for a turn's connections to write.
     writing: Vec<ConnId>,
     listeners: IdTable<ListenerId, Listener>,
+    /// Listeners that open once their certificates are read.
+    locked: Vec<Locked>,
+    credentials: Credentials,
+    proxied: Proxied,
+    users: Users,
     connections: GenSlab<ConnId, Connection>,
     lingering: Lingering,
     buses: Buses,
@@ -112,6 +121,15 @@ pub struct EventLoop {
     /// Fed at the end of this turn, if it finishes.
     watchdog_is_due: bool,
     counters: HostCounters,
+}
+
+/// A listener that opens once its certificates are read.
+struct Locked {
+    listener: ListenerId,
+    bind: Bind,
+    transport: Rc<TransportSettings>,
+    /// The gateway has been told that it cannot open.
+    is_told: bool,
 }
 
 /// How far the end has come.
@@ -171,6 +189,10 @@ impl EventLoop {
             writable: VecDeque::new(),
             writing: Vec::new(),
             listeners: IdTable::new(),
+            locked: Vec::new(),
+            credentials: Credentials::new(mailbox.clone(), errands.clone()),
+            proxied: Proxied::default(),
+            users: Users::new(mailbox.clone(), errands.clone()),
             connections: GenSlab::new(),
             lingering: Lingering::default(),
             buses: Buses::new(mailbox.clone()),
@@ -260,6 +282,11 @@ impl EventLoop {
         self.lines.is_requesting() || self.ports.is_opening()
     }
 
+    /// The gateway, to look at.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
     /// What the host has met with.
     pub fn counters(&self) -> HostCounters {
         let (buses, lines) = (self.buses.health(), self.lines.health());
@@ -270,6 +297,8 @@ impl EventLoop {
             .unwrap_or_default();
         HostCounters {
             connections: self.connections.len() as u64,
+            proxies_refused: self.proxied.refused(),
+            credentials_failed: self.credentials.failures(),
             lingering: self.lingering.len() as u64,
             linger_cut_short: self.lingering.cut_short(),
             worker_expired: self.counters.worker_expired + buses.expired + lines.expired,
@@ -352,6 +381,17 @@ impl EventLoop {
                         },
                     })
             }
+            Answer::Credentials { number, outcome } => {
+                let settled = self.credentials.answered(&mut self.timers, number, outcome);
+                if let Some(settled) = settled {
+                    self.credentials_settled(now, settled);
+                }
+                None
+            }
+            Answer::UserName { uid, name } => {
+                self.user_named(now, uid, name);
+                None
+            }
             Answer::Verified { conn, is_right } => Some(Input::Verified { conn, is_right }),
             Answer::Loaded { count, outcome } => {
                 if count == self.load_count {
@@ -388,7 +428,12 @@ impl EventLoop {
                 self.alarm.fired();
                 false
             }
-            Source::Signal | Source::ControlListener | Source::Linger(_) | Source::Chips => true,
+            Source::Signal
+            | Source::ControlListener
+            | Source::Linger(_)
+            | Source::Chips
+            | Source::Proxied(_)
+            | Source::Credentials => true,
             Source::Listener(slot) => match self.listener_at(slot) {
                 Some((_, listener)) => {
                     listener.readable = true;
@@ -425,6 +470,12 @@ impl EventLoop {
                     self.ready.push_back(source);
                 }
             }
+            Source::Proxied(slot) => {
+                if let Some(announced) = self.proxied.look(&mut self.timers, slot) {
+                    self.welcome(now, announced, IsNew::No);
+                }
+            }
+            Source::Credentials => self.credentials.changed(&mut self.timers, now.monotonic),
             Source::Control(slot) => self.serve_control(now, slot),
             Source::Line(slot) => {
                 let gateway = &mut self.gateway;
@@ -554,6 +605,8 @@ impl EventLoop {
                 self.counters.flushes_expired += 1;
                 self.close(now, conn, CloseCause::Ours);
             }
+            TimerKey::ProxyHeader(slot) => self.proxied.expired(&mut self.timers, slot),
+            TimerKey::Credentials => self.credentials.settled(&mut self.timers),
             TimerKey::Linger(slot) => self.lingering.close(&mut self.timers, slot),
             TimerKey::AcceptAgain(id) => {
                 if let Some(listener) = self.listeners.get_mut(id)
@@ -620,6 +673,7 @@ impl EventLoop {
         self.stop = Stop::LastBytes(until);
         self.timers.arm(TimerKey::StopGuard, until);
         self.listeners = IdTable::new();
+        self.locked.clear();
         self.ports.close_all(self.poll.registry(), &mut self.timers);
     }
 

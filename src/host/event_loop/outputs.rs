@@ -4,14 +4,13 @@ use super::{EventLoop, LOAD_LIMIT, LOADS_MAX, line_input};
 use crate::field::line::LineCommand;
 use crate::field::port::{PortCommand, PortEvent};
 use crate::gateway::boundary::{Input, JournalCommand, JournalEvent, Notice, Output};
-use crate::gateway::settings::{Bind, Config};
-use crate::host::net::Listener;
+use crate::gateway::settings::Config;
 use crate::host::serial::Progress;
 use crate::host::timer::TimerKey;
 use crate::host::token::Source;
 use crate::host::worker::Answer;
 use crate::host::{HostEvent, clock};
-use crate::id::{ControlId, ListenerId, RequestId};
+use crate::id::{ControlId, RequestId};
 use crate::slab::Key;
 use crate::time::Now;
 
@@ -37,11 +36,16 @@ impl EventLoop {
 
     pub(super) fn do_output(&mut self, now: Now, output: Output) {
         match output {
-            Output::Listen { listener, bind } => self.listen(listener, &bind),
-            Output::Unlisten { listener } => {
-                self.timers.disarm(TimerKey::AcceptAgain(listener));
-                self.listeners.remove(listener);
-            }
+            Output::Listen {
+                listener,
+                bind,
+                transport,
+            } => self.listen(listener, bind, *transport),
+            Output::Retune {
+                listener,
+                transport,
+            } => self.retune(listener, *transport),
+            Output::Unlisten { listener } => self.unlisten(listener),
             Output::Close { conn, how } => self.start_to_close(conn, how),
             Output::Verify {
                 conn,
@@ -80,25 +84,6 @@ impl EventLoop {
             }
             Output::Notice(notice) => self.notice(now, &notice),
         }
-    }
-
-    pub(super) fn listen(&mut self, id: ListenerId, bind: &Bind) {
-        let token = Source::Listener(id.slot()).token();
-        let outcome = match Listener::open(bind, self.poll.registry(), token) {
-            Ok((listener, bound)) => {
-                self.listeners.insert(id, listener);
-                Ok(bound)
-            }
-            Err(error) => Err(error.to_string().into_boxed_str()),
-        };
-        self.tell(HostEvent::Listening {
-            listener: id,
-            outcome: outcome.as_deref().map_err(|text| &**text),
-        });
-        self.inputs.push_back(Input::Listening {
-            listener: id,
-            outcome,
-        });
     }
 
     pub(super) fn command_line(&mut self, now: Now, command: LineCommand) {
@@ -199,6 +184,11 @@ impl EventLoop {
         self.timers.disarm(TimerKey::Load);
         // A late answer belongs to nobody from here on.
         self.load_count += 1;
+        if outcome.is_ok() {
+            // What is named by a path may have changed, though the path has not.
+            self.credentials.read_again(&mut self.timers);
+            self.users.forget();
+        }
         if let Some(request) = self.loads.pop_front() {
             self.gateway
                 .handle_input(now, Input::Loaded { request, outcome });

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 
-use super::Transport;
+use super::{Got, Offence, Shaken, Stream, Transport, Trouble};
 use crate::buffer::SendQueue;
 use crate::host::token::Readiness;
 
@@ -13,6 +13,12 @@ const SLICES_MAX: usize = 64;
 #[derive(Debug)]
 pub(in crate::host) struct Connection {
     transport: Transport,
+    /// MQTT's bytes may flow: the transport's beginning is over.
+    is_open: bool,
+    /// Nothing is read until it is known whose process is at the other end.
+    is_held: bool,
+    /// The transport's own goodbye has been said.
+    has_parted: bool,
     /// There may be something to read: the poll said so, and no read has found the end of it.
     readable: bool,
     /// The poll has said that no further event will come: a short read does not mean drained.
@@ -53,6 +59,25 @@ pub(in crate::host) enum ReadOutcome {
     Ended,
     /// With this error number.
     Failed(i32),
+    /// The peer does not keep to its transport's protocol.
+    Offended(Offence),
+}
+
+/// How far a beginning has come.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::host) enum ShakeOutcome {
+    /// It is over; the name is the one that the transport vouches for.
+    Open(Option<Box<str>>),
+    /// There may be more to read at once.
+    More,
+    /// The poll will tell.
+    Waiting,
+    /// The peer has gone.
+    Ended,
+    /// With this error number.
+    Failed(i32),
+    /// The peer does not keep to its transport's protocol, or is not let in.
+    Offended(Offence),
 }
 
 /// How one write ended.
@@ -62,6 +87,8 @@ pub(in crate::host) enum WriteOutcome {
     Taken,
     /// The socket is full: the poll will tell.
     Blocked,
+    /// Nothing can be written before the transport's beginning is over.
+    NotOpen,
     /// With this error number.
     Failed(i32),
 }
@@ -70,6 +97,9 @@ impl Connection {
     /// A socket that was just registered: the poll tells at once what it is ready for.
     pub(in crate::host) fn new(transport: Transport) -> Self {
         Self {
+            is_open: transport.is_open_at_once(),
+            is_held: false,
+            has_parted: false,
             transport,
             readable: false,
             read_to_end: false,
@@ -90,7 +120,70 @@ impl Connection {
 
     /// Whether a read may bring something.
     pub(in crate::host) fn is_readable(&self) -> bool {
-        self.readable
+        self.readable && !self.is_held
+    }
+
+    /// Whether MQTT's bytes may flow; if not, [`Connection::shake`] goes on.
+    pub(in crate::host) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Nothing is read until [`Connection::release`].
+    pub(in crate::host) fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    /// See [`Connection::hold`]. `false`: it was not held.
+    pub(in crate::host) fn release(&mut self) -> bool {
+        std::mem::replace(&mut self.is_held, false)
+    }
+
+    /// Who is at the other end, for the log.
+    pub(in crate::host) fn peer(&mut self) -> Option<std::net::SocketAddr> {
+        self.transport.stream().peer()
+    }
+
+    /// Goes on with the transport's beginning.
+    pub(in crate::host) fn shake(&mut self) -> ShakeOutcome {
+        let shaken = loop {
+            match self.transport.shake() {
+                Err(Trouble::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other,
+            }
+        };
+        self.note_flush();
+        match shaken {
+            Ok(Shaken::Open(identity)) => {
+                self.is_open = true;
+                ShakeOutcome::Open(identity)
+            }
+            Ok(Shaken::More) => ShakeOutcome::More,
+            Ok(Shaken::End) => {
+                self.readable = false;
+                ShakeOutcome::Ended
+            }
+            Err(Trouble::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                ShakeOutcome::Waiting
+            }
+            Err(Trouble::Io(error)) => {
+                self.readable = false;
+                ShakeOutcome::Failed(errno(&error))
+            }
+            Err(Trouble::Peer(offence)) => {
+                self.readable = false;
+                ShakeOutcome::Offended(offence)
+            }
+        }
+    }
+
+    /// Reading may have made something to write. What the socket does not take waits for its edge.
+    fn note_flush(&mut self) {
+        if let Err(error) = self.transport.flush()
+            && error.kind() == io::ErrorKind::WouldBlock
+        {
+            self.writable = false;
+        }
     }
 
     /// A write has failed with this error number: nothing more is written, and what is left is read
@@ -115,51 +208,56 @@ impl Connection {
     /// Reads once into `buffer`, which is not empty.
     pub(in crate::host) fn read(&mut self, buffer: &mut [u8]) -> ReadOutcome {
         debug_assert!(!buffer.is_empty(), "a read into nothing looks like an end");
-        loop {
+        let got = loop {
             match self.transport.read(buffer) {
-                Ok(0) => {
-                    self.readable = false;
-                    return ReadOutcome::Ended;
-                }
-                // Data and FIN that arrive together make one event: then only an end or an error is
-                // one.
-                Ok(count) if count < buffer.len() && !self.read_to_end => {
-                    self.readable = false;
-                    return ReadOutcome::Drained(count);
-                }
-                Ok(count) => return ReadOutcome::More(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.readable = false;
-                    return ReadOutcome::Drained(0);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.readable = false;
-                    return ReadOutcome::Failed(errno(&error));
-                }
+                Err(Trouble::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other,
+            }
+        };
+        let is_plain = self.transport.short_read_is_all();
+        if !is_plain {
+            self.note_flush();
+        }
+        match got {
+            Ok(Got::End) => {
+                self.readable = false;
+                ReadOutcome::Ended
+            }
+            // Data and FIN that arrive together make one event: then only an end or an error is
+            // one.
+            Ok(Got::Bytes(count)) if is_plain && count < buffer.len() && !self.read_to_end => {
+                self.readable = false;
+                ReadOutcome::Drained(count)
+            }
+            Ok(Got::Bytes(count)) => ReadOutcome::More(count),
+            Err(Trouble::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                ReadOutcome::Drained(0)
+            }
+            Err(Trouble::Io(error)) => {
+                self.readable = false;
+                ReadOutcome::Failed(errno(&error))
+            }
+            Err(Trouble::Peer(offence)) => {
+                self.readable = false;
+                ReadOutcome::Offended(offence)
             }
         }
     }
 
-    /// Writes the front of `queue` with one system call and forgets what was taken.
+    /// Writes the front of `queue`, at most `budget` bytes, and forgets what was taken: with one
+    /// system call, or one for each frame or record.
     pub(in crate::host) fn write(&mut self, queue: &mut SendQueue, budget: usize) -> WriteOutcome {
+        let mut left = budget;
         loop {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let count = queue.gather(&mut slices, budget);
-            let slices = &slices[..count];
-            let asked: usize = slices.iter().map(|slice| slice.len()).sum();
-            if asked == 0 {
-                return WriteOutcome::Taken;
-            }
-            match self.transport.write(slices) {
-                Ok(taken) => {
-                    queue.consume(taken);
-                    if taken < asked {
-                        self.writable = false;
-                        return WriteOutcome::Blocked;
-                    }
-                    return WriteOutcome::Taken;
+            match self.write_once(queue, left) {
+                Ok(None) if !self.is_open => return WriteOutcome::NotOpen,
+                Ok(None) => return WriteOutcome::Taken,
+                Ok(Some((taken, asked))) if taken < asked => {
+                    self.writable = false;
+                    return WriteOutcome::Blocked;
                 }
+                Ok(Some((taken, _))) => left -= taken,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.writable = false;
                     return WriteOutcome::Blocked;
@@ -167,14 +265,74 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return WriteOutcome::Failed(errno(&error)),
             }
+            if left == 0 || matches!(self.transport, Transport::Plain(_)) {
+                return match self.flush() {
+                    Ok(true) => WriteOutcome::Taken,
+                    Ok(false) => WriteOutcome::Blocked,
+                    Err(errno) => WriteOutcome::Failed(errno),
+                };
+            }
         }
+    }
+
+    /// What was taken before goes first. `None`: there is nothing to write, or it may not be yet.
+    fn write_once(
+        &mut self,
+        queue: &mut SendQueue,
+        budget: usize,
+    ) -> io::Result<Option<(usize, usize)>> {
+        self.transport.flush()?;
+        if !self.is_open {
+            return Ok(None);
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let count = queue.gather(&mut slices, budget.min(self.transport.take_max()));
+        let slices = &slices[..count];
+        let asked: usize = slices.iter().map(|slice| slice.len()).sum();
+        if asked == 0 {
+            return Ok(None);
+        }
+        let taken = self.transport.write(slices)?;
+        queue.consume(taken);
+        Ok(Some((taken, asked)))
+    }
+
+    /// Writes what the transport has of its own. `false`: not all of it, and the poll will tell.
+    fn flush(&mut self) -> Result<bool, i32> {
+        loop {
+            match self.transport.flush() {
+                Ok(()) => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.writable = false;
+                    return Ok(false);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(errno(&error)),
+            }
+        }
+    }
+
+    /// Says goodbye in the transport's words. `false`: it is not out yet, and the poll will tell.
+    pub(in crate::host) fn part(&mut self) -> Result<bool, i32> {
+        if !self.has_parted {
+            self.transport.goodbye();
+        }
+        let is_out = self.flush()?;
+        if is_out && !self.has_parted {
+            // A WebSocket's wire parts when the close frame is out.
+            self.has_parted = true;
+            self.transport.goodbye();
+            return self.flush();
+        }
+        Ok(is_out)
     }
 
     /// Hands the socket to whoever lets it linger, its writing half shut down; `None` if there is
     /// nobody at the other end.
-    pub(in crate::host) fn into_lingering(mut self) -> Option<Transport> {
-        self.transport.shutdown_write().ok()?;
-        Some(self.transport)
+    pub(in crate::host) fn into_lingering(self) -> Option<Stream> {
+        let stream = self.transport.into_stream();
+        stream.shutdown_write().ok()?;
+        Some(stream)
     }
 }
 
@@ -189,7 +347,6 @@ mod tests {
     use mio::net::UnixStream;
     use mio::{Events, Poll, Token};
 
-    use super::super::Stream;
     use super::*;
     use crate::buffer::{Memory, Payload};
     use crate::time::Duration;
@@ -197,9 +354,9 @@ mod tests {
     fn pair() -> (Poll, Connection, UnixStream) {
         let poll = Poll::new().unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut transport = Transport::Plain(Stream::Unix(ours));
-        transport.register(poll.registry(), Token(0)).unwrap();
-        (poll, Connection::new(transport), theirs)
+        let mut stream = Stream::Unix(ours);
+        stream.register(poll.registry(), Token(0)).unwrap();
+        (poll, Connection::new(Transport::Plain(stream)), theirs)
     }
 
     fn wait(poll: &mut Poll, connection: &mut Connection) {
@@ -256,6 +413,7 @@ mod tests {
                         wait(&mut poll, &mut connection);
                     }
                 }
+                WriteOutcome::NotOpen => panic!("plain bytes need no beginning"),
                 WriteOutcome::Failed(errno) => panic!("{errno}"),
             }
             if queue.is_empty() {

@@ -5,12 +5,12 @@
 //! up, but not for long and not for many.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Read};
 
 use mio::Registry;
 use slab::Slab;
 
-use super::{READ_PER_TURN, Transport};
+use super::{READ_PER_TURN, Stream};
 use crate::host::timer::{TimerKey, Timers};
 use crate::host::token::Source;
 use crate::time::{Duration, Instant};
@@ -24,7 +24,7 @@ const LINGERING_MAX: usize = 256;
 /// All of them.
 #[derive(Debug, Default)]
 pub(in crate::host) struct Lingering {
-    sockets: Slab<Transport>,
+    sockets: Slab<Stream>,
     /// Slots by age, at most [`LINGERING_MAX`]: each of `sockets` once.
     by_age: VecDeque<u32>,
     cut_short: u64,
@@ -37,7 +37,7 @@ impl Lingering {
         registry: &Registry,
         timers: &mut Timers,
         now: Instant,
-        mut transport: Transport,
+        mut stream: Stream,
     ) {
         if self.by_age.len() == LINGERING_MAX
             && let Some(&oldest) = self.by_age.front()
@@ -47,24 +47,24 @@ impl Lingering {
         }
         let entry = self.sockets.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("there are few of them");
-        if let Err(error) = transport.reregister(registry, Source::Linger(slot).token()) {
+        if let Err(error) = stream.reregister(registry, Source::Linger(slot).token()) {
             log::debug!("a socket cannot linger: {error}");
             return;
         }
-        entry.insert(transport);
+        entry.insert(stream);
         self.by_age.push_back(slot);
         timers.arm(TimerKey::Linger(slot), now + LINGER);
     }
 
     /// Discards what has come, within the budget. `true`: there may be more.
     pub(in crate::host) fn discard(&mut self, timers: &mut Timers, slot: u32) -> bool {
-        let Some(transport) = self.sockets.get_mut(slot as usize) else {
+        let Some(stream) = self.sockets.get_mut(slot as usize) else {
             return false;
         };
         let mut scratch = [0; 4096];
         let mut total = 0;
         while total < READ_PER_TURN {
-            match transport.read(&mut scratch) {
+            match stream.read(&mut scratch) {
                 Ok(0) => break,
                 Ok(count) => total += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
@@ -110,16 +110,15 @@ mod tests {
     use mio::Poll;
     use mio::net::UnixStream;
 
-    use super::super::Stream;
     use super::*;
 
-    fn socket(poll: &Poll) -> (Transport, UnixStream) {
+    fn socket(poll: &Poll) -> (Stream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut transport = Transport::Plain(Stream::Unix(ours));
-        transport
+        let mut stream = Stream::Unix(ours);
+        stream
             .register(poll.registry(), Source::Connection(0).token())
             .unwrap();
-        (transport, theirs)
+        (stream, theirs)
     }
 
     #[test]
@@ -127,13 +126,8 @@ mod tests {
         let poll = Poll::new().unwrap();
         let mut timers = Timers::default();
         let mut lingering = Lingering::default();
-        let (transport, mut peer) = socket(&poll);
-        lingering.add(
-            poll.registry(),
-            &mut timers,
-            Instant::from_nanos(5),
-            transport,
-        );
+        let (stream, mut peer) = socket(&poll);
+        lingering.add(poll.registry(), &mut timers, Instant::from_nanos(5), stream);
         assert_eq!(timers.next(), Some(Instant::from_nanos(5) + LINGER));
         peer.write_all(&[0; 1000]).unwrap();
         assert!(!lingering.discard(&mut timers, 0));
@@ -151,16 +145,16 @@ mod tests {
         let mut lingering = Lingering::default();
         let peers: Vec<_> = (0..=LINGERING_MAX as u64)
             .map(|index| {
-                let (transport, peer) = socket(&poll);
+                let (stream, peer) = socket(&poll);
                 let now = Instant::from_nanos(index);
-                lingering.add(poll.registry(), &mut timers, now, transport);
+                lingering.add(poll.registry(), &mut timers, now, stream);
                 peer
             })
             .collect();
         assert_eq!((lingering.len(), lingering.cut_short()), (LINGERING_MAX, 1));
         let mut first = &peers[0];
         assert_eq!(
-            io::Read::read(&mut first, &mut [0; 1]).unwrap(),
+            Read::read(&mut first, &mut [0; 1]).unwrap(),
             0,
             "it was closed"
         );

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use mio::event::Source as EventSource;
 use mio::net::{TcpListener, UnixListener, UnixStream};
@@ -23,7 +24,7 @@ use nix::unistd::{Gid, Group, chown};
 
 use super::Stream;
 use crate::gateway::boundary::Peer;
-use crate::gateway::settings::Bind;
+use crate::gateway::settings::{Bind, TransportSettings};
 
 /// Connections that may wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;
@@ -34,6 +35,8 @@ pub(in crate::host) struct Listener {
     socket: Socket,
     /// Held for its end: dropping it unlinks the name.
     _file: Option<SocketFile>,
+    /// What is between its sockets and MQTT.
+    pub(in crate::host) transport: Rc<TransportSettings>,
     /// There may be somebody to accept.
     pub(in crate::host) readable: bool,
     /// On the loop's ready list.
@@ -74,6 +77,7 @@ impl Listener {
     /// Opens a socket and puts it in the poll. Returns it with its address as bound.
     pub(in crate::host) fn open(
         address: &Bind,
+        transport: Rc<TransportSettings>,
         registry: &Registry,
         token: Token,
     ) -> io::Result<(Self, Box<str>)> {
@@ -96,6 +100,7 @@ impl Listener {
         let listener = Self {
             socket,
             _file: file,
+            transport,
             readable: false,
             is_ready: false,
             is_paused: false,
@@ -284,7 +289,7 @@ mod tests {
 
     fn open(bind: &Bind) -> io::Result<(Listener, Box<str>)> {
         let poll = Poll::new().unwrap();
-        Listener::open(bind, poll.registry(), Token(0))
+        Listener::open(bind, Rc::default(), poll.registry(), Token(0))
     }
 
     #[test]
@@ -345,7 +350,8 @@ mod tests {
     fn tcp_listens_at_the_port_that_it_got() {
         let mut poll = Poll::new().unwrap();
         let address = Bind::Tcp("127.0.0.1:0".parse().unwrap());
-        let (mut listener, bound) = Listener::open(&address, poll.registry(), Token(7)).unwrap();
+        let (mut listener, bound) =
+            Listener::open(&address, Rc::default(), poll.registry(), Token(7)).unwrap();
         let mut peer = std::net::TcpStream::connect(&*bound).unwrap();
         peer.write_all(b"x").unwrap();
         let mut events = Events::with_capacity(1);
@@ -361,7 +367,7 @@ mod tests {
         assert!(stream.nodelay().unwrap());
         assert_eq!(address, peer.local_addr().unwrap());
         let again = Bind::Tcp(bound.parse().unwrap());
-        let error = Listener::open(&again, poll.registry(), Token(8)).unwrap_err();
+        let error = Listener::open(&again, Rc::default(), poll.registry(), Token(8)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
