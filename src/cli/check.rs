@@ -3,7 +3,8 @@
 use lexopt::Parser;
 use serde_json::{Value, json};
 
-use crate::config::{self, Diagnostics, Meant, Severity};
+use crate::config::{self, Diagnostics, Loaded, Meant, Severity};
+use crate::host::credentials;
 use crate::host::probe::{self, Probe};
 
 use super::configuration::environment;
@@ -25,9 +26,12 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
         }
     }
     let path = globals.config_path();
-    let outcome = config::load(&path, &environment());
-    let (meant, diagnostics) = match outcome {
-        Ok(loaded) => (Some(loaded.meant), loaded.warnings),
+    let (meant, diagnostics) = match config::load(&path, &environment()) {
+        Ok(mut loaded) => {
+            look_at_credentials(&mut loaded);
+            let is_right = loaded.warnings.errors() == 0;
+            (is_right.then_some(loaded.meant), loaded.warnings)
+        }
         Err(diagnostics) => (None, diagnostics),
     };
     let probes = match &meant {
@@ -57,6 +61,37 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
         Some(_) if probes.iter().any(|(_, probe)| probe.is_failure()) => code::FAILED,
         Some(_) => code::DONE,
     })
+}
+
+/// Reads the certificates and keys that listeners name, and says what is wrong with them.
+fn look_at_credentials(loaded: &mut Loaded) {
+    let listeners = loaded.meant.gateway.listeners.clone();
+    for (name, listener) in listeners {
+        let Some(tls) = &listener.transport.tls else {
+            continue;
+        };
+        let (problems, severity) = match credentials::check(tls) {
+            Ok(odd) => (odd, Severity::Warning),
+            // Whoever checks may not be who runs it.
+            Err(problem) if problem.is_hidden => (vec![problem], Severity::Warning),
+            Err(problem) => (vec![problem], Severity::Error),
+        };
+        for problem in problems {
+            let title = format!("{} cannot be used: {}", problem.path, problem.what);
+            let title = match severity {
+                Severity::Error => title,
+                Severity::Warning => format!("{}: {}", problem.path, problem.what),
+            };
+            let help = match (problem.is_hidden, problem.key) {
+                (true, _) => "the user that runs fieldgate must be able to read it",
+                (_, "key") => "it is the private key of `certificate`, in PEM",
+                (_, "client_ca") => "it is what has signed the clients' certificates, in PEM",
+                _ => "it is our certificate and those above it, in PEM",
+            };
+            let key = format!("listener.{name}.tls.{}", problem.key);
+            loaded.found(&key, severity, title, help);
+        }
+    }
 }
 
 /// What there is, in a line.

@@ -10,7 +10,6 @@ use super::diagnostic::{Diagnostic, Span};
 pub(super) enum Group {
     Root,
     Broker,
-    Listener,
     /// `[gateway.defaults]` and devices. What is later there is later on points too.
     Common,
     /// A point that its driver brings along. What is later on other points is later there too.
@@ -20,7 +19,7 @@ pub(super) enum Group {
 }
 
 /// Keys that come later: where, the key, and how the message calls it.
-const KEYS: [(Group, &str, &str); 20] = [
+const KEYS: [(Group, &str, &str); 17] = [
     (Group::Root, "journal", "[journal]"),
     (Group::Root, "spi", "[spi.N]"),
     (Group::Root, "onewire", "[onewire]"),
@@ -29,9 +28,6 @@ const KEYS: [(Group, &str, &str); 20] = [
     (Group::Root, "home_assistant", "[home_assistant]"),
     (Group::Root, "http", "[http]"),
     (Group::Broker, "durability", "[broker.durability]"),
-    (Group::Listener, "tls", "tls"),
-    (Group::Listener, "websocket", "websocket"),
-    (Group::Listener, "proxy_protocol", "proxy_protocol"),
     (Group::Common, "area", "area"),
     (Group::Common, "icon", "icon"),
     (Group::Common, "device_class", "device_class"),
@@ -48,14 +44,13 @@ const KEYS: [(Group, &str, &str); 20] = [
 ];
 
 /// Values that come later: of which key, and the value.
-const VALUES: [(&str, &str); 9] = [
+const VALUES: [(&str, &str); 8] = [
     ("driver", "modbus"),
     ("kind", "rate"),
     ("kind", "frequency"),
     ("on_start", "restore"),
     ("payload", "device_json"),
     ("payload", "cbor"),
-    ("protocols", "websocket"),
     ("rs485", "kernel"),
     ("rs485", "rts"),
 ];
@@ -140,7 +135,6 @@ mod tests {
             let text = match group {
                 Group::Root => format!("[{key}.x]\ny = 1\n"),
                 Group::Broker => format!("[broker.{key}]\nx = 1\n"),
-                Group::Listener => format!("[listener.x]\nbind = \"[::1]:1883\"\n{key} = {{}}\n"),
                 Group::Common => format!("[device.m]\ndriver = \"system\"\n{key} = \"x\"\n"),
                 Group::Point => format!("{POINT}kind = \"input\"\nline = 4\n{key} = \"x\"\n"),
                 Group::FixedPoint => format!(
@@ -172,11 +166,6 @@ mod tests {
                         \"{value}\"\n"
                 ),
                 "payload" => format!("[gateway.defaults]\npayload = \"{value}\"\n"),
-                "protocols" => {
-                    format!(
-                        "[listener.x]\nbind = \"[::1]:1\"\nprotocols = [\"mqtt\", \"{value}\"]\n"
-                    )
-                }
                 "rs485" => format!(
                     "[serial.s]\npath = \"/dev/serial/by-id/a\"\nrs485 = \"{value}\"\n\
                      [device.l]\ndriver = \"lines\"\nbus = \"serial.s\"\npattern = '(?<a>.)'\n"

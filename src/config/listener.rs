@@ -8,8 +8,9 @@ use super::diagnostic::{Diagnostic, Span, shown};
 use super::names;
 use super::place::Place;
 use super::read::{At, Cx, Section};
+use super::transport;
 use super::tree::Entry;
-use crate::gateway::settings::{Bind, ListenerSettings};
+use crate::gateway::settings::{Bind, ListenerSettings, TransportSettings};
 
 /// Listeners at most.
 const LISTENERS_MAX: usize = 64;
@@ -81,6 +82,7 @@ fn local() -> ListenerSettings {
         ))],
         allow_anonymous: true,
         max_connections: None,
+        transport: TransportSettings::default(),
     }
 }
 
@@ -157,27 +159,37 @@ fn one(
             );
         }
     }
-    if let Some(entry) = section.get(cx, "protocols") {
-        for text in cx.texts(entry, "[\"mqtt\"]") {
-            cx.word("protocols", text.value, text.span, &[("mqtt", ())]);
-        }
+    let transport = transport::read(cx, section, &bind);
+    if let Some(span) = public
+        && has_passwords
+        && transport.tls.is_none()
+        && transport.proxies.is_empty()
+    {
+        cx.push(
+            Diagnostic::warning("passwords cross the network as they are")
+                .at(span, "others can reach this, and there is no TLS")
+                .help("encrypt it: `tls = { certificate = \"cert.pem\", key = \"key.pem\" }`"),
+        );
     }
+    let may_log_in = has_passwords || transport::vouches(&transport, &bind);
     ListenerSettings {
+        allow_anonymous: anonymous(cx, section, public, may_log_in),
         bind,
-        allow_anonymous: anonymous(cx, section, public, has_passwords),
         max_connections: section
             .get(cx, "max_connections")
             .and_then(|entry| cx.whole(entry, 1..=100_000))
             .map(|count| count as u32),
+        transport,
     }
 }
 
-/// Whether clients may come without credentials. If there are none, nobody could come otherwise.
+/// Whether clients may come without credentials. If there are none, and the transport vouches for
+/// nobody, then nobody could come otherwise.
 fn anonymous(
     cx: &mut Cx<'_>,
     section: &Section<'_>,
     public: Option<Span>,
-    has_passwords: bool,
+    may_log_in: bool,
 ) -> bool {
     let help = "name a `password_file` in [access], or say `allow_anonymous = true` if everybody \
         who reaches this address may connect, or bind to 127.0.0.1 or a unix socket";
@@ -185,14 +197,14 @@ fn anonymous(
         let Some(allowed) = cx.flag(entry) else {
             return true;
         };
-        if !allowed && !has_passwords {
+        if !allowed && !may_log_in {
             let title = format!("nobody could connect to {}", section.header());
             cx.error(entry.node.span, title, "", help);
         }
         allowed
     } else {
         if let Some(span) = public
-            && !has_passwords
+            && !may_log_in
         {
             let title = format!("nobody could connect to {}", section.header());
             let label = "others can reach this, so that anonymous clients are refused";

@@ -31,6 +31,7 @@ mod place;
 mod print;
 mod read;
 mod topics;
+mod transport;
 mod tree;
 mod wiring;
 mod words;
@@ -185,6 +186,31 @@ pub struct Loaded {
     pub meant: Meant,
     /// May be empty. `check --strict` fails on them.
     pub warnings: Diagnostics,
+    /// Where each setting is written, by dotted path.
+    spans: BTreeMap<String, diagnostic::Span>,
+}
+
+impl Loaded {
+    /// Adds what was found out about a setting after the configuration was read: a file that it
+    /// names cannot be used.
+    pub fn found(
+        &mut self,
+        path: &str,
+        severity: Severity,
+        title: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        let diagnostic = match severity {
+            Severity::Error => Diagnostic::error(title),
+            Severity::Warning => Diagnostic::warning(title),
+        };
+        let diagnostic = match self.spans.get(path) {
+            Some(span) => diagnostic.at(*span, ""),
+            None => diagnostic,
+        };
+        self.warnings.push(diagnostic.help(help));
+        self.warnings.sort();
+    }
 }
 
 /// Files at most: the main one and those of `conf.d`.
@@ -241,13 +267,17 @@ pub fn parse(
     if out.errors() > 0 {
         return Err(out);
     }
-    let origins = origins
-        .into_iter()
-        .map(|(path, span)| (path, out.place(span).to_string()))
+    let places = origins
+        .iter()
+        .map(|(path, span)| (path.clone(), out.place(*span).to_string()))
         .collect();
     Ok(Loaded {
-        meant: Meant { origins, ..meant },
+        meant: Meant {
+            origins: places,
+            ..meant
+        },
         warnings: out,
+        spans: origins,
     })
 }
 

@@ -20,6 +20,12 @@ pub(super) enum Place {
     /// One of `[[access.rule]]`.
     Rule,
     Listener,
+    /// `tls = { … }` of a listener
+    Tls,
+    /// `websocket = { … }`
+    WebSocket,
+    /// `proxy_protocol = { … }`
+    Proxy,
     I2c,
     Gpio,
     Serial,
@@ -44,7 +50,7 @@ pub(super) enum Place {
 }
 
 impl Place {
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 27] = [
         Self::Root,
         Self::Gateway,
         Self::Defaults,
@@ -54,6 +60,9 @@ impl Place {
         Self::Access,
         Self::Rule,
         Self::Listener,
+        Self::Tls,
+        Self::WebSocket,
+        Self::Proxy,
         Self::I2c,
         Self::Gpio,
         Self::Serial,
@@ -124,9 +133,22 @@ impl Place {
                 "allow_anonymous",
                 "max_connections",
                 "protocols",
+                "websocket",
+                "tls",
+                "proxy_protocol",
+                "identity",
                 "mode",
                 "group",
             ],
+            Self::Tls => &[
+                "certificate",
+                "key",
+                "client_ca",
+                "require_client",
+                "identity",
+            ],
+            Self::WebSocket => &["path", "origins"],
+            Self::Proxy => &["from"],
             Self::I2c => &["transfer_timeout"],
             Self::Gpio => &["chip"],
             Self::Serial => &["path", "baud", "format", "rs485"],
@@ -221,7 +243,6 @@ impl Place {
         match self {
             Self::Root => Group::Root,
             Self::Broker => Group::Broker,
-            Self::Listener => Group::Listener,
             Self::Defaults | Self::System | Self::Chip | Self::Lines | Self::Text => Group::Common,
             Self::FixedPoint => Group::FixedPoint,
             Self::InputPoint
@@ -245,6 +266,9 @@ impl Place {
             Self::Access => "[access]",
             Self::Rule => "[[access.rule]]",
             Self::Listener => "[listener.NAME]",
+            Self::Tls => "`tls` of [listener.NAME]",
+            Self::WebSocket => "`websocket` of [listener.NAME]",
+            Self::Proxy => "`proxy_protocol` of [listener.NAME]",
             Self::I2c => "[i2c.N]",
             Self::Gpio => "[gpio.NAME]",
             Self::Serial => "[serial.NAME]",

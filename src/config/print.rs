@@ -3,7 +3,7 @@
 
 use core::fmt::Write as _;
 
-use super::{LogLevel, Meant, access, broker, common, gateway, gpio, lines};
+use super::{LogLevel, Meant, access, broker, common, gateway, gpio, lines, transport};
 use crate::broker::settings::{Effect, Who};
 use crate::field::line::{Chip, LineRef};
 use crate::field::port::{Parity, PortSettings};
@@ -11,7 +11,9 @@ use crate::field::settings::{
     Driver, GpioKind, GpioPoint, I2cChip, LinesPoint, LinesSettings, OutputSettings, SafeState,
     TextKind,
 };
-use crate::gateway::settings::{Bind, DeviceConfig, ListenerSettings};
+use crate::gateway::settings::{
+    Bind, DeviceConfig, ListenerSettings, Protocols, TransportSettings,
+};
 use crate::mqtt::QoS;
 use crate::pipeline::settings::{PointSettings, ValueType};
 use crate::point::PointKind;
@@ -260,6 +262,7 @@ impl Printer<'_> {
         if let Some(count) = listener.max_connections {
             self.number("max_connections", count);
         }
+        self.transport(&listener.transport);
         let unix = listener.bind.iter().find_map(|bind| match bind {
             Bind::Unix { mode, group, .. } => Some((*mode, group)),
             Bind::Tcp(_) => None,
@@ -269,6 +272,49 @@ impl Printer<'_> {
             if let Some(group) = group {
                 self.text("group", group);
             }
+        }
+    }
+
+    fn transport(&mut self, transport: &TransportSettings) {
+        let list = |texts: Vec<String>| format!("[{}]", texts.join(", "));
+        let protocols = match transport.protocols {
+            Protocols::Mqtt => None,
+            Protocols::WebSocket => Some("[\"websocket\"]"),
+            Protocols::Both => Some("[\"mqtt\", \"websocket\"]"),
+        };
+        if let Some(protocols) = protocols {
+            self.line("protocols", protocols);
+            let websocket = &transport.websocket;
+            let mut text = format!("{{ path = {}", quoted(&websocket.path));
+            if let Some(origins) = &websocket.origins {
+                let origins = origins.iter().map(|origin| quoted(origin)).collect();
+                let _ = write!(text, ", origins = {}", list(origins));
+            }
+            self.line("websocket", &(text + " }"));
+        }
+        if let Some(tls) = &transport.tls {
+            let mut text = format!(
+                "{{ certificate = {}, key = {}",
+                quoted(&tls.certificate),
+                quoted(&tls.key)
+            );
+            if let Some(path) = &tls.client_ca {
+                let _ = write!(text, ", client_ca = {}", quoted(path));
+                let _ = write!(text, ", require_client = {}", tls.require_client);
+            }
+            if let Some(identity) = tls.identity {
+                let identity = quoted(word(&transport::NAMES, identity));
+                let _ = write!(text, ", identity = {identity}");
+            }
+            self.line("tls", &(text + " }"));
+        }
+        if !transport.proxies.is_empty() {
+            let from = transport.proxies.iter();
+            let from = from.map(|network| quoted(&network.to_string())).collect();
+            self.line("proxy_protocol", &format!("{{ from = {} }}", list(from)));
+        }
+        if transport.peer_credentials {
+            self.text("identity", "peer_credentials");
         }
     }
 

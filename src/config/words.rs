@@ -154,42 +154,42 @@ const WORDS: [(&str, &str, &str); 84] = [
     (
         "psk_file",
         MOSQUITTO,
-        "`tls`, which is not available in this version",
+        "nothing: pre-shared keys are not supported, certificates are",
     ),
     (
         "cafile",
         MOSQUITTO,
-        "`tls`, which is not available in this version",
+        "`tls = { …, client_ca = \"ca.pem\" }` in [listener.NAME]",
     ),
     (
         "capath",
         MOSQUITTO,
-        "`tls`, which is not available in this version",
+        "one file with all of them: `tls = { …, client_ca = \"ca.pem\" }` in [listener.NAME]",
     ),
     (
         "certfile",
         MOSQUITTO,
-        "`tls`, which is not available in this version",
+        "`tls = { certificate = \"cert.pem\", key = \"key.pem\" }` in [listener.NAME]",
     ),
     (
         "keyfile",
         MOSQUITTO,
-        "`tls`, which is not available in this version",
+        "`tls = { certificate = \"cert.pem\", key = \"key.pem\" }` in [listener.NAME]",
     ),
     (
         "require_certificate",
         MOSQUITTO,
-        "`tls`, which is not available in this version",
+        "`tls = { …, require_client = true }` in [listener.NAME]",
     ),
     (
         "use_identity_as_username",
         MOSQUITTO,
-        "`tls`, which is not available in this version",
+        "`tls = { …, identity = \"common_name\" }` in [listener.NAME]",
     ),
     (
         "protocol",
         MOSQUITTO,
-        "`protocols = [\"mqtt\"]` in [listener.NAME]",
+        "`protocols = [\"mqtt\", \"websocket\"]` in [listener.NAME]",
     ),
     (
         "http_dir",

@@ -35,6 +35,68 @@ fn check_says_what_is_right_and_what_is_wrong_by_its_exit_code() {
 }
 
 #[test]
+fn check_reads_certificates_and_says_which_file_is_wrong_where() {
+    let folder = Folder::new();
+    let made = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        rcgen::generate_simple_self_signed(names).unwrap()
+    };
+    let (ours, other) = (made(&["localhost"]), made(&["localhost"]));
+    let certificate = folder.file("cert.pem", &ours.cert.pem());
+    let key = folder.file("key.pem", &ours.signing_key.serialize_pem());
+    let config = folder.file(
+        "fieldgate.toml",
+        "[listener.lan]\nbind = \"127.0.0.1:8883\"\n[listener.lan.tls]\n\
+         certificate = \"cert.pem\"\nkey = \"key.pem\"\nclient_ca = \"cert.pem\"\n",
+    );
+    let config = path_text(&config);
+    let check = || fieldgate(&["check", "--config", &config]);
+    assert_eq!(check().code, Some(0), "{}", check().err);
+
+    let wrong = |place: &str, what: &str| {
+        let ended = check();
+        assert_eq!(ended.code, Some(78), "{}", ended.err);
+        assert_eq!(ended.out, "");
+        for text in [place, what] {
+            assert!(ended.err.contains(text), "{text}: {}", ended.err);
+        }
+    };
+    std::fs::write(&key, other.signing_key.serialize_pem()).unwrap();
+    wrong("fieldgate.toml:5:1", "it is not the key of the certificate");
+    std::fs::write(&key, "nothing").unwrap();
+    wrong("fieldgate.toml:5:1", "there is no private key in it");
+    std::fs::remove_file(&key).unwrap();
+    wrong("fieldgate.toml:5:1", "No such file");
+    std::fs::write(&key, ours.signing_key.serialize_pem()).unwrap();
+    let broken = format!(
+        "{}\n-----BEGIN CERTIFICATE-----\n%%%%\n-----END CERTIFICATE-----\n",
+        ours.cert.pem()
+    );
+    std::fs::write(&certificate, &broken).unwrap();
+    let line = 1 + broken[..broken.rfind("-----BEGIN").unwrap()]
+        .lines()
+        .count();
+    wrong(
+        "fieldgate.toml:4:1",
+        &format!("the section of line {line} is not base64"),
+    );
+
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let old = params.self_signed(&ours.signing_key).unwrap();
+    std::fs::write(&certificate, old.pem()).unwrap();
+    let ended = check();
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(
+        ended.err.contains("it has expired on 2020-01-01"),
+        "{}",
+        ended.err
+    );
+    let strict = fieldgate(&["check", "--config", &config, "--strict"]);
+    assert_eq!(strict.code, Some(1));
+}
+
+#[test]
 fn check_prints_what_the_files_mean_together() {
     let folder = Folder::new();
     let config = configuration(&folder, 1883, MACHINE);

@@ -142,6 +142,48 @@ const MISTAKES: &[(&str, &str)] = &[
         "[listener.local]\nbind = \"127.0.0.1:1883\"\nallow_anonymous = false\n",
     ),
     (
+        "passwords_in_the_clear",
+        "[access]\npassword_file = \"passwd\"\n[listener.lan]\nbind = \"*:1883\"\n",
+    ),
+    (
+        "tls_incomplete",
+        "[listener.lan]\nbind = \"*:8883\"\nallow_anonymous = true\ntls = { key = \"key.pem\", \
+      require_client = true, identity = \"san\" }\n",
+    ),
+    (
+        "tls_words",
+        "[listener.lan]\nbind = \"*:8883\"\ntls = { certfile = \"c.pem\", keyfile = \"k.pem\", \
+      cafile = \"ca.pem\", identity = \"cn\" }\n",
+    ),
+    (
+        "tls_without_a_name",
+        "[listener.lan]\nbind = \"*:8883\"\ntls = { certificate = \"c.pem\", key = \"k.pem\", \
+      client_ca = \"ca.pem\", require_client = true }\n",
+    ),
+    (
+        "websocket_without_protocol",
+        "[listener.web]\nbind = \"[::1]:9001\"\nwebsocket = { path = \"mqtt\", origins = \
+      [\"panel.example\", \"https://panel.example/\", \"https://panel.example:443\", \"*\"] }\n",
+    ),
+    (
+        "protocols_wrong",
+        "[listener.a]\nbind = \"[::1]:1\"\nprotocols = []\n[listener.b]\nbind = \
+      \"[::1]:2\"\nprotocols = [\"websockets\"]\n",
+    ),
+    (
+        "proxies_wrong",
+        "[listener.a]\nbind = \"[::1]:1\"\nproxy_protocol = { from = [\"10.0.0.1/8\", \
+      \"haproxy\", \"0.0.0.0/0\"] }\n[listener.b]\nbind = \
+      \"unix:/run/b.sock\"\nproxy_protocol = { from = [] }\n[listener.c]\nbind = \
+      \"[::1]:3\"\nproxy_protocol = {}\n[listener.d]\nbind = \"[::1]:4\"\nproxy_protocol = true\n",
+    ),
+    (
+        "identity_of_another_place",
+        "[listener.a]\nbind = \"[::1]:1\"\nidentity = \"common_name\"\n[listener.b]\nbind = \
+      \"[::1]:2\"\nidentity = \"peer_credentials\"\n[listener.c]\nbind = [\"[::1]:3\", \
+      \"unix:/run/c.sock\"]\nidentity = \"peer_credentials\"\nallow_anonymous = false\n",
+    ),
+    (
         "bound_twice",
         "[listener.a]\nbind = \"127.0.0.1:1883\"\n[listener.b]\nbind = \
             \"*:1883\"\nallow_anonymous = true\n",
@@ -415,7 +457,13 @@ fn every_mistake_has_its_message() {
 #[test]
 fn what_is_called_a_mistake_is_refused_and_what_is_odd_is_not() {
     for (name, text) in MISTAKES {
-        let is_odd = ["warnings", "line_is_txd", "serial_port_odd"].contains(name);
+        let is_odd = [
+            "warnings",
+            "line_is_txd",
+            "serial_port_odd",
+            "passwords_in_the_clear",
+        ]
+        .contains(name);
         assert_eq!(read(text).is_ok(), is_odd, "{name}");
     }
 }

@@ -52,6 +52,22 @@ fn nothing_prints_as_its_defaults() {
 }
 
 #[test]
+fn what_is_between_sockets_and_mqtt_prints_as_it_means() {
+    let text = "[listener.lan]\nbind = \"*:8883\"\nprotocols = [\"mqtt\", \"websocket\"]\n\
+        websocket = { path = \"/ws\", origins = [\"https://panel.example\"] }\n\
+        tls = { certificate = \"c.pem\", key = \"/k.pem\", client_ca = \"ca.pem\", \
+        require_client = true, identity = \"subject\" }\n\
+        proxy_protocol = { from = [\"10.0.0.0/8\", \"::1\"] }\n\
+        [listener.page]\nbind = \"[::1]:9001\"\nprotocols = \"websocket\"\n\
+        [listener.local]\nbind = \"unix:/run/fieldgate/mqtt.sock\"\n\
+        identity = \"peer_credentials\"\nallow_anonymous = false\n";
+    let printed = round_trip(text);
+    let listeners = &printed[printed.find("[listener.lan]").unwrap()..];
+    let listeners = &listeners[..listeners.find("[log]").unwrap_or(listeners.len())];
+    insta::assert_snapshot!("print_transports", listeners);
+}
+
+#[test]
 fn odd_settings_print_as_they_mean() {
     round_trip(
         "[broker]\nlisten = false\ntopic_alias_maximum = \"off\"\nmax_session_expiry = \

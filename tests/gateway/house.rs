@@ -210,7 +210,7 @@ impl House {
 
     fn output(&mut self, output: Output) {
         match output {
-            Output::Listen { listener, bind } => {
+            Output::Listen { listener, bind, .. } => {
                 let bind = bind.to_string();
                 self.said.push(format!("listen {bind}"));
                 let outcome = if self.refused_bind == Some(bind.as_str()) {
@@ -221,6 +221,10 @@ impl House {
                 self.listeners.insert(listener, bind);
                 self.inputs
                     .push_back(Input::Listening { listener, outcome });
+            }
+            Output::Retune { listener, .. } => {
+                let bind = &self.listeners[&listener];
+                self.said.push(format!("retune {bind}"));
             }
             Output::Unlisten { listener } => {
                 let bind = self.listeners.remove(&listener).expect("it was opened");

@@ -135,6 +135,15 @@ fn listeners_open_stay_and_close_and_connections_outlive_theirs() {
     );
     house.send(client, &Packet::Pingreq);
     assert_eq!(house.read_all(client), ["Pingresp"]);
+    // A socket stays open when only what goes through it changes.
+    let changed = listeners(["127.0.0.1:3", "127.0.0.1:2\"\nprotocols = \"websocket"]);
+    house.reload(&changed);
+    assert_eq!(
+        house.take_said(),
+        ["reloading", "retune 127.0.0.1:2", "reloaded"]
+    );
+    house.reload(&changed);
+    assert_eq!(house.take_said(), ["reloading", "reloaded"]);
 }
 
 #[test]

@@ -167,6 +167,12 @@ impl Bench {
         self.event_loop.gateway().memory().used()
     }
 
+    /// That nothing of connections is held any more: what is published about them is all.
+    pub fn assert_nothing_is_held(&self) {
+        let more = self.memory_used().saturating_sub(self.memory_at_start);
+        assert!(more < 4096, "{more} bytes are still held");
+    }
+
     /// What came of each bind, in order.
     pub fn addresses(&self) -> Vec<Result<String, String>> {
         self.heard.borrow().addresses.clone()

@@ -1232,7 +1232,9 @@ impl World {
                         assert_eq!(unsafe_ones, 0, "stopped, and an output is not safe");
                     }
                 }
-                Output::OpenBus { .. } | Output::CloseBus { .. } | Output::Unlisten { .. }
+                Output::OpenBus { .. }
+                | Output::CloseBus { .. }
+                | Output::Unlisten { .. }
                 | Output::Retune { .. } => {}
                 Output::Control { .. } | Output::Load { .. } | Output::Verify { .. } => {
                     panic!("nobody asked for {output:?}")
