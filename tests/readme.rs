@@ -117,7 +117,7 @@ fn the_limits_shown_are_the_defaults() {
 
 /// A table in which nothing but an unknown key is wrong, for each kind of table: the message lists
 /// the keys that are known.
-const TABLES: [&str; 19] = [
+const TABLES: [&str; 22] = [
     "",
     "[gateway]\n",
     "[gateway.defaults]\n",
@@ -125,6 +125,9 @@ const TABLES: [&str; 19] = [
     "[broker.queue]\n",
     "[broker.retained]\n",
     "[listener.x]\nbind = \"[::1]:1\"\n",
+    "[listener.x]\nbind = \"[::1]:1\"\ntls = { certificate = \"a\", key = \"b\", @ = 1 }\n",
+    "[listener.x]\nbind = \"[::1]:1\"\nprotocols = [\"websocket\"]\nwebsocket = { @ = 1 }\n",
+    "[listener.x]\nbind = \"[::1]:1\"\nproxy_protocol = { from = [\"::1\"], @ = 1 }\n",
     "[i2c.1]\n",
     "[gpio.header]\n",
     "[serial.x]\npath = \"/dev/x\"\n",
