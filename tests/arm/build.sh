@@ -59,6 +59,8 @@ arm_build() {
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
     CARGO_TARGET_ARMV7_UNKNOWN_LINUX_GNUEABIHF_LINKER=arm-linux-gnueabihf-gcc \
     CARGO_TARGET_ARM_UNKNOWN_LINUX_MUSLEABIHF_LINKER="$PWD/tests/arm/zig-linker" \
+    CC_arm_unknown_linux_musleabihf="$PWD/tests/arm/zig-cc" \
+    AR_arm_unknown_linux_musleabihf="$PWD/tests/arm/zig-ar" \
     ZIG_GLOBAL_CACHE_DIR="$cache/arm/zig" \
     cargo build --locked --release -Z build-std=std,panic_unwind "${triples[@]}"
 }
