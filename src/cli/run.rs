@@ -67,6 +67,11 @@ pub(crate) fn directives(log: &LogSettings, verbosity: Verbosity) -> String {
         (false, _) => LogLevel::Trace,
     };
     let mut text = level.as_str().to_owned();
+    if matches!(level, LogLevel::Warn | LogLevel::Info) {
+        // What it warns of is what strangers do, once for each time they do it. The host counts
+        // that and says it in its own measure.
+        text.push_str(",rustls=error");
+    }
     for (module, own) in &log.levels {
         let own = if verbosity.quiet {
             (*own).min(level)
@@ -120,13 +125,13 @@ mod tests {
         let say = |more, quiet| directives(&log, Verbosity { more, quiet });
         assert_eq!(
             say(0, false),
-            "info,fieldgate::broker=debug,fieldgate::host=error"
+            "info,rustls=error,fieldgate::broker=debug,fieldgate::host=error"
         );
         assert!(say(1, false).starts_with("debug,"));
         assert!(say(2, false).starts_with("trace,"));
         assert_eq!(
             say(0, true),
-            "warn,fieldgate::broker=warn,fieldgate::host=error"
+            "warn,rustls=error,fieldgate::broker=warn,fieldgate::host=error"
         );
     }
 }

@@ -172,8 +172,19 @@ fn one(
         );
     }
     let may_log_in = has_passwords || transport::vouches(&transport, &bind);
+    let shows_certificates = transport
+        .tls
+        .as_ref()
+        .is_some_and(|tls| tls.client_ca.is_some());
+    let help = if shows_certificates {
+        "call clients by their certificates: `identity = \"common_name\"` in `tls`; or name a \
+         `password_file` in [access], or say `allow_anonymous = true`"
+    } else {
+        "name a `password_file` in [access], or say `allow_anonymous = true` if everybody \
+         who reaches this address may connect, or bind to 127.0.0.1 or a unix socket"
+    };
     ListenerSettings {
-        allow_anonymous: anonymous(cx, section, public, may_log_in),
+        allow_anonymous: anonymous(cx, section, public, may_log_in, help),
         bind,
         max_connections: section
             .get(cx, "max_connections")
@@ -190,9 +201,8 @@ fn anonymous(
     section: &Section<'_>,
     public: Option<Span>,
     may_log_in: bool,
+    help: &str,
 ) -> bool {
-    let help = "name a `password_file` in [access], or say `allow_anonymous = true` if everybody \
-        who reaches this address may connect, or bind to 127.0.0.1 or a unix socket";
     if let Some(entry) = section.get(cx, "allow_anonymous") {
         let Some(allowed) = cx.flag(entry) else {
             return true;

@@ -19,8 +19,8 @@ use crate::gateway::settings::CertificateName;
 pub(super) const RECORD_MAX: usize = CHUNK_SIZE;
 
 /// What a session holds besides itself, in bytes: keys, the verified certificate, and the buffer in
-/// which records come together. Measured as resident memory of 400 idle clients: one over TLS 1.2 or
-/// 1.3 has 7.4 KB more than a plain one, with a certificate of its own 8.3 KB.
+/// which records come together. Measured as resident memory of 400 idle clients: one over TLS 1.2
+/// or 1.3 has 7.4 KB more than a plain one, with a certificate of its own 8.3 KB.
 pub const SESSION_BYTES: usize = 7 * 1024;
 
 /// What a record that is not written out holds beyond its contents.
