@@ -129,6 +129,10 @@ impl Filter {
         if self.is_hidden_from(filter) {
             return false;
         }
+        if filter == "#" {
+            // `+/#` has every topic too: each has a first level.
+            return matches!(*self.0, [Level::Rest] | [Level::Any, Level::Rest]);
+        }
         let mut ours = self.0.iter();
         for part in filter.split('/') {
             match (ours.next(), part) {
