@@ -1,7 +1,9 @@
 //! The fixed header: every flag of every type, every boundary of the length.
 
 use fieldgate::mqtt::frame::{self, Frame, PACKET_SIZE_MAX};
-use fieldgate::mqtt::{Fault, Packet, PacketId, PacketType, ProtocolVersion, Publish, QoS};
+use fieldgate::mqtt::{
+    Fault, Packet, PacketId, PacketType, ProtocolVersion, Publish, PublishProperties, QoS,
+};
 
 use crate::samples::{Ingredients, VERSIONS, bytes_of, types_of, with_packet};
 
@@ -76,6 +78,24 @@ fn the_flags_of_publish_say_dup_qos_and_retain() {
 }
 
 #[test]
+fn a_publish_of_qos_0_never_says_dup() {
+    let publish = Publish {
+        dup: true,
+        qos: QoS::AtMostOnce,
+        retain: false,
+        topic: "t",
+        packet_id: None,
+        properties: PublishProperties::default(),
+        payload: b"",
+    };
+    for version in VERSIONS {
+        let mut bytes = Vec::new();
+        Packet::Publish(publish).encode_into(version, &mut bytes);
+        assert_eq!(bytes[0], 0x30, "[MQTT-3.3.1-2]");
+    }
+}
+
+#[test]
 fn packet_type_0_does_not_exist_and_auth_not_before_5_0() {
     for flags in 0..16 {
         let error = frame::peek(&[flags, 0], PACKET_SIZE_MAX).expect_err("type 0");
@@ -110,7 +130,7 @@ fn remaining_length_at_every_boundary() {
                 retain: false,
                 topic: "t",
                 packet_id: None,
-                properties: fieldgate::mqtt::PublishProperties::default(),
+                properties: PublishProperties::default(),
                 payload: &payload,
             };
             let bytes = bytes_of(&Packet::Publish(publish), version);
