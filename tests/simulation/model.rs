@@ -81,6 +81,8 @@ enum Due {
         is_lossy: bool,
         /// The subscription is gone, or was made again: what comes was drawn before that.
         is_cancelled: bool,
+        /// What has come may have been of this replay, or still of the cancelled one before it.
+        may_have_come: Vec<Rc<Message>>,
     },
 }
 
@@ -101,6 +103,8 @@ struct Sent {
     payload: Vec<u8>,
     qos: QoS,
     is_released: bool,
+    /// It was released on an earlier connection, and this one has not said so yet.
+    is_to_be_released: bool,
 }
 
 #[derive(Debug)]
@@ -416,11 +420,12 @@ impl Model {
                 left,
                 is_lossy,
                 is_cancelled,
+                may_have_come,
                 qos,
                 ..
             } => left.iter().any(|message| {
                 let may_be_lost = *is_lossy && message.qos.min(*qos) == QoS::AtMostOnce;
-                let is_optional = *is_cancelled || may_be_lost;
+                let is_optional = *is_cancelled || may_be_lost || may_have_come.contains(message);
                 !is_optional && !is_stale(message, &self.retained, self.now)
             }),
         }
@@ -509,6 +514,7 @@ impl Model {
                         left,
                         is_lossy: false,
                         is_cancelled: false,
+                        may_have_come: Vec::new(),
                     };
                     session.due.push_back(replay);
                     let subscription = Subscription { qos, identifier };
@@ -564,6 +570,9 @@ impl Model {
             });
         session.conn = Some(conn);
         session.expires_at = None;
+        for sent in &mut session.sent {
+            sent.is_to_be_released = sent.is_released;
+        }
         session.expiry = if connect.version.is_v5() {
             connect.properties.session_expiry_interval.unwrap_or(0)
         } else if connect.clean_start {
@@ -762,18 +771,16 @@ impl Model {
     fn check_release_again(&mut self, conn: ConnId, id: u16) {
         let state = self.conns.get_mut(&conn).expect("looked up");
         let name = &state.client;
-        let session = &self.sessions[name];
         assert!(
             state.is_resumed && !state.is_new_only,
             "{name}: PUBREL {id}, for which nobody asked"
         );
-        let next = session.sent.iter().find(|sent| sent.order >= state.resent);
+        // A publication may have to wait for room, and then does not hold up a PUBREL.
+        let session = self.sessions.get_mut(name).expect("it was resumed");
+        let next = session.sent.iter_mut().find(|sent| sent.is_to_be_released);
         let next = next.unwrap_or_else(|| panic!("{name}: PUBREL {id} of nothing"));
-        assert!(
-            next.id == id && next.is_released,
-            "{name}: PUBREL {id} again, and {next:?} is next"
-        );
-        state.resent = next.order + 1;
+        assert_eq!(next.id, id, "{name}: PUBREL again, and {next:?} is next");
+        next.is_to_be_released = false;
         self.counts.releases_again += 1;
     }
 
@@ -815,7 +822,8 @@ impl Model {
             );
             let known = session.sent.iter().find(|sent| sent.id == id);
             if let Some(known) = known {
-                let next = session.sent.iter().find(|sent| sent.order >= state.resent);
+                let mut waiting = session.sent.iter().filter(|sent| !sent.is_released);
+                let next = waiting.find(|sent| sent.order >= state.resent);
                 assert_eq!(next.map(|next| next.id), Some(id), "{what}: not its turn");
                 assert!(!known.is_released, "{what}: it was received already");
                 assert!(
@@ -835,7 +843,9 @@ impl Model {
             state.is_new_only = true;
         }
         if publish.qos > QoS::AtMostOnce {
-            let behind = session.sent.iter().find(|sent| sent.order >= state.resent);
+            let behind = session.sent.iter().find(|sent| {
+                sent.is_to_be_released || !sent.is_released && sent.order >= state.resent
+            });
             assert!(behind.is_none(), "{what}: before {behind:?} was sent again");
         }
         if publish.topic.starts_with(BASE) {
@@ -854,6 +864,7 @@ impl Model {
                 payload: publish.payload.to_vec(),
                 qos: publish.qos,
                 is_released: false,
+                is_to_be_released: false,
             });
             session.next_order += 1;
             state.resent = session.next_order;
@@ -879,6 +890,21 @@ impl Session {
             } = due
             {
                 *is_cancelled |= one == filter;
+            }
+        }
+    }
+
+    fn note_ambiguous(&mut self, filter: &str, message: &Rc<Message>) {
+        for due in &mut self.due {
+            if let Due::Replay {
+                filter: one,
+                is_cancelled: false,
+                may_have_come,
+                ..
+            } = due
+                && one == filter
+            {
+                may_have_come.push(message.clone());
             }
         }
     }
@@ -952,18 +978,15 @@ impl Session {
                     left,
                     is_lossy,
                     is_cancelled,
-                    ..
+                    may_have_come,
+                    filter,
                 } => {
                     let (is_lossy, is_cancelled) = (*is_lossy, *is_cancelled);
                     let is_it = |message: &Rc<Message>| {
                         message.topic == publish.topic && message.payload == publish.payload
                     };
-                    let may_be_here = if publish.dup {
-                        is_lossy
-                    } else {
-                        !(is_lossy && is_cancelled)
-                    };
-                    let upto = if publish.retain && may_be_here {
+                    // What was drawn on this connection has no DUP.
+                    let upto = if publish.retain && (is_lossy || !publish.dup) {
                         left.iter().position(is_it)
                     } else {
                         None
@@ -975,7 +998,10 @@ impl Session {
                     for passed in left.drain(..upto.unwrap_or(left.len())) {
                         let may_be_lost = is_lossy && passed.qos.min(*qos) == QoS::AtMostOnce;
                         assert!(
-                            is_cancelled || may_be_lost || is_stale(&passed, retained, now),
+                            is_cancelled
+                                || may_be_lost
+                                || may_have_come.contains(&passed)
+                                || is_stale(&passed, retained, now),
                             "{what}: {passed:?} is retained, and was passed over"
                         );
                     }
@@ -991,6 +1017,10 @@ impl Session {
                     }
                     check_expiry(what, publish, &message, conn, now);
                     counts.replays += 1;
+                    if is_cancelled {
+                        let filter = filter.clone();
+                        self.note_ambiguous(&filter, &message);
+                    }
                     return;
                 }
             }

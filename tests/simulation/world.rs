@@ -951,7 +951,9 @@ impl World {
             message.expiry = Some(self.rng.below(8) as u32 + 1);
         }
         if message.retain && self.rng.chance(1, 5) {
+            // Without a number one cannot be told from the next, so none may be missing.
             message.payload.clear();
+            message.expiry = None;
         }
         *self.published.last_mut().expect("just made") = message.clone();
         self.clients[client].publish(message);
