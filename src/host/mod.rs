@@ -14,7 +14,7 @@
 //! | `bus`, `gpio/`, `serial` | I2C and the machine's files, lines, ttys |
 //! | `password` | hashes of passwords |
 //! | `control` | the control socket and who may use it |
-//! | `signal`, `systemd`, `log` | the process's surroundings |
+//! | `signal`, `systemd`, `log`, `footprint` | the process's surroundings |
 //! | `dial`, `scan`, `probe`, `secret`, `plant`, `local_time` | for the verbs: clients, what is connected, the demo |
 
 mod bus;
@@ -22,6 +22,7 @@ mod clock;
 mod control;
 pub mod dial;
 mod event_loop;
+mod footprint;
 mod gpio;
 pub mod local_time;
 pub mod log;

@@ -9,7 +9,7 @@ use crate::host::serial::Progress;
 use crate::host::timer::TimerKey;
 use crate::host::token::Source;
 use crate::host::worker::Answer;
-use crate::host::{HostEvent, clock};
+use crate::host::{HostEvent, clock, footprint};
 use crate::id::{ControlId, RequestId};
 use crate::slab::Key;
 use crate::time::Now;
@@ -132,7 +132,11 @@ impl EventLoop {
 
     pub(super) fn notice(&mut self, now: Now, notice: &Notice) {
         match notice {
-            Notice::Ready | Notice::Reloaded => self.systemd.ready(),
+            Notice::Ready => {
+                self.systemd.ready();
+                footprint::forget_start();
+            }
+            Notice::Reloaded => self.systemd.ready(),
             Notice::Reloading => self.systemd.reloading(),
             Notice::Stopped => self.last_bytes(now),
         }

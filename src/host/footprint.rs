@@ -1,0 +1,74 @@
+//! Resident memory: what only the start needed does not stay.
+//!
+//! The kernel maps a program's code in large steps, so that after the start nearly all of it is
+//! resident, most of which (reading the configuration, its diagnostics, the other commands) is not
+//! needed again. Once the gateway is ready its code is given up; what runs comes back from the page
+//! cache at its next use, at the cost of a few minor faults.
+
+use std::fs;
+
+use nix::libc;
+
+/// Gives up the resident pages of the program's own code. Nothing is lost: they are the file's.
+pub(super) fn forget_start() {
+    let Ok(maps) = fs::read_to_string("/proc/self/maps") else {
+        return;
+    };
+    let Ok(program) = fs::read_link("/proc/self/exe") else {
+        return;
+    };
+    for (start, len) in code(&maps, &program.to_string_lossy()) {
+        // SAFETY: these pages are a private mapping of the program's file that can be executed and
+        // never written (`r-xp`), so each comes back as it was, from the file, when it is touched.
+        let failed = unsafe { libc::madvise(start as *mut _, len, libc::MADV_DONTNEED) } != 0;
+        if failed {
+            log::debug!("code stays resident: {}", std::io::Error::last_os_error());
+        }
+    }
+}
+
+/// Where the code of `program` lies, by the lines of proc_pid_maps(5): address and length.
+fn code(maps: &str, program: &str) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    for line in maps.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        let (range, permissions) = (fields.next(), fields.next());
+        let is_ours = line.ends_with(program) && permissions == Some("r-xp");
+        let Some((start, end)) = range
+            .filter(|_| is_ours)
+            .and_then(|range| range.split_once('-'))
+        else {
+            continue;
+        };
+        if let (Ok(start), Ok(end)) = (
+            usize::from_str_radix(start, 16),
+            usize::from_str_radix(end, 16),
+        ) && start < end
+        {
+            found.push((start, end - start));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_is_what_can_be_executed_and_not_written_of_the_program() {
+        let maps = "\
+            55d0-55d8 r--p 00000000 fe:00 1 /usr/bin/fieldgate\n\
+            55d8-55f0 r-xp 00008000 fe:00 1 /usr/bin/fieldgate\n\
+            55f0-5600 rw-p 00020000 fe:00 1 /usr/bin/fieldgate\n\
+            7f00-7f10 r-xp 00000000 fe:00 2 /usr/lib/libc.so.6\n\
+            ffff-fffe r-xp 00000000 00:00 0 [vdso]\n";
+        assert_eq!(code(maps, "/usr/bin/fieldgate"), [(0x55d8, 0x18)]);
+    }
+
+    #[test]
+    fn the_program_goes_on_without_its_start() {
+        forget_start();
+        assert!(!code(&fs::read_to_string("/proc/self/maps").unwrap(), "").is_empty());
+    }
+}
