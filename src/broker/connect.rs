@@ -387,22 +387,20 @@ impl Broker {
                 ..
             } = self;
             let session = sessions.get_mut(id).expect("its key was listed just now");
-            let (count, bytes) = (session.queue.messages(), session.queue.bytes());
             let mut gone = Vec::new();
-            session.queue.purge(
+            let (count, bytes) = session.queue.purge(
                 |reference| {
                     let topic = messages.get(reference.message).message.topic();
                     !permissions.may_receive(topic)
                 },
                 |reference| gone.push(reference.message),
             );
-            let (left, left_bytes) = (session.queue.messages(), session.queue.bytes());
             stats.refused_deliveries += gone.len() as u64;
             for message in gone {
                 messages.release(message);
             }
-            self.queued -= count - left;
-            self.queued_bytes -= bytes - left_bytes;
+            self.queued -= count;
+            self.queued_bytes -= bytes;
         }
     }
 

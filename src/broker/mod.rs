@@ -591,16 +591,15 @@ impl Broker {
         // QoS 0 was for a client that is there; only the rest is session state (4.1).
         let messages = &mut self.messages;
         let stats = &mut self.stats;
-        let (count, bytes) = (session.queue.messages(), session.queue.bytes());
-        session.queue.purge(
+        let (count, bytes) = session.queue.purge(
             |reference| reference.qos == QoS::AtMostOnce,
             |reference| {
                 messages.release(reference.message);
                 stats.dropped_offline += 1;
             },
         );
-        self.queued -= count - session.queue.messages();
-        self.queued_bytes -= bytes - session.queue.bytes();
+        self.queued -= count;
+        self.queued_bytes -= bytes;
         session.expires_at = session.end_after(self.now.monotonic);
         self.arm_session(id);
     }

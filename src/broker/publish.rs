@@ -589,10 +589,9 @@ impl Broker {
             return;
         };
         let (messages, stats) = (&mut self.messages, &mut self.stats);
-        let (count, bytes) = (session.queue.messages(), session.queue.bytes());
         let mut first = crate::time::Instant::FAR_FUTURE;
         let mut gone = Vec::new();
-        session.queue.purge(
+        let (count, bytes) = session.queue.purge(
             |reference| {
                 let expires_at = messages.get(reference.message).expires_at();
                 let is_over = expires_at <= now.monotonic;
@@ -608,8 +607,8 @@ impl Broker {
             messages.release(message);
             stats.dropped_expired += 1;
         }
-        self.queued -= count - session.queue.messages();
-        self.queued_bytes -= bytes - session.queue.bytes();
+        self.queued -= count;
+        self.queued_bytes -= bytes;
     }
 
     fn drop_oldest(&mut self, id: SessionId) -> bool {

@@ -111,15 +111,17 @@ impl Queue {
         }
     }
 
-    /// Takes out every message that `goes`, and hands it to `gone`.
+    /// Takes out every message that `goes`, and hands it to `gone`. How many these were, and their
+    /// cost: what the sums over all queues have to give up.
     pub(super) fn purge(
         &mut self,
         mut goes: impl FnMut(&Reference) -> bool,
         mut gone: impl FnMut(Reference),
-    ) {
+    ) -> (usize, usize) {
+        let (messages, bytes) = (self.messages, self.bytes);
         for _ in 0..self.entries.len() {
             let Some(entry) = self.entries.pop_front() else {
-                return;
+                break;
             };
             match entry {
                 Entry::Message(reference) if goes(&reference) => {
@@ -129,6 +131,7 @@ impl Queue {
                 stays => self.entries.push_back(stays),
             }
         }
+        (messages - self.messages, bytes - self.bytes)
     }
 
     /// Whether something in here may have expired; from then on not before `then`, which the caller

@@ -238,13 +238,12 @@ impl Broker {
         // In the order in which they would have been sent.
         let mut unsent = Vec::new();
         session.inflight.take_shared_at_least_once(&mut unsent);
-        let (count, bytes) = (session.queue.messages(), session.queue.bytes());
-        session.queue.purge(
+        let (count, bytes) = session.queue.purge(
             |reference| reference.share.is_some(),
             |reference| unsent.push(reference),
         );
-        self.queued -= count - session.queue.messages();
-        self.queued_bytes -= bytes - session.queue.bytes();
+        self.queued -= count;
+        self.queued_bytes -= bytes;
         for reference in unsent {
             if self.give(&reference, Fitness::Away).is_none() {
                 self.messages.release(reference.message);
@@ -262,16 +261,15 @@ impl Broker {
             return;
         }
         let mut waiting = Vec::new();
-        let (count, bytes) = (session.queue.messages(), session.queue.bytes());
-        session.queue.purge(
+        let (count, bytes) = session.queue.purge(
             |reference| match why {
                 Away::Lost => reference.share.is_some(),
                 Away::Unsubscribed(share) => reference.share == Some(share),
             },
             |reference| waiting.push(reference),
         );
-        self.queued -= count - session.queue.messages();
-        self.queued_bytes -= bytes - session.queue.bytes();
+        self.queued -= count;
+        self.queued_bytes -= bytes;
         let worst = match why {
             Away::Lost => Fitness::Busy,
             Away::Unsubscribed(_) => Fitness::Away,
