@@ -43,8 +43,9 @@ def shown(what):
 
 
 @contextlib.contextmanager
-def booted(name, machine, *, given, modules, console, command_line="", channels=()):
-    """A guest that is ready for commands, with the gateway's configuration of tests/pi/NAME.toml in it."""
+def booted(name, machine, *, given, modules, console, command_line="", channels=(), files=None):
+    """A guest that is ready for commands, with the gateway's configuration of tests/pi/NAME.toml in it, and with `files`:
+    further names and their contents."""
     (kernel,) = given.guest_files.glob("boot/vmlinuz-*")
     archive = given.work / "initramfs.cpio"
     initramfs.build(
@@ -53,7 +54,7 @@ def booted(name, machine, *, given, modules, console, command_line="", channels=
         modules=modules,
         init=HERE / "init",
         program=given.binary,
-        files={"etc/fieldgate/fieldgate.toml": (HERE / f"{name}.toml").read_bytes()},
+        files={"etc/fieldgate/fieldgate.toml": (HERE / f"{name}.toml").read_bytes(), **(files or {})},
     )
     command_line = f"quiet panic=-1 console_tty={console} {command_line}"
     with guest.Guest(
@@ -77,11 +78,13 @@ class Gateway:
         return self.guest.run("fieldgate check --hardware")
 
     @contextlib.contextmanager
-    def running(self):
-        """From its start on, with a client on this side that hears all it says. Whoever uses this also ends it."""
+    def running(self, *topics):
+        """From its start on, with a client on this side that hears all it says, or just these topics. Whoever uses this
+        also ends it."""
         self.guest.run("fieldgate run & gateway=$!")
         with Client(self.guest.forwarded_port(), retry=True) as watcher:
-            watcher.subscribe("#", 1)
+            for topic in topics or ("#",):
+                watcher.subscribe(topic, 1)
             yield watcher
 
     def stop(self):

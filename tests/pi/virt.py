@@ -18,6 +18,11 @@ BUTTON, DOOR, FLOW, LOCK, GATE, LAMP, HEATER, RELAY = range(8)
 EVENTS_KEPT = 256
 BURST = 300
 
+# What one connection is read in a turn of the loop (READ_PER_TURN in src/host/net).
+READ_PER_TURN = 64 * 1024
+# How often one looks whether enough waits to be read.
+LOOKS = 100
+
 MACHINE = (
     "-M", "virt", "-cpu", "cortex-a53", "-m", "256", "-nodefaults",
     "-serial", "chardev:console", "-serial", "chardev:onboard",
@@ -35,6 +40,7 @@ def main():
         console="ttyAMA0",
         command_line="console=ttyAMA0",
         channels=("onboard", "adapter"),
+        files=Flood.FILES,
     ) as guest:
         guest.channels["adapter"].answer = lambda _: "ST,GS,  12.5 kg\r\n"
         guest.channels["onboard"].answer = lambda _: "level=3.25\r\n"
@@ -70,6 +76,11 @@ def main():
             gateway.says("set", "panel/heater", "on")
             outputs_are("as told", panel, lamp=True, heater=True, relay=True)
             gateway.stop()
+        flood = Flood(guest)
+        flood.make_room()
+        with gateway.running(Flood.MARK, "virt/panel/button") as watcher:
+            a_flood_does_not_delay_an_edge(panel, gateway, watcher, flood)
+            gateway.stop()
         outputs_are("after a clean stop", panel, lamp=False, heater=False, relay=True)
 
 
@@ -96,6 +107,41 @@ class Panel:
     def is_active(self, line):
         """The heater is wired to be on while its line is low."""
         return self.is_high(line) != (line == HEATER)
+
+
+class Flood:
+    """A publisher in the guest that never stops: messages that nobody wants, and every so often one on MARK."""
+
+    MARK = "flood/mark"
+    CONNECT = bytes((0x10, 17)) + b"\0\4MQTT\4\2\0\0" + b"\0\5flood"
+    MESSAGE = bytes((0x30, 116)) + b"\0\6nobody" + b"x" * 108
+    UNIT = MESSAGE * 34 + bytes((0x30, 12)) + b"\0\12" + MARK.encode()
+    FILES = {"tmp/connect": CONNECT, "tmp/torrent": UNIT * 64}
+
+    def __init__(self, guest):
+        self.guest = guest
+
+    def make_room(self):
+        """For a listener that is opened from now on, the kernel keeps more of it than the loop may take in the turns in
+        question."""
+        self.guest.run("echo 4096 1048576 4194304 > /proc/sys/net/ipv4/tcp_rmem")
+
+    def start(self):
+        self.guest.run("(cat /tmp/connect; while cat /tmp/torrent; do :; done) | nc 127.0.0.1 1883 > /dev/null & flood=$!")
+
+    def wait_for_backlog(self, count):
+        """Returns when more than `count` bytes of it wait for the gateway, which reads none."""
+        for _ in range(LOOKS):
+            _, table = self.guest.run("cat /proc/net/tcp /proc/net/tcp6")
+            # Of each connection: number, own address and port, the peer's, state, bytes to be sent : to be read.
+            rows = [row.split() for row in table.splitlines()]
+            kept = [int(row[4].split(":")[1], 16) for row in rows if row[1:] and row[1].endswith(":075B") and row[3] == "01"]
+            if max(kept, default=0) > count:
+                return
+        raise AssertionError(f"of the flood {kept} bytes wait, not {count}")
+
+    def end(self):
+        self.guest.run("kill $flood; wait $flood")
 
 
 def the_hardware_is_checked(gateway):
@@ -224,6 +270,29 @@ def edges_are_counted(panel, gateway, watcher):
     shown(f"edges are counted, also {lost} of which the kernel had no room for more than the number")
 
 
+def a_flood_does_not_delay_an_edge(panel, gateway, watcher, flood):
+    """The gateway stands still until it has more of the flood to read than four turns may take, and then an edge. What it
+    says of the flood before it says the edge tells how many turns went by."""
+    panel.set(BUTTON, 0)
+    flood.start()
+    watcher.wait_for(Flood.MARK)
+    most = 0
+    for level in (1, 0) * 5:
+        gateway.freeze()
+        flood.wait_for_backlog(4 * READ_PER_TURN)
+        mark = watcher.mark()
+        panel.set(BUTTON, level)
+        gateway.thaw()
+        watcher.wait_for_value("virt/panel/button", bool(level), since=mark)
+        topics = [message.topic for message in watcher.messages[mark:]]
+        read = topics.index("virt/panel/button") * len(Flood.UNIT)
+        most = max(most, read)
+        # What the turn before it stood still said may have been under way: that is the third.
+        assert read <= 3 * READ_PER_TURN + len(Flood.UNIT), f"{read} bytes of a flood were read before an edge"
+    flood.end()
+    shown(f"an edge arrives within two turns of the loop while a publisher never stops (after {most} bytes at most)")
+
+
 def commands_drive_lines(panel, watcher):
     for name, line in (("lamp", LAMP), ("heater", HEATER), ("relay", RELAY)):
         for word, active in (("on", True), ("off", False), ("toggle", True), ("false", False)):
@@ -311,8 +380,9 @@ def an_unplugged_chip_is_a_fault_until_it_is_back(panel, watcher):
     mark = watcher.mark()
     panel.guest.run(f"echo {CHIP} > {driver}/bind")
     watcher.wait_for_text("virt/panel/availability", "online", since=mark)
-    watcher.wait_for_text("virt/panel/door/quality", "good", since=mark)
-    watcher.wait_for_text("virt/panel/lamp/quality", "good", since=mark)
+    # Each line comes back by itself.
+    for name in ("door", "lamp", "heater", "relay"):
+        watcher.wait_for_text(f"virt/panel/{name}/quality", "good", since=mark)
     for level in (0, 1):
         mark = watcher.mark()
         panel.set(DOOR, level)
