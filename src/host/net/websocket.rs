@@ -57,8 +57,11 @@ struct Frames {
     deframer: Deframer,
     /// What came together with the request's head; empty soon after.
     early: Vec<u8>,
-    /// What goes out before the next frame: the upgrade's answer, a pong, a close frame.
+    /// What goes out before the next frame, some of it perhaps already: the upgrade's answer, a
+    /// pong, a close frame.
     control: Vec<u8>,
+    /// The answer to the latest ping, which goes out after `control`. A later one takes its place.
+    pong: Vec<u8>,
     /// The header of the frame that is being written, and what of it is out.
     header: [u8; OUR_HEADER_MAX],
     header_left: u8,
@@ -176,13 +179,13 @@ impl<W: Beneath> WebSocket<W> {
             }
             count
         };
-        let (control, has_closed) = (&mut frames.control, frames.has_closed);
+        let (pong, has_closed) = (&mut frames.pong, frames.has_closed);
         let data = frames
             .deframer
             .decode(&mut buffer[..count], |said| match said {
                 Said::Ping(payload) if !has_closed => {
-                    control.clear();
-                    frames::pong(control, payload);
+                    pong.clear();
+                    frames::pong(pong, payload);
                 }
                 Said::Ping(_) | Said::Pong(_) => {}
             });
@@ -267,6 +270,7 @@ impl Frames {
             deframer: Deframer::new(frame_max),
             early,
             control: Vec::new(),
+            pong: Vec::new(),
             header: [0; OUR_HEADER_MAX],
             header_left: 0,
             header_len: 0,
@@ -285,6 +289,7 @@ impl Frames {
 
     fn close(&mut self, code: u16) {
         if !std::mem::replace(&mut self.has_closed, true) {
+            self.pong = Vec::new();
             frames::close(&mut self.control, code);
         }
     }
@@ -294,7 +299,14 @@ impl Frames {
         if self.data_left > 0 {
             return Ok(());
         }
-        while !self.control.is_empty() {
+        loop {
+            if self.control.is_empty() {
+                // An empty vector holds no memory, so this gives back what was sent.
+                self.control = std::mem::take(&mut self.pong);
+            }
+            if self.control.is_empty() {
+                return Ok(());
+            }
             match wire.write(&[IoSlice::new(&self.control)]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => drop(self.control.drain(..count)),
@@ -302,10 +314,6 @@ impl Frames {
                 Err(error) => return Err(error),
             }
         }
-        if self.control.capacity() > 0 {
-            self.control = Vec::new();
-        }
-        Ok(())
     }
 }
 
@@ -339,5 +347,83 @@ fn ignore_full(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A wire that takes so many bytes and is full then.
+    #[derive(Default)]
+    struct Narrow {
+        room: usize,
+        written: Vec<u8>,
+    }
+
+    impl Wire for Narrow {
+        fn shake(&mut self) -> Result<Shaken, Trouble> {
+            Ok(Shaken::Open(None))
+        }
+
+        fn peek(&mut self) -> Result<Option<u8>, Trouble> {
+            Ok(None)
+        }
+
+        fn read(&mut self, _: &mut [u8]) -> Result<Got, Trouble> {
+            Ok(Got::Bytes(0))
+        }
+
+        fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            let count = slices[0].len().min(self.room);
+            if count == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.room -= count;
+            self.written.extend_from_slice(&slices[0][..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn goodbye(&mut self) {}
+
+        fn stream(&mut self) -> &mut Stream {
+            unreachable!("nobody asks for it")
+        }
+
+        fn into_stream(self) -> Stream {
+            unreachable!("nobody asks for it")
+        }
+    }
+
+    #[test]
+    fn a_pong_that_is_half_out_is_finished_and_the_latest_follows_it() {
+        let pong = |payload: &[u8]| {
+            let mut out = Vec::new();
+            frames::pong(&mut out, payload);
+            out
+        };
+        for room in 0..pong(b"first").len() {
+            let mut frames = Frames::new(1000, Vec::new());
+            let mut wire = Narrow {
+                room,
+                ..Narrow::default()
+            };
+            for payload in [b"first", b"other", b"third"] {
+                frames.pong = pong(payload);
+                let _ = frames.flush_control(&mut wire);
+            }
+            wire.room = 1000;
+            frames.flush_control(&mut wire).unwrap();
+            // The first was taken up before the others came, whatever the wire took of it.
+            assert_eq!(
+                wire.written,
+                [pong(b"first"), pong(b"third")].concat(),
+                "room for {room}"
+            );
+        }
     }
 }
