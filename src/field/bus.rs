@@ -57,6 +57,8 @@ pub enum Question {
         /// Any path on it.
         path: Box<str>,
     },
+    /// How long ago the machine was started (`CLOCK_BOOTTIME`: also while it was suspended).
+    Uptime,
 }
 
 /// The most that one I2C read may bring (`i2c-dev` allows 8192).
@@ -84,6 +86,8 @@ pub enum Fact {
         /// That an ordinary user may still fill.
         available: u64,
     },
+    /// Since the machine was started.
+    Uptime(Duration),
 }
 
 /// Why a transfer failed.

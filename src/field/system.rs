@@ -70,7 +70,7 @@ impl System {
                 file("/proc/loadavg".into()),
                 file("/proc/meminfo".into()),
                 Question::DiskSpace { path: disk },
-                file("/proc/uptime".into()),
+                Question::Uptime,
             ],
             asked: 0..0,
             one_by_one: false,
@@ -125,6 +125,7 @@ impl System {
     fn path_of(&self, index: usize) -> &str {
         match &self.questions[index] {
             Question::File { path, .. } | Question::DiskSpace { path } => path,
+            Question::Uptime => "the clock that runs from the start",
         }
     }
 
@@ -166,7 +167,7 @@ impl System {
             (Fact::File(bytes), Figure::Temperature) => temperature(bytes),
             (Fact::File(bytes), Figure::Load) => load(bytes),
             (Fact::File(bytes), Figure::Memory) => memory_used(bytes),
-            (Fact::File(bytes), Figure::Uptime) => uptime(bytes),
+            (Fact::Uptime(since), Figure::Uptime) => Some(since.as_nanos() as f64 / 1e9),
             _ => None,
         };
         let value = measured.ok_or_else(|| nonsense(path))?;
@@ -214,12 +215,9 @@ fn temperature(file: &[u8]) -> Option<f64> {
 
 /// The first word of `/proc/loadavg`: processes that ran or wanted to, over the last minute.
 fn load(file: &[u8]) -> Option<f64> {
-    first_number(file)
-}
-
-/// The first word of `/proc/uptime`, in seconds.
-fn uptime(file: &[u8]) -> Option<f64> {
-    first_number(file)
+    let text = core::str::from_utf8(file).ok()?;
+    let number: f64 = text.split_ascii_whitespace().next()?.parse().ok()?;
+    (number.is_finite() && number >= 0.0).then_some(number)
 }
 
 /// What cannot be had without swapping, in percent: `MemTotal` without `MemAvailable`.
@@ -246,25 +244,18 @@ fn used_percent(total: u64, available: u64) -> Option<f64> {
     Some(used as f64 / total as f64 * 100.0)
 }
 
-/// A number that is finite and not below zero.
-fn first_number(file: &[u8]) -> Option<f64> {
-    let text = core::str::from_utf8(file).ok()?;
-    let number: f64 = text.split_ascii_whitespace().next()?.parse().ok()?;
-    (number.is_finite() && number >= 0.0).then_some(number)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::time::Duration;
 
     #[test]
     fn files_as_a_pi_has_them() {
         assert_eq!(temperature(b"48312\n"), Some(48.312));
         assert_eq!(temperature(b"-5000\n"), Some(-5.0));
         assert_eq!(load(b"0.52 0.41 0.30 1/214 12345\n"), Some(0.52));
-        assert_eq!(uptime(b"350735.47 1393402.51\n"), Some(350_735.47));
         let meminfo = b"MemTotal:         948304 kB\nMemFree:           90000 kB\n\
                         MemAvailable:     711228 kB\nBuffers:           50000 kB\n";
         assert_eq!(memory_used(meminfo), Some(25.0));
@@ -312,7 +303,7 @@ mod tests {
                 total: 4000,
                 available: 1000,
             }),
-            file("350735.47 1393402.51\n"),
+            Ok(Fact::Uptime(Duration::from_millis(350_735_470))),
         ]
     }
 

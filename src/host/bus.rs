@@ -320,6 +320,7 @@ impl Device {
                 let facts = questions.iter().map(|question| match question {
                     Question::File { path, max } => read_file(open, path, *max),
                     Question::DiskSpace { path } => disk_space(path),
+                    Question::Uptime => Ok(Fact::Uptime(clock::uptime())),
                 });
                 Ok(BusReply::Machine(facts.collect()))
             }
@@ -501,8 +502,8 @@ mod tests {
     fn the_machines_own_files_are_read_again_and_again() {
         let mut device = Device::new(&BusSettings::Machine);
         for _ in 0..2 {
-            let Ok(Fact::File(bytes)) = read(&mut device, "/proc/uptime", 100) else {
-                panic!("/proc/uptime cannot be read");
+            let Ok(Fact::File(bytes)) = read(&mut device, "/proc/loadavg", 100) else {
+                panic!("/proc/loadavg cannot be read");
             };
             assert!(bytes.ends_with(b"\n"), "{bytes:?}");
         }
@@ -533,6 +534,21 @@ mod tests {
             panic!("the root file system has no size");
         };
         assert!(available <= total && total > 0);
+    }
+
+    #[test]
+    fn the_machine_has_been_up_for_as_long_as_the_kernel_says() {
+        let mut device = Device::new(&BusSettings::Machine);
+        let Ok(Fact::File(text)) = read(&mut device, "/proc/uptime", 100) else {
+            panic!("/proc/uptime cannot be read");
+        };
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        let said: f64 = text.split(' ').next().unwrap().parse().unwrap();
+        let Ok(Fact::Uptime(since)) = ask(&mut device, Question::Uptime) else {
+            panic!("the machine has no uptime");
+        };
+        // Its hundredths are cut off, and it was asked first.
+        assert!(since.as_nanos() as f64 / 1e9 >= said, "{since:?}, {text}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::Read;
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::time::{Instant, Now, WallTime};
+use crate::time::{Duration, Instant, Now, WallTime};
 
 /// Both clocks. Neither is a system call on the kernels we know (vDSO).
 pub(super) fn now() -> Now {
@@ -20,6 +20,11 @@ pub(super) fn monotonic() -> Instant {
     Instant::from_nanos(nanos(ClockId::CLOCK_MONOTONIC) as u64)
 }
 
+/// How long the machine has been up, suspended or not. This too takes no system call.
+pub(super) fn uptime() -> Duration {
+    Duration::from_nanos(nanos(ClockId::CLOCK_BOOTTIME) as u64)
+}
+
 /// Chance for the gateway's generator, from the kernel.
 pub(super) fn seed() -> std::io::Result<u64> {
     let mut bytes = [0; 8];
@@ -28,7 +33,7 @@ pub(super) fn seed() -> std::io::Result<u64> {
 }
 
 fn nanos(clock: ClockId) -> i64 {
-    let time = clock_gettime(clock).expect("both clocks exist on every Linux");
+    let time = clock_gettime(clock).expect("all these clocks exist on every Linux");
     // `time_t` and `c_long` are 32 bits wide on some of our targets.
     #[expect(clippy::useless_conversion, reason = "they differ by target")]
     let (seconds, nanos) = (i64::from(time.tv_sec()), i64::from(time.tv_nsec()));

@@ -26,6 +26,7 @@ pub struct Bench {
     pub trouble: BTreeMap<(u8, Option<u8>), Trouble>,
     pub files: BTreeMap<String, Vec<u8>>,
     pub disk: Option<(u64, u64)>,
+    pub uptime: Duration,
     /// By offset.
     pub lines: BTreeMap<u32, Line>,
     /// By path.
@@ -117,6 +118,7 @@ impl Bench {
             trouble: BTreeMap::new(),
             files: BTreeMap::new(),
             disk: None,
+            uptime: Duration::ZERO,
             lines: BTreeMap::new(),
             ports: BTreeMap::new(),
             said: Vec::new(),
@@ -383,6 +385,7 @@ impl Bench {
                 .disk
                 .map(|(total, available)| Fact::DiskSpace { total, available })
                 .ok_or(BusError::Failed(5)),
+            Question::Uptime => Ok(Fact::Uptime(self.uptime)),
         }
     }
 

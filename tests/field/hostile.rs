@@ -335,6 +335,7 @@ impl Chaos {
                             total: u64::from(which),
                             available: bytes.len() as u64,
                         }),
+                        Ok(Fact::Uptime(Duration::from_nanos(u64::from(which)))),
                     ])),
                     4 => Ok(BusReply::Bytes(bytes.as_slice().into())),
                     _ => {

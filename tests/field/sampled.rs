@@ -403,11 +403,11 @@ fn machine() -> Bench {
             "/proc/meminfo",
             "MemTotal: 1000 kB\nMemFree: 10 kB\nMemAvailable: 750 kB\n",
         ),
-        ("/proc/uptime", "350735.47 1393402.51\n"),
     ] {
         bench.files.insert(path.to_owned(), text.into());
     }
     bench.disk = Some((4_000, 1_000));
+    bench.uptime = Duration::from_millis(350_735_470);
     let settings = SystemSettings {
         temperature: None,
         disk: "/".into(),
