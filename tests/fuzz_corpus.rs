@@ -305,6 +305,34 @@ const CERTIFICATES: &[(&str, &[u8])] = &[
     ("sequence-of-itself", b"\x30\x06\x30\x04\x30\x02\x30\x00"),
 ];
 
+/// A client's first message, a line feed, its last.
+const SCRAM: &[(&str, &[u8])] = &[
+    (
+        "rfc-7677",
+        b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO\nc=biws,r=rOprNGfwEbeRWgbNEkqOours,\
+          p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
+    ),
+    ("binding-unused", b"y,,n=user,r=x\nc=eSws,r=xours,p=AAAA"),
+    ("binding-wanted", b"p=tls-unique,,n=user,r=x\nc=,r=x,p="),
+    (
+        "identity",
+        b"n,a=b=2Cc,n=b=2Cc,r=x\nc=bixhPWI9MkNjLA==,r=xours,p=AA==",
+    ),
+    ("identity-other", b"n,a=b,n=c,r=x"),
+    (
+        "escaped",
+        b"n,,n==3D=2C=2C,r=x,t=ext\nc=biws,r=xours,t=1,p=",
+    ),
+    ("escaped-wrong", b"n,,n==3d,r=x"),
+    ("escaped-half", b"n,,n=a=2,r=x"),
+    ("mandatory", b"n,,m=1,n=a,r=x"),
+    ("mandatory-late", b"n,,n=a,r=x\nc=biws,r=xours,m=1,p=AAAA"),
+    ("not-utf-8", b"n,,n=\xC3\xBC\xFF,r=x"),
+    ("name-of-two-bytes", b"n,,n=\xC3\xBC,r=x\n"),
+    ("proof-within", b"n,,n=a,r=x\nc=biws,r=xours,p=AAAA,p=AAAA"),
+    ("null", b"n,,n=a\0,r=x"),
+];
+
 fn corpus(target: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fuzz/corpus")
@@ -336,6 +364,7 @@ fn constructed() -> BTreeMap<(&'static str, String), Vec<u8>> {
         ("proxy", PROXY),
         ("upgrade", UPGRADE),
         ("certificate", CERTIFICATES),
+        ("scram", SCRAM),
     ] {
         for (name, bytes) in list {
             files.insert((target, (*name).to_owned()), bytes.to_vec());
@@ -392,6 +421,11 @@ fn upgrades_of_the_corpus() {
 }
 
 #[test]
+fn scram_messages_of_the_corpus() {
+    run("scram", checks::scram);
+}
+
+#[test]
 fn certificates_of_the_corpus() {
     run("certificate", checks::certificate);
 }
@@ -414,6 +448,7 @@ proptest! {
             ("proxy", checks::proxy),
             ("upgrade", checks::upgrade),
             ("certificate", checks::certificate),
+            ("scram", checks::scram),
         ] {
             let own: Vec<_> = files.iter().filter(|file| file.0.0 == target).collect();
             let mut bytes = Vec::new();

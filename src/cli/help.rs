@@ -267,8 +267,12 @@ Usage: fieldgate passwd [-c] [-H HASH] FILE USER
   -D         removes the user
   -b         takes the password from the arguments, where others can see it
   -H HASH    sha512-pbkdf2 (what mosquitto 2.0 reads; the default), argon2id
-             (since mosquitto 2.1, 46 MiB for each login) or sha512
-  -I NUMBER  iterations of sha512-pbkdf2; the default is 50000
+             (since mosquitto 2.1, 46 MiB for each login), sha512, or
+             scram-sha-256 (for MQTT 5.0's SCRAM-SHA-256 as well; mosquitto does
+             not read a file with it)
+  -I NUMBER  iterations of sha512-pbkdf2 and scram-sha-256; the default is 50000.
+             Those of scram-sha-256 are computed by the client too, and are 4096
+             at least
 
 The password is asked for twice on a terminal, else read as one line of standard
 input. The configuration names the file as password_file in [access], and a running

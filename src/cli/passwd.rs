@@ -1,4 +1,4 @@
-//! `fieldgate passwd`: edits a password file in mosquitto's formats.
+//! `fieldgate passwd`: edits a password file in mosquitto's formats, and in one for SCRAM.
 //!
 //! Comments and the lines of other users stay as they are. The file is replaced whole, so that a
 //! gateway that reads it meanwhile sees the old one or the new one.
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use lexopt::Parser;
 
 use crate::config::access::parse_passwords;
-use crate::credential::{PasswordHash, Scheme};
+use crate::credential::{PasswordHash, SCRAM_ITERATIONS_MIN, Scheme};
 use crate::host::{password, secret};
 
 use super::{Argument, Failure, Globals, code, help, other_argument, output};
@@ -113,8 +113,12 @@ fn scheme(kind: &str, iterations: Option<&str>) -> Result<Scheme, Failure> {
         "sha512" => Ok(Scheme::Sha512),
         "sha512-pbkdf2" => Ok(Scheme::Pbkdf2Sha512 { iterations }),
         "argon2id" => Ok(ARGON2ID),
+        "scram-sha-256" if iterations.get() < SCRAM_ITERATIONS_MIN => Err(Failure::usage(format!(
+            "-I takes at least {SCRAM_ITERATIONS_MIN} iterations of scram-sha-256"
+        ))),
+        "scram-sha-256" => Ok(Scheme::ScramSha256 { iterations }),
         other => Err(Failure::usage(format!("there is no hash `{other}`"))
-            .hint("it is one of sha512, sha512-pbkdf2, argon2id")),
+            .hint("it is one of sha512, sha512-pbkdf2, argon2id, scram-sha-256")),
     }
 }
 
@@ -158,6 +162,13 @@ fn ask(user: &str) -> Result<Vec<u8>, Failure> {
 fn hashed(scheme: Scheme, password: &[u8]) -> Result<PasswordHash, Failure> {
     if password.is_empty() {
         return Err(Failure::failed("a password has at least one character"));
+    }
+    let is_plain = password.iter().all(|byte| matches!(byte, b' '..=b'~'));
+    if matches!(scheme, Scheme::ScramSha256 { .. }) && !is_plain {
+        // A client prepares others before it computes with them (RFC 4013), and we do not.
+        return Err(Failure::failed(
+            "for scram-sha-256 a password has ASCII characters only, and no control characters",
+        ));
     }
     let salt = secret::salt().map_err(|error| Failure::failed("drawing a salt").because(error))?;
     password::hash(scheme, &salt, password)

@@ -4,14 +4,14 @@
 //! memory of one hash. The queue is bounded by the broker, which asks for no more than
 //! [`VERIFICATIONS_MAX`] at once.
 
-use std::hint::black_box;
+use core::num::NonZeroU32;
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use ring::{digest, pbkdf2};
 
 use super::worker::{Answer, Mailbox, Worker};
 use crate::broker::{Password, VERIFICATIONS_MAX};
-use crate::credential::{PasswordHash, SHA512_BYTES, Scheme};
+use crate::credential::{PasswordHash, SHA256_BYTES, SHA512_BYTES, Scheme, are_equal, scram};
 use crate::id::ConnId;
 
 /// What the worker is asked.
@@ -95,6 +95,10 @@ pub(super) fn is_right(hash: &PasswordHash, password: &[u8]) -> bool {
             argon2id(hash.scheme, &hash.salt, password, &mut digest)
                 && are_equal(&digest, &hash.digest)
         }
+        Scheme::ScramSha256 { iterations } => are_equal(
+            &scram_sha256(iterations, &hash.salt, password),
+            &hash.digest,
+        ),
     }
 }
 
@@ -120,6 +124,7 @@ pub fn hash(scheme: Scheme, salt: &[u8], password: &[u8]) -> Option<PasswordHash
             }
             digest
         }
+        Scheme::ScramSha256 { iterations } => scram_sha256(iterations, salt, password),
     };
     Some(PasswordHash {
         scheme,
@@ -144,19 +149,16 @@ fn argon2id(scheme: Scheme, salt: &[u8], password: &[u8], digest: &mut [u8]) -> 
     argon2.hash_password_into(password, salt, digest).is_ok()
 }
 
-/// In a time that does not tell where they differ.
-fn are_equal(ours: &[u8], theirs: &[u8]) -> bool {
-    if ours.len() != theirs.len() {
-        return false;
-    }
-    let pairs = ours.iter().zip(theirs);
-    black_box(pairs.fold(0, |all, (one, other)| all | black_box(one ^ other))) == 0
+/// StoredKey and ServerKey: of SCRAM, what is kept.
+fn scram_sha256(iterations: NonZeroU32, salt: &[u8], password: &[u8]) -> Vec<u8> {
+    let mut salted = [0; SHA256_BYTES];
+    let algorithm = pbkdf2::PBKDF2_HMAC_SHA256;
+    pbkdf2::derive(algorithm, iterations, salt, password, &mut salted);
+    scram::keys(&salted).concat()
 }
 
 #[cfg(test)]
 mod tests {
-    use core::num::NonZeroU32;
-
     use super::*;
 
     #[test]
@@ -165,6 +167,9 @@ mod tests {
         for scheme in [
             Scheme::Sha512,
             Scheme::Pbkdf2Sha512 { iterations },
+            Scheme::ScramSha256 {
+                iterations: NonZeroU32::new(4096).unwrap(),
+            },
             Scheme::Argon2id {
                 memory_kib: 64,
                 passes: 1,

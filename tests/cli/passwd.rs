@@ -27,12 +27,17 @@ fn a_file_is_made_edited_and_refused_when_it_is_wrong() {
     set(&file, "anna", "one", &["-c", "-H", "argon2id"]);
     set(&file, "bert", "two", &["-I", "101"]);
     set(&file, "carl", "three", &["-H", "sha512"]);
+    set(&file, "dora", "four", &["-H", "scram-sha-256"]);
     let lines = fs::read_to_string(&file).unwrap();
     let begins: Vec<_> = lines
         .lines()
         .map(|line| line.split('$').take(2).collect::<String>())
         .collect();
-    assert_eq!(begins, ["anna:argon2id", "bert:7", "carl:6"]);
+    assert_eq!(
+        begins,
+        ["anna:argon2id", "bert:7", "carl:6", "dora:scram-sha-256"]
+    );
+    assert!(lines.contains("dora:$scram-sha-256$i=50000$"), "{lines}");
 
     let typed = fieldgate_with_input(&["passwd", &file, "bert"], b"secret\n");
     assert_eq!(typed.code, Some(0), "{}", typed.err);
@@ -61,9 +66,22 @@ fn a_file_is_made_edited_and_refused_when_it_is_wrong() {
         &["passwd", "-b", &*file, "a:b", "x"][..],
         &["passwd", &file],
         &["passwd", "-H", "md5", &file, "a"],
+        &["passwd", "-H", "scram-sha-256", "-I", "4095", &file, "a"],
     ] {
         assert_eq!(fieldgate(arguments).code, Some(2), "{arguments:?}");
     }
+    // A client would prepare such a password in a way of its own.
+    let foreign = fieldgate(&[
+        "passwd",
+        "-b",
+        "-H",
+        "scram-sha-256",
+        &file,
+        "a",
+        "\u{FC}ber",
+    ]);
+    assert_eq!(foreign.code, Some(1));
+    assert!(foreign.err.contains("ASCII"), "{}", foreign.err);
 }
 
 #[test]
@@ -72,9 +90,16 @@ fn who_is_in_the_file_may_do_what_the_acl_says() {
     let file = path_text(&folder.path("passwd"));
     set(&file, "anna", "one", &["-c", "-I", "101"]);
     set(&file, "bert", "two", &["-H", "argon2id"]);
+    // With a verifier for SCRAM one can log in as with any other hash.
+    set(
+        &file,
+        "dora",
+        "four",
+        &["-H", "scram-sha-256", "-I", "4096"],
+    );
     let acl = folder.file(
         "acl",
-        "user anna\ntopic readwrite shed/#\nuser bert\ntopic read shed/#\n",
+        "user anna\ntopic readwrite shed/#\nuser dora\ntopic readwrite shed/#\nuser bert\ntopic read shed/#\n",
     );
     let tables = format!(
         "[access]\npassword_file = \"{file}\"\nacl_file = \"{}\"\n",
@@ -96,7 +121,8 @@ fn who_is_in_the_file_may_do_what_the_acl_says() {
     assert_ne!(publish("anna", "two").code, Some(0));
     assert_ne!(publish("carl", "two").code, Some(0));
     assert_ne!(publish("bert", "two").code, Some(0), "he may only read");
-    let said = publish("anna", "one");
+    assert_ne!(publish("dora", "two").code, Some(0));
+    let said = publish("dora", "four");
     assert_eq!(said.code, Some(0), "{}", said.err);
-    assert_eq!(sub.end().out, "shed/x anna\n");
+    assert_eq!(sub.end().out, "shed/x dora\n");
 }

@@ -2,9 +2,12 @@
 //! kept corpus.
 #![allow(dead_code, reason = "each fuzz target uses one of these")]
 
+use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use fieldgate::buffer::{Memory, Payload, SendQueue};
+use fieldgate::credential::scram::{ClientFirst, Exchange, MESSAGE_MAX, Secret};
+use fieldgate::credential::{PasswordHash, SHA256_BYTES, Scheme};
 use fieldgate::gateway::settings::{CertificateName, WebSocketSettings};
 use fieldgate::host::certificate::{NAME_MAX, name_of, valid_until};
 use fieldgate::host::frames::{CONTROL_MAX, Deframer, End, Said};
@@ -332,4 +335,34 @@ pub fn certificate(bytes: &[u8]) {
     if let Some(end) = valid_until(bytes) {
         assert_eq!(end.len(), 15);
     }
+}
+
+/// A client's two messages, with a line feed between them: without the password nothing is proven,
+/// and what is asked is the client's nonce and ours.
+pub fn scram(bytes: &[u8]) {
+    let cut = bytes.iter().position(|byte| *byte == b'\n');
+    let (first, last) = bytes.split_at(cut.unwrap_or(bytes.len()));
+    let Ok(first) = ClientFirst::parse(first) else {
+        return;
+    };
+    assert!(!first.user.is_empty() && first.user.len() <= MESSAGE_MAX);
+    assert!(!first.user.chars().any(char::is_control));
+    let sample = PasswordHash {
+        scheme: Scheme::ScramSha256 {
+            iterations: NonZeroU32::MIN,
+        },
+        salt: [1; 16].into(),
+        digest: [2; 2 * SHA256_BYTES].into(),
+    };
+    let verifier = Secret::new(b"fuzz").decoy(&first.user, &sample);
+    let exchange = Exchange::begin(&first, verifier, "ours").expect("a verifier of SCRAM");
+    let asked = exchange.server_first();
+    assert!(asked.starts_with("r=") && asked.ends_with(",i=1"));
+    assert_eq!(
+        asked.split(',').count(),
+        3,
+        "one nonce, one salt, one number"
+    );
+    assert_eq!(exchange.user(), &*first.user);
+    assert!(exchange.finish(last.get(1..).unwrap_or_default()).is_err());
 }

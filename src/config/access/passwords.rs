@@ -1,4 +1,5 @@
-//! Password files in mosquitto's format: `NAME:HASH` a line, and comments that begin with `#`.
+//! Password files in mosquitto's format: `NAME:HASH` a line, and comments that begin with `#`. One
+//! hash is ours alone: what SCRAM needs.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -94,7 +95,8 @@ mod tests {
             [
                 "2:1: the user anna stands twice",
                 "3:1: a line is NAME:HASH, and here is no colon",
-                "4:6: a password hash begins with $6$, $7$ or $argon2id$ (user bert)",
+                "4:6: a password hash begins with $6$, $7$, $argon2id$ or $scram-sha-256$ \
+                    (user bert)",
                 "5:1: a user's name is missing, or has control characters",
             ]
         );
