@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! CONNECT ── what we can do at all ── who is it ──▶ a name is known ──▶ session, CONNACK
-//!                                        └─ a password ─▶ Verify … Verified ─┘
+//!                                        ├─ a password ─▶ Verify … Verified ─┤
+//!                                        └─ a method ───▶ AUTH … AUTH ───────┘
 //! ```
 //!
-//! A name comes from the transport (a certificate, the kernel), or from a password that is right. A
+//! A name comes from the transport (a certificate, the kernel), from a password that is right,
+//! or from an authentication (see `authenticate`). A
 //! name that nobody can check gives no rights: on a listener that lets in anybody, without a
 //! password file, its bearer is nobody.
 
@@ -24,6 +26,7 @@ use super::{
 };
 use crate::buffer::Outbox;
 use crate::credential::PasswordHash;
+use crate::credential::scram::Exchange;
 use crate::id::{ConnId, Lsn, SessionId};
 use crate::mqtt::frame::PACKET_SIZE_MAX;
 use crate::mqtt::packet::connack_for;
@@ -51,7 +54,7 @@ impl fmt::Debug for Password {
 }
 
 /// A reason and what is said beside it.
-type Refusal = (ReasonCode, &'static str);
+pub(super) type Refusal = (ReasonCode, &'static str);
 
 /// What CONNECT says about who sent it.
 enum Identity {
@@ -59,6 +62,8 @@ enum Identity {
     Known(Option<Box<str>>),
     /// A password says so, which is to be compared.
     Claimed { hash: PasswordHash, is_known: bool },
+    /// It will be proven.
+    Asked(Exchange),
 }
 
 impl Broker {
@@ -92,7 +97,7 @@ impl Broker {
         if let Ok(Packet::Connect(connect)) = Packet::parse(ProtocolVersion::V5, &frame) {
             if is_right && is_known {
                 connection.has_password = true;
-                self.enter(conn, &connect, connect.username, outbox);
+                self.enter(conn, &connect, connect.username, None, outbox);
             } else {
                 self.stats.refused_logins += 1;
                 let why = "unknown user or wrong password";
@@ -124,7 +129,10 @@ impl Broker {
             .admit(conn, connect)
             .and_then(|()| self.identify(conn, connect));
         match identity {
-            Ok(Identity::Known(user)) => self.enter(conn, connect, user.as_deref(), outbox),
+            Ok(Identity::Known(user)) => {
+                self.enter(conn, connect, user.as_deref(), None, outbox);
+            }
+            Ok(Identity::Asked(exchange)) => self.ask_for_proof(conn, exchange, frame, outbox),
             Ok(Identity::Claimed { hash, is_known }) => {
                 let kept = Kept {
                     frame: frame.into(),
@@ -139,12 +147,14 @@ impl Broker {
         }
     }
 
-    /// Lets a client in that is known, or refuses it for what only its name can tell.
-    fn enter(
+    /// Lets a client in that is known, or refuses it for what only its name can tell. `proof` is
+    /// the last word of an authentication.
+    pub(super) fn enter(
         &mut self,
         conn: ConnId,
         connect: &Connect<'_>,
         user: Option<&str>,
+        proof: Option<&str>,
         outbox: &mut Outbox,
     ) {
         let assigned = connect
@@ -197,6 +207,9 @@ impl Broker {
             shared_subscription_available: Some(settings.shared_subscriptions),
             server_keep_alive: settings.keep_alive_override, // [MQTT-3.1.2-21]
             response_information: information.as_deref(),    // [MQTT-3.1.2-28]
+            // [MQTT-4.12.0-5] [MQTT-4.12.0-6]
+            authentication_method: connect.properties.authentication_method,
+            authentication_data: proof.map(str::as_bytes),
             ..ConnackProperties::default()
         };
         let connack = Connack {
@@ -237,9 +250,11 @@ impl Broker {
         if connection.is_over_limit {
             return Err((ReasonCode::QuotaExceeded, "too many connections"));
         }
-        if connect.properties.authentication_method.is_some() {
+        if let Some(method) = connect.properties.authentication_method
+            && !self.authenticator.offers(method)
+        {
             // [MQTT-4.12.0-1]
-            let why = "no authentication method is supported";
+            let why = "this authentication method is not supported";
             return Err((ReasonCode::BadAuthenticationMethod, why));
         }
         if connect.client_id.is_empty() {
@@ -268,7 +283,11 @@ impl Broker {
     }
 
     /// Who it is, or how to find out.
-    fn identify(&self, conn: ConnId, connect: &Connect<'_>) -> Result<Identity, Refusal> {
+    fn identify(&mut self, conn: ConnId, connect: &Connect<'_>) -> Result<Identity, Refusal> {
+        if connect.properties.authentication_method.is_some() {
+            let data = connect.properties.authentication_data;
+            return self.begin_exchange(data).map(Identity::Asked);
+        }
         let connection = self.connections.get(conn);
         let connection = connection.expect("the caller has looked it up");
         if let Some(name) = connection.identity.as_deref() {
@@ -525,6 +544,7 @@ impl Broker {
         connection.receive_maximum = self.settings.receive_maximum.max(1);
         connection.takes = Some(self.settings.max_packet_size);
         connection.ends_session = expiry_seconds == 0;
+        connection.has_method = connect.properties.authentication_method.is_some();
         connection.will = connect
             .will
             .as_ref()
@@ -543,7 +563,13 @@ impl Broker {
     }
 
     /// Refuses a CONNECT [MQTT-3.1.4-2].
-    fn refuse_connect(&mut self, conn: ConnId, reason: ReasonCode, why: &str, outbox: &mut Outbox) {
+    pub(super) fn refuse_connect(
+        &mut self,
+        conn: ConnId,
+        reason: ReasonCode,
+        why: &str,
+        outbox: &mut Outbox,
+    ) {
         self.stats.refused_connects += 1;
         let Some(connection) = self.connections.get_mut(conn) else {
             return;
@@ -556,6 +582,8 @@ impl Broker {
             "CONNECT refused {client} reason={reason} count={count}: {why}"
         );
         connection.phase = Phase::Closing;
+        connection.exchange = None;
+        connection.charge.set(connection.cost());
         let version = connection.version;
         if !version.is_v5() && reason.to_connect_return_code().is_none() {
             // 3.1.1 has no words for it [MQTT-3.2.2-6/3.1.1].

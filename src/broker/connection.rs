@@ -3,6 +3,7 @@
 use core::net::IpAddr;
 use std::rc::Rc;
 
+use super::authenticate::Pending;
 use crate::buffer::Charge;
 use crate::id::{ConnId, SessionId};
 use crate::mqtt::{ApplicationMessage, ProtocolVersion};
@@ -31,6 +32,10 @@ pub(super) struct Connection {
     pub(super) kept: Option<Kept>,
     /// Its name was proven by a password.
     pub(super) has_password: bool,
+    /// An authentication that waits for its proof. Invariant: only while authenticating, or live.
+    pub(super) exchange: Option<Box<Pending>>,
+    /// CONNECT named an authentication method, which may be used again.
+    pub(super) has_method: bool,
     /// Of CONNECT.
     pub(super) version: ProtocolVersion,
     /// For the log; empty before CONNECT.
@@ -78,6 +83,9 @@ pub(super) struct Connection {
 /// | `Fresh` | CONNECT with a password | `Verifying` |
 /// | `Verifying` | the password is right | `Live` |
 /// | `Verifying` | it is not; it takes too long | `Closing` |
+/// | `Fresh` | CONNECT with an authentication method | `Authenticating` |
+/// | `Authenticating` | AUTH, and the proof is right | `Live` |
+/// | `Authenticating` | it is not; anything else; silence | `Closing` |
 /// | `Fresh` | CONNECT, accepted | `Live` |
 /// | `Fresh` | CONNECT, refused; anything else; silence | `Closing` |
 /// | `Live` | DISCONNECT, error, silence, takeover, stop | `Closing` |
@@ -88,6 +96,8 @@ pub(super) enum Phase {
     Fresh,
     /// CONNECT is here, and its password is being compared.
     Verifying,
+    /// CONNECT is here, and nothing but AUTH or DISCONNECT may come.
+    Authenticating,
     /// It serves this session.
     Live(SessionId),
     /// We have asked for its end, or will once our last word is settled. What comes is discarded.
@@ -131,6 +141,8 @@ impl Connection {
             identity: None,
             kept: None,
             has_password: false,
+            exchange: None,
+            has_method: false,
             version: ProtocolVersion::V4,
             client_id: "".into(),
             is_over_limit,
@@ -162,19 +174,36 @@ impl Connection {
             + aliases.sum::<usize>()
             + self.will.as_ref().map_or(0, |will| will.footprint())
             + self.kept.as_ref().map_or(0, |kept| kept.frame.len())
+            + self
+                .exchange
+                .as_ref()
+                .map_or(0, |pending| pending.footprint())
     }
 
     /// When the client's silence becomes too long; `None` if it may be silent for ever, or while it
     /// is we who do not listen.
     pub(super) fn deadline(&self, connect_timeout: Duration) -> Option<Instant> {
-        match self.phase {
-            Phase::Fresh | Phase::Verifying => Some(self.opened_at + connect_timeout),
+        let proof = self.proof_deadline(connect_timeout);
+        let own = match self.phase {
+            Phase::Fresh | Phase::Verifying | Phase::Authenticating => {
+                Some(self.opened_at + connect_timeout)
+            }
             Phase::Live(_) if matches!(self.pause, Pause::Memory(_)) => {
                 Some(self.heard_at + MEMORY_TIMEOUT)
             }
             Phase::Live(_) if self.patience > Duration::ZERO => Some(self.heard_at + self.patience),
             Phase::Live(_) | Phase::Closing => None,
+        };
+        match (own, proof) {
+            (Some(own), Some(proof)) => Some(own.min(proof)),
+            (own, proof) => own.or(proof),
         }
+    }
+
+    /// When a client that authenticates itself again has taken too long for it.
+    pub(super) fn proof_deadline(&self, connect_timeout: Duration) -> Option<Instant> {
+        let pending = self.exchange.as_ref()?;
+        matches!(self.phase, Phase::Live(_)).then(|| pending.since + connect_timeout)
     }
 }
 

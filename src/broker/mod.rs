@@ -30,6 +30,7 @@
 //! | `max_sessions`, memory budget | CONNACK 0x97 |
 //! | `max_subscriptions`, memory budget | SUBACK 0x97 for that filter |
 //! | `max_packet_size` | DISCONNECT 0x95 |
+//! | 8 KiB, for a packet of a client that authenticates itself | CONNACK 0x95 |
 //! | memory budget, for a large packet | its connection waits, after 30 s DISCONNECT 0x97 |
 //! | `receive_maximum` | DISCONNECT 0x93 in 5.0; not read further in 3.1.1 until acknowledged |
 //! | `queue`, `queues_bytes` | `when_full` |
@@ -37,6 +38,7 @@
 //! | `retained_*`, memory budget | not stored, an older one removed, delivered all the same |
 //! | [`DELIVERIES_PER_CALL_MAX`] | the rest of what a connection has sent is parsed next turn |
 mod access;
+mod authenticate;
 mod connect;
 mod connection;
 mod draw;
@@ -64,7 +66,8 @@ pub use publish::Published;
 pub use stats::Stats;
 pub use taker::{Origin, Taker};
 
-use self::access::{Access, Permissions};
+use self::access::{Access, AccessSettings, Permissions};
+use self::authenticate::Authenticator;
 use self::connection::{Connection, Pause, Phase, Tag};
 use self::message::Messages;
 use self::publish::Room;
@@ -113,6 +116,7 @@ pub struct Broker {
     retained: Retained,
     messages: Messages,
     access: Access,
+    authenticator: Authenticator,
     settle: Settle,
     deadlines: Deadlines<Timer>,
     outputs: VecDeque<Output>,
@@ -216,6 +220,9 @@ impl Broker {
     /// A broker that nobody has connected to. Its memory limit becomes the account's.
     pub fn new(settings: Settings, memory: &Memory, rng: &mut Rng) -> Self {
         memory.set_limit(settings.memory);
+        // Of its own: what others are shown of the broker's generator tells nothing about it.
+        let mut authenticator = Authenticator::new(&mut rng.fork());
+        authenticator.update(&settings.access);
         let mut rng = rng.fork();
         Self {
             settings,
@@ -232,6 +239,7 @@ impl Broker {
             retained: Retained::default(),
             messages: Messages::new(memory),
             access: Access::default(),
+            authenticator,
             settle: Settle::default(),
             deadlines: Deadlines::new(),
             outputs: VecDeque::new(),
@@ -264,6 +272,7 @@ impl Broker {
             self.apply_rules();
         }
         if before.access.users != self.settings.access.users {
+            self.authenticator.update(&self.settings.access);
             self.dismiss_users(&before.access, outbox);
         }
         self.finish(outbox);
@@ -540,8 +549,14 @@ impl Broker {
         };
         match connection.phase {
             Phase::Closing => {}
-            Phase::Fresh | Phase::Verifying => {
+            // Nothing but CONNACK is said before it [MQTT-3.14.0-1].
+            Phase::Authenticating if reason.is_allowed_in(PacketType::Connack) => {
+                self.refuse_connect(conn, reason, why, outbox);
+            }
+            Phase::Fresh | Phase::Verifying | Phase::Authenticating => {
                 connection.phase = Phase::Closing;
+                connection.exchange = None;
+                connection.charge.set(connection.cost());
                 self.outputs.push_back(Output::Close {
                     conn,
                     how: CloseHow::Now,
@@ -565,6 +580,7 @@ impl Broker {
         connection.phase = Phase::Closing;
         let will = connection.will.take();
         connection.aliases = Vec::new();
+        connection.exchange = None;
         connection.charge.set(connection.cost());
         let will = will.filter(|_| fate == Fate::Publish);
         let delay = connection.will_delay;
@@ -704,6 +720,13 @@ impl Broker {
             let why = "the first packet is not CONNECT";
             return self.violate(conn, ReasonCode::ProtocolError, why, outbox);
         }
+        if connection.phase == Phase::Authenticating
+            && first.is_some()
+            && !authenticate::is_awaited(first_type)
+        {
+            let why = "neither AUTH nor DISCONNECT before CONNACK"; // [MQTT-3.1.2-30]
+            return self.violate(conn, ReasonCode::ProtocolError, why, outbox);
+        }
         let Some(total) = needed else {
             return;
         };
@@ -760,10 +783,18 @@ impl Broker {
         }
         match connection.phase {
             Phase::Closing => {}
-            Phase::Fresh | Phase::Verifying => {
+            Phase::Fresh | Phase::Verifying | Phase::Authenticating => {
                 self.stats.connect_timeouts += 1;
                 log::debug!("no CONNECT came conn={conn}");
                 self.disconnect(conn, ReasonCode::MaximumConnectTime, "", outbox);
+            }
+            Phase::Live(_)
+                if connection
+                    .proof_deadline(self.settings.connect_timeout)
+                    .is_some_and(|deadline| deadline <= now) =>
+            {
+                let why = "no proof came in time";
+                self.dismiss(conn, ReasonCode::NotAuthorized, why, outbox);
             }
             Phase::Live(_) if is_starved => {
                 let why = "no memory for this packet";
@@ -917,6 +948,9 @@ impl Broker {
                 assert_eq!(session.link.as_ref().map(|link| link.conn), Some(conn));
             }
             assert!(live(connection.phase) || connection.will.is_none());
+            let is_authenticating = connection.phase == Phase::Authenticating;
+            assert!(is_authenticating || live(connection.phase) || connection.exchange.is_none());
+            assert!(!is_authenticating || connection.exchange.is_some());
         }
         let waiting: u32 = self
             .connections

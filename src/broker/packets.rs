@@ -31,6 +31,7 @@ impl Broker {
         let packet_type = frame.first().copied().and_then(PacketType::from_first_byte);
         match phase {
             Phase::Closing | Phase::Verifying => {}
+            Phase::Authenticating => self.on_frame_of_authentication(conn, frame, outbox),
             Phase::Fresh if packet_type != Some(PacketType::Connect) => {
                 let why = "the first packet is not CONNECT"; // [MQTT-3.1.0-1]
                 self.violate(conn, ReasonCode::ProtocolError, why, outbox);
@@ -80,8 +81,7 @@ impl Broker {
             Packet::Disconnect(disconnect) => self.on_disconnect(conn, disconnect, outbox),
             // [MQTT-3.1.0-2]
             Packet::Connect(_) => self.not_allowed(conn, "a second CONNECT", outbox),
-            // No method was agreed on in CONNECT [MQTT-4.12.0-7].
-            Packet::Auth(_) => self.not_allowed(conn, "AUTH without a method", outbox),
+            Packet::Auth(auth) => self.on_auth(conn, session, auth, outbox),
             Packet::Connack(_)
             | Packet::Suback(_)
             | Packet::Unsuback(_)

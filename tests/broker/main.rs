@@ -4,8 +4,10 @@
 //! first draw of a message wait for a fetch, as the journal will.
 
 mod house;
+mod scram;
 
 mod access;
+mod authenticate;
 mod connect;
 mod features;
 mod garbage;

@@ -1,11 +1,13 @@
 //! Sections 3.12 to 3.15, 4.12 and 4.13: pings, goodbyes, authentication, errors.
 
 use fieldgate::mqtt::{
-    Auth, AuthProperties, Connect, ConnectProperties, Packet, ReasonCode, TopicName, Will,
-    WillProperties,
+    Connect, ConnectProperties, Packet, ReasonCode, TopicName, Will, WillProperties,
 };
 
 use crate::house::*;
+use crate::scram::{
+    self, METHOD, again, asked, asking, auth, challenge, go_on, proof, read_auth, with_users,
+};
 use crate::support::*;
 
 fn with_will<'a>(connect: &Connect<'a>) -> Connect<'a> {
@@ -22,13 +24,7 @@ fn with_will<'a>(connect: &Connect<'a>) -> Connect<'a> {
     }
 }
 
-fn auth(reason: ReasonCode) -> Packet<'static> {
-    let properties = AuthProperties {
-        authentication_method: Some("SCRAM-SHA-256"),
-        ..AuthProperties::default()
-    };
-    Packet::Auth(Auth { reason, properties })
-}
+const FIRST: &str = "n,,n=anna,r=nonce";
 
 cases! {
     // [MQTT-3.12.4-1] [MQTT-3.12.4-1/3.1.1]
@@ -147,6 +143,90 @@ cases! {
             refused(b, V5, &bytes, 0x8C);
         }
         assert_eq!(b.stat("sessions"), 0);
+        // Where nobody has a verifier for it, there is no such method either.
+        let bytes = bytes_of(V5, &Packet::Connect(asking(&connect(V5, "a"), FIRST)));
+        refused(b, V5, &bytes, 0x8C);
+    }
+
+    // [MQTT-4.12.0-2] [MQTT-4.12.0-5] [MQTT-3.15.2-1]
+    fn every_auth_says_what_it_is_and_names_the_method_of_connect(b: &mut House) {
+        with_users(b);
+        let conn = b.dial(&asking(&connect(V5, "a"), FIRST));
+        // 0x18, the method, and data; nothing before CONNACK but this.
+        let bytes = b.read_bytes(conn);
+        let method = [&[0x15][..], &field(METHOD.as_bytes())].concat();
+        assert_eq!((bytes[0], bytes[2]), (0xF0, 0x18));
+        assert_eq!(bytes[4..4 + method.len()], method);
+        b.drop_conn(conn);
+        let conn = scram::enter(b, &connect(V5, "a"), "anna", "secret");
+        b.send(conn, &again(FIRST));
+        let asked = challenge(b, conn);
+        let (last, expected) = proof(FIRST, &asked, "secret");
+        b.send(conn, &go_on(&last));
+        assert_eq!(read_auth(b, conn), (ReasonCode::Success, expected));
+        assert_eq!(b.read(conn), "");
+    }
+
+    // [MQTT-4.12.0-4] [MQTT-4.12.0-3] [MQTT-4.12.0-5]
+    fn an_authentication_is_refused_wherever_it_goes_wrong(b: &mut House) {
+        with_users(b);
+        // At the first message.
+        let conn = b.dial(&asking(&connect(V5, "a"), "n,,n=anna"));
+        assert_eq!(b.read(conn), "CONNACK Not authorized");
+        assert!(!b.is_open(conn));
+        let (_, right) = asked(b, FIRST, "secret");
+        for (answer, code) in [
+            (go_on("c=biws"), "Not authorized"),
+            (go_on(&right), "Not authorized"), // of another exchange
+            (go_on(""), "Not authorized"),
+            (auth(ReasonCode::ContinueAuthentication, Some("SCRAM-SHA-1"), "x"),
+                "Bad authentication method"),
+            (auth(ReasonCode::ReAuthenticate, Some(METHOD), FIRST), "Protocol Error"),
+            (auth(ReasonCode::Success, Some(METHOD), "x"), "Protocol Error"),
+            (auth(ReasonCode::ContinueAuthentication, None, "x"), "Protocol Error"),
+        ] {
+            let (conn, _) = asked(b, FIRST, "secret");
+            b.send(conn, &answer);
+            assert_eq!(b.read(conn), format!("CONNACK {code}"), "{answer:?}");
+            assert_eq!(b.read(conn), "");
+            assert!(!b.is_open(conn));
+        }
+        // AUTH may be empty, which says Success; and flags and codes are those that it has.
+        for (bytes, code) in [
+            (&[0xF0, 0][..], 0x82), (&[0xF1, 0], 0x81), (&[0xF0, 2, 0x80, 0], 0x82),
+            (&[0xF0, 1, 0x18], 0x81),
+        ] {
+            let (conn, _) = asked(b, FIRST, "secret");
+            b.send_bytes(conn, bytes);
+            let answer = b.read_bytes(conn);
+            assert_eq!((answer[0], answer[3]), (0x20, code), "{bytes:02x?}");
+            assert!(!b.is_open(conn));
+        }
+        assert_eq!(b.stat("sessions"), 0);
+    }
+
+    // [MQTT-3.1.2-30]
+    fn nothing_but_auth_and_disconnect_comes_before_connack(b: &mut House) {
+        with_users(b);
+        let connect = asking(&connect(V5, "a"), FIRST);
+        for bytes in [
+            bytes_of(V5, &Packet::Pingreq),
+            bytes_of(V5, &Packet::Connect(connect)),
+            publish_bytes(V5, b"t", b"x"),
+            subscribe_bytes(V5, b"t", 0),
+            vec![0x30, 0xFF, 0x01],
+        ] {
+            let (conn, right) = asked(b, FIRST, "secret");
+            let bytes = [bytes, bytes_of(V5, &go_on(&right))].concat();
+            b.send_bytes(conn, &bytes);
+            assert_eq!(b.read_all(conn), ["CONNACK Protocol Error"], "{bytes:02x?}");
+            assert!(!b.is_open(conn));
+        }
+        let (conn, _) = asked(b, FIRST, "secret");
+        b.send_bytes(conn, &[0xE0, 0]);
+        assert_eq!(b.read(conn), "");
+        assert!(!b.is_open(conn));
+        assert_eq!(b.stat("sessions"), 0);
     }
 
     // [MQTT-4.12.0-6]
@@ -162,11 +242,45 @@ cases! {
 
     // [MQTT-4.12.0-7] [MQTT-4.12.1-1] [MQTT-4.12.1-2]
     fn who_named_no_method_may_not_authenticate(b: &mut House) {
-        for reason in [ReasonCode::ReAuthenticate, ReasonCode::ContinueAuthentication] {
-            breaks(b, V5, &bytes_of(V5, &auth(reason)), 0x82);
+        with_users(b);
+        for packet in [again(FIRST), go_on(FIRST)] {
+            breaks(b, V5, &bytes_of(V5, &packet), 0x82);
         }
         // 3.1.1 has no such packet.
-        breaks(b, V4, &bytes_of(V5, &auth(ReasonCode::ReAuthenticate)), 0x81);
+        breaks(b, V4, &bytes_of(V5, &again(FIRST)), 0x81);
+    }
+
+    // [MQTT-4.12.1-1] [MQTT-4.12.1-2] [MQTT-4.12.0-5]
+    fn to_fail_at_authenticating_again_ends_the_connection(b: &mut House) {
+        with_users(b);
+        let once_more = auth(ReasonCode::ReAuthenticate, Some(METHOD), FIRST);
+        for (is_asked, packet, code) in [
+            (false, auth(ReasonCode::ReAuthenticate, Some("SCRAM-SHA-1"), FIRST), 0x8C),
+            (false, auth(ReasonCode::ReAuthenticate, None, FIRST), 0x82),
+            (false, again("n,,n=anna"), 0x87),
+            (false, go_on("x"), 0x82),
+            (false, auth(ReasonCode::Success, Some(METHOD), ""), 0x82),
+            (true, once_more, 0x82),
+            (true, go_on("x"), 0x87),
+            (true, auth(ReasonCode::ContinueAuthentication, Some("x"), "x"), 0x8C),
+            (true, auth(ReasonCode::Success, Some(METHOD), ""), 0x82),
+        ] {
+            let conn = scram::enter(b, &connect(V5, "a"), "anna", "secret");
+            if is_asked {
+                b.send(conn, &again(FIRST));
+                challenge(b, conn);
+            }
+            b.send(conn, &packet);
+            assert_eq!(b.read_all(conn), [format!("DISCONNECT {code:#04x}")], "{packet:?}");
+            assert!(!b.is_open(conn));
+        }
+        // A wrong proof.
+        let conn = scram::enter(b, &connect(V5, "a"), "anna", "secret");
+        b.send(conn, &again(FIRST));
+        let asked = challenge(b, conn);
+        b.send(conn, &go_on(&proof(FIRST, &asked, "wrong").0));
+        assert_eq!(b.read_all(conn), ["DISCONNECT 0x87"]);
+        assert!(!b.is_open(conn));
     }
 
     // [MQTT-4.8.0-2/3.1.1]

@@ -34,6 +34,8 @@ mod house;
 )]
 #[path = "../host/bench.rs"]
 mod bench;
+#[path = "../broker/scram.rs"]
+mod scram;
 
 mod connect;
 mod data;

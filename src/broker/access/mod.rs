@@ -22,6 +22,7 @@ use self::rules::Publishing;
 pub use self::rules::{Effect, Order, Rule, Rules, Who};
 use super::taker::Origin;
 use crate::credential::PasswordHash;
+use crate::credential::scram::Secret;
 
 /// `[access]`: who is who, and who may do what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,6 +32,9 @@ pub struct AccessSettings {
     pub users: Option<BTreeMap<Box<str>, PasswordHash>>,
     /// `None`: whoever is let in may do everything but write what the gateway owns.
     pub rules: Option<Rules>,
+    /// What the salts of unknown users are made of, so that they stay the same over restarts as
+    /// those of the others do. `None`: another one at each start.
+    pub secret: Option<Secret>,
 }
 
 /// What may be published by whom.

@@ -21,6 +21,7 @@ use super::place::Place;
 use super::read::{At, Cx, Section};
 use super::tree::{Entry, Value};
 use crate::broker::settings::{Effect, Order, Pattern, Rule, Rules, Who};
+use crate::credential::scram::Secret;
 
 /// Rules at most, in the table or in an ACL file.
 pub const RULES_MAX: usize = 10_000;
@@ -303,7 +304,10 @@ pub(super) fn attach(meant: &mut Meant) -> Result<(), Diagnostics> {
     if let Some(path) = &files.passwords {
         let named = meant.origin_of("access.password_file");
         match text_of(path, &named).map(|text| parse_passwords(&text)) {
-            Ok(Ok(users)) => meant.gateway.broker.access.users = Some(users),
+            Ok(Ok(users)) => {
+                meant.gateway.broker.access.users = Some(users);
+                meant.gateway.broker.access.secret = secret_of_machine();
+            }
             Ok(Err(errors)) => report(
                 &mut out,
                 path,
@@ -322,6 +326,15 @@ pub(super) fn attach(meant: &mut Meant) -> Result<(), Diagnostics> {
         }
     }
     if out.is_empty() { Ok(()) } else { Err(out) }
+}
+
+/// What this machine has and nobody outside of it knows: systemd's machine id, of which only a hash
+/// may leave (machine-id(5)). `None` if it has none.
+fn secret_of_machine() -> Option<Secret> {
+    let id = load::read_text(Path::new("/etc/machine-id")).ok()?;
+    let id = id.trim();
+    let is_one = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_one.then(|| Secret::new(format!("fieldgate scram {id}").as_bytes()))
 }
 
 fn text_of(path: &str, named: &str) -> Result<String, Diagnostic> {
