@@ -117,7 +117,7 @@ fn the_limits_shown_are_the_defaults() {
 
 /// A table in which nothing but an unknown key is wrong, for each kind of table: the message lists
 /// the keys that are known.
-const TABLES: [&str; 22] = [
+const TABLES: [&str; 23] = [
     "",
     "[gateway]\n",
     "[gateway.defaults]\n",
@@ -128,6 +128,7 @@ const TABLES: [&str; 22] = [
     "[listener.x]\nbind = \"[::1]:1\"\ntls = { certificate = \"a\", key = \"b\", @ = 1 }\n",
     "[listener.x]\nbind = \"[::1]:1\"\nprotocols = [\"websocket\"]\nwebsocket = { @ = 1 }\n",
     "[listener.x]\nbind = \"[::1]:1\"\nproxy_protocol = { from = [\"::1\"], @ = 1 }\n",
+    "[listener.x]\nbind = \"[::1]:1\"\nredirect = { to = \"a\", @ = 1 }\n",
     "[i2c.1]\n",
     "[gpio.header]\n",
     "[serial.x]\npath = \"/dev/x\"\n",

@@ -162,6 +162,13 @@ impl Broker {
             .is_empty()
             .then(|| self.assign_client_id());
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
+        let connection = self.connections.get(conn);
+        if let Some(redirect) = connection.and_then(|connection| connection.redirect.as_deref()) {
+            // Since it has said CONNECT.
+            let reason = redirect.reason();
+            self.stats.redirects += 1;
+            return self.refuse_connect(conn, reason, "", outbox);
+        }
         let rules = self.settings.access.rules.as_ref();
         let permissions = rules.map(|rules| Rc::new(rules.bind(user, client_id)));
         let opened = self
@@ -246,6 +253,10 @@ impl Broker {
         let connection = connection.expect("the caller has looked it up");
         if self.is_stopping {
             return Err((ReasonCode::ServerUnavailable, "stopping"));
+        }
+        if let Some(redirect) = &connection.redirect {
+            self.stats.redirects += 1;
+            return Err((redirect.reason(), ""));
         }
         if connection.is_over_limit {
             return Err((ReasonCode::QuotaExceeded, "too many connections"));
@@ -593,11 +604,14 @@ impl Broker {
             });
             return;
         }
+        let redirect = connection.redirect.clone();
         let connack = Connack {
             session_present: false, // [MQTT-3.2.2-6]
             reason,
             properties: ConnackProperties {
-                reason_string: Some(why),
+                reason_string: Some(why).filter(|why| !why.is_empty()),
+                // (3.2.2.3.16)
+                server_reference: redirect.as_ref().and_then(|it| it.reference_for(reason)),
                 ..ConnackProperties::default()
             },
         };

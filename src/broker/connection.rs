@@ -4,6 +4,7 @@ use core::net::IpAddr;
 use std::rc::Rc;
 
 use super::authenticate::Pending;
+use super::settings::Redirect;
 use crate::buffer::Charge;
 use crate::id::{ConnId, SessionId};
 use crate::mqtt::{ApplicationMessage, ProtocolVersion};
@@ -40,6 +41,8 @@ pub(super) struct Connection {
     pub(super) version: ProtocolVersion,
     /// For the log; empty before CONNECT.
     pub(super) client_id: Rc<str>,
+    /// Its listener sends its clients elsewhere.
+    pub(super) redirect: Option<Rc<Redirect>>,
     /// One more than `max_connections`: its CONNECT is refused.
     pub(super) is_over_limit: bool,
     pub(super) opened_at: Instant,
@@ -145,6 +148,7 @@ impl Connection {
             has_method: false,
             version: ProtocolVersion::V4,
             client_id: "".into(),
+            redirect: None,
             is_over_limit,
             opened_at: now,
             heard_at: now,

@@ -47,6 +47,7 @@ mod message;
 mod packets;
 mod publish;
 mod queue;
+mod redirect;
 mod retained;
 mod session;
 pub mod settings;

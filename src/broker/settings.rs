@@ -96,6 +96,15 @@ impl Default for Settings {
     }
 }
 
+/// Where the clients of a listener are to go instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    /// The Server Reference: one server or several, with a space between (4.11).
+    pub reference: Box<str>,
+    /// For good (0x9D), or for the time being (0x9C).
+    pub is_permanent: bool,
+}
+
 /// Limits of one queue, and what happens there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueLimits {

@@ -153,7 +153,11 @@ impl Broker {
         if !connection.version.is_v5() {
             return self.last_word(conn, outbox);
         }
+        let redirect = connection.redirect.clone();
         let mut disconnect = Disconnect::new(reason);
+        // (3.14.2.2.5)
+        disconnect.properties.server_reference =
+            redirect.as_ref().and_then(|it| it.reference_for(reason));
         if !why.is_empty() {
             disconnect.properties.reason_string = Some(why);
         }

@@ -46,6 +46,8 @@ stats! {
     refused_connections,
     /// CONNECT packets that were refused, whatever the reason.
     refused_connects,
+    /// Clients that were told to use another server.
+    redirects,
     /// Connections that a new one of the same client replaced.
     takeovers,
     /// Connections that sent nothing for one and a half keep-alives.

@@ -8,6 +8,7 @@ use super::diagnostic::{Diagnostic, Span, shown};
 use super::names;
 use super::place::Place;
 use super::read::{At, Cx, Section};
+use super::redirect;
 use super::transport;
 use super::tree::Entry;
 use crate::gateway::settings::{Bind, ListenerSettings, TransportSettings};
@@ -82,6 +83,7 @@ fn local() -> ListenerSettings {
         ))],
         allow_anonymous: true,
         max_connections: None,
+        redirect: None,
         transport: TransportSettings::default(),
     }
 }
@@ -171,7 +173,11 @@ fn one(
                 .help("encrypt it: `tls = { certificate = \"cert.pem\", key = \"key.pem\" }`"),
         );
     }
-    let may_log_in = has_passwords || transport::vouches(&transport, &bind);
+    let redirect = section
+        .get(cx, "redirect")
+        .and_then(|entry| redirect::read(cx, section, entry, &bind));
+    // Who is sent elsewhere does not have to.
+    let may_log_in = has_passwords || transport::vouches(&transport, &bind) || redirect.is_some();
     let shows_certificates = transport
         .tls
         .as_ref()
@@ -190,6 +196,7 @@ fn one(
             .get(cx, "max_connections")
             .and_then(|entry| cx.whole(entry, 1..=100_000))
             .map(|count| count as u32),
+        redirect,
         transport,
     }
 }

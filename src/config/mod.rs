@@ -30,6 +30,7 @@ mod names;
 mod place;
 mod print;
 mod read;
+mod redirect;
 mod topics;
 mod transport;
 mod tree;

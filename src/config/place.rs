@@ -26,6 +26,8 @@ pub(super) enum Place {
     WebSocket,
     /// `proxy_protocol = { … }`
     Proxy,
+    /// `redirect = { … }`
+    Redirect,
     I2c,
     Gpio,
     Serial,
@@ -50,7 +52,7 @@ pub(super) enum Place {
 }
 
 impl Place {
-    const ALL: [Self; 27] = [
+    const ALL: [Self; 28] = [
         Self::Root,
         Self::Gateway,
         Self::Defaults,
@@ -63,6 +65,7 @@ impl Place {
         Self::Tls,
         Self::WebSocket,
         Self::Proxy,
+        Self::Redirect,
         Self::I2c,
         Self::Gpio,
         Self::Serial,
@@ -136,6 +139,7 @@ impl Place {
                 "websocket",
                 "tls",
                 "proxy_protocol",
+                "redirect",
                 "identity",
                 "mode",
                 "group",
@@ -149,6 +153,7 @@ impl Place {
             ],
             Self::WebSocket => &["path", "origins"],
             Self::Proxy => &["from"],
+            Self::Redirect => &["to", "permanent"],
             Self::I2c => &["transfer_timeout"],
             Self::Gpio => &["chip"],
             Self::Serial => &["path", "baud", "format", "rs485"],
@@ -269,6 +274,7 @@ impl Place {
             Self::Tls => "`tls` of [listener.NAME]",
             Self::WebSocket => "`websocket` of [listener.NAME]",
             Self::Proxy => "`proxy_protocol` of [listener.NAME]",
+            Self::Redirect => "`redirect` of [listener.NAME]",
             Self::I2c => "[i2c.N]",
             Self::Gpio => "[gpio.NAME]",
             Self::Serial => "[serial.NAME]",

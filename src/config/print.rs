@@ -262,6 +262,15 @@ impl Printer<'_> {
         if let Some(count) = listener.max_connections {
             self.number("max_connections", count);
         }
+        if let Some(redirect) = &listener.redirect {
+            let servers: Vec<_> = redirect.reference.split(' ').map(quoted).collect();
+            let to = format!("[{}]", servers.join(", "));
+            let permanent = redirect.is_permanent;
+            self.line(
+                "redirect",
+                &format!("{{ to = {to}, permanent = {permanent} }}"),
+            );
+        }
         self.transport(&listener.transport);
         let unix = listener.bind.iter().find_map(|bind| match bind {
             Bind::Unix { mode, group, .. } => Some((*mode, group)),

@@ -33,6 +33,7 @@ mod status;
 mod system;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
 
 use self::boundary::{
     CloseCause, HostCounters, Input, JournalEvent, Notice, Output, Peer, TimerKind,
@@ -363,13 +364,14 @@ impl Gateway {
         );
         // A listener that a reload took away may still have had one connection in its backlog:
         // nobody is let in by it.
-        let (mut allow_anonymous, mut excess) = (false, 0);
+        let (mut allow_anonymous, mut excess, mut redirect) = (false, 0, None);
         if let Some(entry) = self.listeners.get_mut(listener) {
             self.doors.insert(conn, listener);
             entry.connections += 1;
             allow_anonymous = entry.settings.allow_anonymous;
             let most = entry.settings.max_connections.unwrap_or(u32::MAX);
             excess = entry.connections.saturating_sub(most);
+            redirect = entry.settings.redirect.clone().map(Rc::new);
         }
         log::debug!("connection accepted conn={conn} peer={peer}");
         let address = match peer {
@@ -383,6 +385,10 @@ impl Gateway {
         };
         self.broker
             .handle_accepted(now, conn, admission, &mut self.outbox);
+        if redirect.is_some() {
+            self.broker
+                .handle_redirected(now, conn, redirect, &mut self.outbox);
+        }
     }
 
     fn handle_received(&mut self, now: Now, conn: ConnId, count: usize) {
@@ -467,8 +473,9 @@ impl Gateway {
     }
 
     /// Opens and closes listeners so that they are those of the configuration; what did not change
-    /// is not touched.
-    fn update_listeners(&mut self) {
+    /// is not touched. What comes back are those that send their clients elsewhere than before.
+    fn update_listeners(&mut self) -> Vec<ListenerId> {
+        let mut redirecting = Vec::new();
         let mut wanted: Vec<(Box<str>, Bind, ListenerSettings)> = Vec::new();
         for (name, settings) in &self.config.listeners {
             for bind in &settings.bind {
@@ -490,6 +497,9 @@ impl Gateway {
                         listener,
                         transport,
                     });
+                }
+                if entry.settings.redirect != settings.redirect {
+                    redirecting.push(listener);
                 }
                 entry.settings = settings;
             } else {
@@ -514,6 +524,24 @@ impl Gateway {
                 bind,
                 transport,
             });
+        }
+        redirecting
+    }
+
+    /// Tells the clients of these listeners where to go now.
+    fn redirect_clients(&mut self, now: Now, listeners: &[ListenerId]) {
+        for id in listeners {
+            let Some(entry) = self.listeners.get(*id) else {
+                continue;
+            };
+            let redirect = entry.settings.redirect.clone().map(Rc::new);
+            for conn in self.doors.keys() {
+                if self.doors.get(conn) == Some(id) {
+                    let redirect = redirect.clone();
+                    self.broker
+                        .handle_redirected(now, conn, redirect, &mut self.outbox);
+                }
+            }
         }
     }
 

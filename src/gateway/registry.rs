@@ -114,7 +114,8 @@ impl Gateway {
         }
         self.add_devices(now);
         if before.listeners != self.config.listeners {
-            self.update_listeners();
+            let redirecting = self.update_listeners();
+            self.redirect_clients(now, &redirecting);
         }
     }
 

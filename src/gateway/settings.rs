@@ -43,6 +43,8 @@ pub struct ListenerSettings {
     pub allow_anonymous: bool,
     /// Connections at once through this listener.
     pub max_connections: Option<u32>,
+    /// Its clients are told to use another server.
+    pub redirect: Option<broker::settings::Redirect>,
     /// How MQTT's bytes are wrapped, and who vouches for whom.
     pub transport: TransportSettings,
 }

@@ -16,6 +16,7 @@ mod limits;
 mod model;
 mod publish;
 mod queues;
+mod redirect;
 mod retained;
 mod rules;
 mod sessions;

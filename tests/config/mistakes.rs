@@ -178,6 +178,13 @@ const MISTAKES: &[(&str, &str)] = &[
       \"[::1]:3\"\nproxy_protocol = {}\n[listener.d]\nbind = \"[::1]:4\"\nproxy_protocol = true\n",
     ),
     (
+        "redirect_wrong",
+        "[listener.a]\nbind = \"127.0.0.1:1883\"\nredirect = { to = [\"127.0.0.1:1883\", \
+      \"a b\", \"mqtt://a\", \"a:0\", \"::1\", \"a:\", \"\", \"[::1\"] }\n[listener.b]\nbind = \
+      \"[::1]:2\"\nredirect = { to = [], permanent = 1 }\n[listener.c]\nbind = \
+      \"[::1]:3\"\nredirect = {}\n[listener.d]\nbind = \"[::1]:4\"\nredirect = \"a:1\"\n",
+    ),
+    (
         "identity_of_another_place",
         "[listener.a]\nbind = \"[::1]:1\"\nidentity = \"common_name\"\n[listener.b]\nbind = \
       \"[::1]:2\"\nidentity = \"peer_credentials\"\n[listener.c]\nbind = [\"[::1]:3\", \

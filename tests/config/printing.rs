@@ -58,6 +58,7 @@ fn what_is_between_sockets_and_mqtt_prints_as_it_means() {
         tls = { certificate = \"c.pem\", key = \"/k.pem\", client_ca = \"ca.pem\", \
         require_client = true, identity = \"subject\" }\n\
         proxy_protocol = { from = [\"10.0.0.0/8\", \"::1\"] }\n\
+        redirect = { to = [\"a.example\", \"[2001:db8::1]:8883\"], permanent = true }\n\
         [listener.page]\nbind = \"[::1]:9001\"\nprotocols = \"websocket\"\n\
         [listener.local]\nbind = \"unix:/run/fieldgate/mqtt.sock\"\n\
         identity = \"peer_credentials\"\nallow_anonymous = false\n";

@@ -14,9 +14,10 @@ use fieldgate::gateway::settings::Config;
 use fieldgate::id::{ConnId, ControlId, LineId, ListenerId, RequestId};
 use fieldgate::mqtt::frame::{self, Frame};
 use fieldgate::mqtt::{
-    Ack, Connect, ConnectProperties, Packet, PacketId, ProtocolVersion, Publish, PublishProperties,
-    QoS, Subscribe, SubscribeProperties, SubscriptionOptions, SubscriptionRequest,
-    SubscriptionRequests, TopicFilter, TopicFilters, TopicName, Unsubscribe, UnsubscribeProperties,
+    Ack, Connect, ConnectProperties, Disconnect, Packet, PacketId, ProtocolVersion, Publish,
+    PublishProperties, QoS, Subscribe, SubscribeProperties, SubscriptionOptions,
+    SubscriptionRequest, SubscriptionRequests, TopicFilter, TopicFilters, TopicName, Unsubscribe,
+    UnsubscribeProperties,
 };
 use fieldgate::slab::Key;
 use fieldgate::time::{Duration, Instant, Now, WallTime};
@@ -593,6 +594,12 @@ pub fn asks_for(publish: &mut Publish<'_>, topic: &'static str) {
 fn describe(packet: &Packet<'_>) -> String {
     match packet {
         Packet::Connack(connack) => format!("CONNACK {}", connack.reason.name()),
+        Packet::Disconnect(Disconnect { reason, properties })
+            if properties.server_reference.is_some() =>
+        {
+            let server = properties.server_reference.unwrap_or_default();
+            format!("DISCONNECT {} {server}", reason.name())
+        }
         Packet::Publish(publish) => {
             let retained = if publish.retain { "(retained) " } else { "" };
             let correlation = match publish.properties.correlation_data {

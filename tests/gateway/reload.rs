@@ -3,7 +3,7 @@
 use fieldgate::gateway::boundary::{CloseCause, Input};
 use fieldgate::mqtt::Packet;
 
-use crate::house::{House, Q1, SHED, V5};
+use crate::house::{House, Q1, SHED, V4, V5};
 
 /// [`SHED`], with something else in it.
 fn changed(from: &str, to: &str) -> String {
@@ -144,6 +144,43 @@ fn listeners_open_stay_and_close_and_connections_outlive_theirs() {
     );
     house.reload(&changed);
     assert_eq!(house.take_said(), ["reloading", "reloaded"]);
+}
+
+#[test]
+fn a_listener_that_sends_its_clients_elsewhere_tells_those_that_are_there() {
+    let listeners = |redirect: &str| {
+        format!(
+            "[listener.a]\nbind = \"127.0.0.1:1\"\n{redirect}\n\
+             [listener.b]\nbind = \"127.0.0.1:2\"\n{SHED}"
+        )
+    };
+    let elsewhere = |permanent: bool| {
+        let to = "to = [\"new.example:1883\", \"10.0.0.2\"]";
+        listeners(&format!("redirect = {{ {to}, permanent = {permanent} }}"))
+    };
+    let mut house = House::with(&listeners(""));
+    // Through the first of them, and one that has not said CONNECT.
+    let client = house.client(V5, "client");
+    let old = house.client(V4, "old");
+    house.reload(&elsewhere(true));
+    assert_eq!(
+        house.read_all(client),
+        ["DISCONNECT Server moved new.example:1883 10.0.0.2"]
+    );
+    assert_eq!(house.read_all(old), [""; 0]);
+    let late = house.dial(V5, "client");
+    assert_eq!(house.read_all(late), ["CONNACK Server moved"]);
+    house.reload(&elsewhere(false));
+    let late = house.dial(V5, "client");
+    assert_eq!(house.read_all(late), ["CONNACK Use another server"]);
+    house.take_said();
+    house.reload(&listeners(""));
+    assert_eq!(
+        house.take_said(),
+        ["reloading", "reloaded"],
+        "no socket is touched"
+    );
+    house.client(V5, "client");
 }
 
 #[test]

@@ -51,6 +51,7 @@ impl Plan {
             bind: self.binds.clone(),
             allow_anonymous: self.allow_anonymous,
             max_connections: None,
+            redirect: None,
             transport: self.transport.clone(),
         };
         Config {
