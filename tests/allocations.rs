@@ -89,7 +89,11 @@ impl House {
             will: None,
             username: None,
             password: None,
-            properties: ConnectProperties::default(),
+            properties: ConnectProperties {
+                // One of them takes aliases.
+                topic_alias_maximum: (slot == 4).then_some(8),
+                ..ConnectProperties::default()
+            },
         });
         self.receive(conn, &encoded(&connect, version));
         self.turn();

@@ -16,6 +16,7 @@ use core::num::NonZeroU32;
 use std::rc::Rc;
 
 use super::access::{AccessSettings, Permissions, Verdict};
+use super::aliases::Aliases;
 use super::connection::{Connection, Kept, Pause, Phase, Tag};
 use super::inflight::WINDOW_MAX;
 use super::session::{Link, NEVER, Session};
@@ -534,6 +535,11 @@ impl Broker {
                 .map_or(u32::MAX, NonZeroU32::get),
             window,
             unacknowledged: 0,
+            aliases: Aliases::new(
+                connect.properties.topic_alias_maximum.unwrap_or(0), // [MQTT-3.1.2-27]
+                self.settings.outgoing_topic_aliases,
+                &self.memory,
+            ),
             is_open: false,
             resend_from: (session.inflight.len() > 0).then_some(0), // [MQTT-4.4.0-1]
             released_before: 0,

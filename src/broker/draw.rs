@@ -9,7 +9,7 @@ use super::message::{Draw, Stored};
 use super::queue::{Entry, Identifiers, Reference};
 use super::retained::Seen;
 use super::session::Link;
-use super::{Broker, Output};
+use super::{Broker, Output, aliases};
 use crate::buffer::{Outbox, SendQueue};
 use crate::id::{ConnId, MessageId, SessionId};
 use crate::mqtt::{Ack, Packet, PacketId, PublishProperties, QoS, SubscriptionIdentifiers};
@@ -184,7 +184,7 @@ impl Broker {
                 packet_id: (reference.qos > QoS::AtMostOnce).then_some(PacketId::FIRST),
                 identifiers: &reference.identifiers,
             };
-            let fits = sending.len(stored, link, now) <= link.max_packet_size as usize;
+            let fits = sending.fits(stored, link, now);
             if fits {
                 if reference.qos > QoS::AtMostOnce {
                     sending.packet_id = Some(session.inflight.send(reference.clone()));
@@ -317,21 +317,24 @@ impl Sending<'_> {
         }
     }
 
-    /// Bytes on the wire.
-    fn len(&self, stored: &Stored, link: &Link, now: Now) -> usize {
-        self.publish(stored, link, now).encoded_len(link.version)
+    /// Whether the client takes a packet of this size.
+    fn fits(&self, stored: &Stored, link: &Link, now: Now) -> bool {
+        let publish = self.publish(stored, link, now);
+        let (payload, limit) = (publish.payload.len(), link.max_packet_size as usize);
+        let aliases = link.aliases.as_deref();
+        aliases::fits(aliases, link.version, &publish, payload, limit)
     }
 
     /// Writes it, small bodies by copy and large ones by reference. `false`, and nothing is
     /// written, if it is larger than the client takes.
-    fn write(&self, stored: &Stored, link: &Link, now: Now, queue: &mut SendQueue) -> bool {
+    fn write(&self, stored: &Stored, link: &mut Link, now: Now, queue: &mut SendQueue) -> bool {
         let publish = self.publish(stored, link, now);
         let payload = stored.message.payload();
-        let head = publish.head_len(link.version, payload.len());
-        if head + payload.len() > link.max_packet_size as usize {
+        let (version, limit) = (link.version, link.max_packet_size as usize);
+        let aliases = link.aliases.as_deref_mut();
+        if !aliases::write_head(aliases, version, &publish, payload.len(), limit, queue) {
             return false;
         }
-        publish.encode_head(link.version, payload.len(), queue.reserve(head));
         queue.push_payload(payload);
         true
     }

@@ -38,6 +38,7 @@
 //! | `retained_*`, memory budget | not stored, an older one removed, delivered all the same |
 //! | [`DELIVERIES_PER_CALL_MAX`] | the rest of what a connection has sent is parsed next turn |
 mod access;
+mod aliases;
 mod authenticate;
 mod connect;
 mod connection;
@@ -61,6 +62,7 @@ mod taker;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+pub use aliases::ALIASES_MAX;
 pub use connect::Password;
 pub use connection::Admission;
 pub use publish::Published;

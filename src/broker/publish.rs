@@ -1,11 +1,12 @@
 //! From a publication to its takers.
 //!
 //! The fast way keeps nothing: a message of QoS 0 for a client that is there and has nothing
-//! waiting is encoded once for each layout (version and RETAIN; with subscription identifiers each
-//! by itself) and copied into the send queues. Every other taker gets a reference to a message that
-//! is kept once.
+//! waiting is encoded once for each layout (version and RETAIN; with subscription identifiers or
+//! topic aliases each by itself) and copied into the send queues. Every other taker gets a
+//! reference to a message that is kept once.
 
 use super::access::{Permissions, Verdict};
+use super::aliases::write_head;
 use super::message;
 use super::queue::{Identifiers, Reference};
 use super::retained::{Age, Limits};
@@ -459,6 +460,9 @@ impl Broker {
                     .queue(link.conn)
                     .is_some_and(|queue| queue.len() < HIGH_WATER)
             {
+                if link.aliases.is_some() {
+                    return self.deliver_by_alias(id, delivery, fanout, outbox);
+                }
                 let (version, limit) = (link.version, link.max_packet_size as usize);
                 if let Some(queue) = outbox.write(link.conn) {
                     let fits = layouts.write(version, delivery, limit, fanout, &self.memory, queue);
@@ -472,6 +476,37 @@ impl Broker {
             }
         }
         self.enqueue(id, delivery, fanout, outbox);
+    }
+
+    /// At once, to a client that takes topic aliases: nobody else gets the same head.
+    fn deliver_by_alias(
+        &mut self,
+        id: SessionId,
+        delivery: &Delivery<'_>,
+        fanout: &mut Fanout<'_>,
+        outbox: &mut Outbox,
+    ) {
+        let session = self.sessions.get_mut(id);
+        let Some(link) = session.and_then(|session| session.link.as_mut()) else {
+            return;
+        };
+        let Some(queue) = outbox.write(link.conn) else {
+            return;
+        };
+        let (version, limit) = (link.version, link.max_packet_size as usize);
+        let packet = delivery.packet(fanout.publish);
+        let payload = packet.payload;
+        let aliases = link.aliases.as_deref_mut();
+        if !write_head(aliases, version, &packet, payload.len(), limit, queue) {
+            self.stats.dropped_too_large += 1; // [MQTT-3.1.2-25]
+            return;
+        }
+        if payload.len() > COPY_MAX {
+            queue.push_payload(&fanout.share(&self.memory));
+        } else if !payload.is_empty() {
+            queue.reserve(payload.len()).copy_from_slice(payload);
+        }
+        self.stats.publishes_sent += 1;
     }
 
     /// Puts a reference into a session's queue, or lets something give way.

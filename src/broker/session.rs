@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use super::access::Permissions;
+use super::aliases::Aliases;
 use super::inflight::Inflight;
 use super::queue::Queue;
 use crate::buffer::{Charge, Memory};
@@ -57,6 +58,8 @@ pub(super) struct Link {
     /// PUBLISH packets of QoS 1 and 2 sent on this connection and not acknowledged (4.9), and
     /// those of the last one that were released again on this.
     pub(super) unacknowledged: u16,
+    /// What stands for topics in what it is sent; `None`: nothing may.
+    pub(super) aliases: Option<Box<Aliases>>,
     /// CONNACK is written; nothing may be sent before [MQTT-3.2.0-1].
     pub(super) is_open: bool,
     /// While a resumed session sends again: everything before this order has been.

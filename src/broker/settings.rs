@@ -20,6 +20,9 @@ pub struct Settings {
     pub receive_maximum: u16,
     /// Topic aliases that we take from a client.
     pub topic_alias_maximum: u16,
+    /// Topic aliases that we give to a client that takes some; at most
+    /// [`ALIASES_MAX`](super::ALIASES_MAX).
+    pub outgoing_topic_aliases: u16,
     /// Overrides the client's keep-alive and tells it so. `None`: the client's own.
     pub keep_alive_override: Option<u16>,
     /// Sessions live at most this long without a connection. `None`: without limit.
@@ -72,6 +75,7 @@ impl Default for Settings {
             max_packet_size: MIB as u32,
             receive_maximum: 20,
             topic_alias_maximum: 16,
+            outgoing_topic_aliases: 16,
             keep_alive_override: None,
             max_session_expiry: Some(Duration::from_secs(7 * 24 * 3600)),
             inflight_maximum: 20,

@@ -6,6 +6,7 @@ use super::diagnostic::Diagnostic;
 use super::place::Place;
 use super::read::{At, Cx, Section, Times, times, times_or_off};
 use super::tree::{Entry, Value};
+use crate::broker::ALIASES_MAX;
 use crate::broker::settings::{Settings, WhenFull};
 use crate::mqtt::{QoS, TopicName};
 use crate::time::Duration;
@@ -106,6 +107,11 @@ impl Broker {
             && let Some(count) = cx.whole_or_off(entry, 1..=65_535)
         {
             to.topic_alias_maximum = count.unwrap_or(0) as u16;
+        }
+        if let Some(entry) = section.get(cx, "outgoing_topic_aliases")
+            && let Some(count) = cx.whole_or_off(entry, 1..=u64::from(ALIASES_MAX))
+        {
+            to.outgoing_topic_aliases = count.unwrap_or(0) as u16;
         }
         if let Some(entry) = section.get(cx, "keep_alive_override")
             && let Some(duration) = cx.duration_or_off(entry, &KEEP_ALIVE)

@@ -98,6 +98,7 @@ impl Place {
                 "max_packet_size",
                 "receive_maximum",
                 "topic_alias_maximum",
+                "outgoing_topic_aliases",
                 "keep_alive_override",
                 "max_session_expiry",
                 "inflight_maximum",

@@ -153,6 +153,10 @@ impl Printer<'_> {
             0 => self.text("topic_alias_maximum", "off"),
             count => self.number("topic_alias_maximum", count),
         }
+        match settings.outgoing_topic_aliases {
+            0 => self.text("outgoing_topic_aliases", "off"),
+            count => self.number("outgoing_topic_aliases", count),
+        }
         let keep_alive = settings.keep_alive_override;
         let keep_alive = keep_alive.map(|seconds| Duration::from_secs(seconds.into()));
         self.duration_or_off("keep_alive_override", keep_alive);

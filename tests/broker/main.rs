@@ -7,6 +7,7 @@ mod house;
 mod scram;
 
 mod access;
+mod aliases;
 mod authenticate;
 mod connect;
 mod features;

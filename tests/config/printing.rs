@@ -71,7 +71,7 @@ fn what_is_between_sockets_and_mqtt_prints_as_it_means() {
 #[test]
 fn odd_settings_print_as_they_mean() {
     round_trip(
-        "[broker]\nlisten = false\ntopic_alias_maximum = \"off\"\nmax_session_expiry = \
+        "[broker]\nlisten = false\ntopic_alias_maximum = \"off\"\noutgoing_topic_aliases = \"off\"\nmax_session_expiry = \
             \"unlimited\"\n",
     );
     round_trip("[broker]\nkeep_alive_override = \"1m\"\nmemory = \"1GB\"\n");

@@ -2,7 +2,7 @@
 
 use fieldgate::mqtt::{
     Connect, ConnectProperties, Packet, PacketType, Publish, PublishProperties,
-    SubscriptionOptions, TopicName, UserPropertiesBuf, Will, WillProperties,
+    SubscriptionOptions, TopicAlias, TopicName, UserPropertiesBuf, Will, WillProperties,
 };
 
 use crate::house::*;
@@ -315,28 +315,35 @@ cases! {
         }
     }
 
-    // [MQTT-3.1.2-26] [MQTT-3.1.2-27] [MQTT-3.3.2-11]
-    fn no_subscriber_is_sent_a_topic_alias(b: &mut House) {
-        for maximum in [None, Some(0), Some(10)] {
+    // [MQTT-3.1.2-26] [MQTT-3.1.2-27] [MQTT-3.3.2-11] [MQTT-3.3.2-8]
+    fn a_subscriber_is_sent_no_topic_alias_above_its_maximum(b: &mut House) {
+        for maximum in [None, Some(0), Some(1), Some(3), Some(10), Some(100), Some(u16::MAX)] {
             let properties = ConnectProperties {
                 topic_alias_maximum: maximum,
                 ..ConnectProperties::default()
             };
             let taker = b.join(&Connect { properties, ..connect(V5, "taker") });
-            b.subscribe(taker, "t", Q1);
+            b.subscribe(taker, "#", Q1);
             let publisher = b.client(V5, "publisher");
-            for (qos, topic) in [(Q0, "t"), (Q0, ""), (Q1, "")] {
+            let mut highest = 0;
+            for round in 0..200 {
+                let topic = format!("topic/{}", round % 20);
                 let properties = PublishProperties {
-                    topic_alias: fieldgate::mqtt::TopicAlias::new(1),
+                    // That of the publisher is its own affair.
+                    topic_alias: TopicAlias::new(16),
                     ..PublishProperties::default()
                 };
-                let message = Publish { properties, ..publish(qos, topic, "x") };
+                let message = Publish { properties, ..publish(Q0, &topic, "x") };
                 b.send(publisher, &Packet::Publish(message));
                 b.read_with(taker, |packet| {
                     let Packet::Publish(publish) = packet else { panic!("{packet:?}") };
-                    assert_eq!((publish.topic, publish.properties.topic_alias), ("t", None));
+                    let alias = publish.properties.topic_alias.map_or(0, TopicAlias::value);
+                    assert!(alias > 0 || publish.topic == topic);
+                    highest = highest.max(alias);
                 }).unwrap();
             }
+            // As many as it takes, up to what the settings say.
+            assert_eq!(highest, maximum.unwrap_or(0).min(16));
         }
     }
 
