@@ -29,6 +29,24 @@ needs() {
   done
 }
 
+# needs_unstarted COMMAND:PACKAGE… : as needs, of packages that bring a service: it is neither started nor enabled, if it
+# was not there before.
+needs_unstarted() {
+  local pair policy=/usr/sbin/policy-rc.d ours=
+  for pair in "$@"; do present "${pair%%:*}" || ours=yes; done
+  [ -n "$ours" ] || return 0
+  # What the scripts of packages ask before they start anything; a policy that is there stays in force.
+  if [ "$(id -u)" = 0 ] && [ ! -e "$policy" ]; then
+    trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    printf '#!/bin/sh\nexit 101\n' > "$policy"
+    chmod 755 "$policy"
+  fi
+  needs "$@"
+  for pair in "$@"; do
+    if [ -d /run/systemd/system ]; then systemctl disable --now "${pair#*:}" || skip "could not stop ${pair#*:}"; fi
+  done
+}
+
 present() {
   case $1 in
     */*) [ -e "$1" ] ;;
