@@ -95,3 +95,18 @@ needs_python() {
     || skip "needs from PyPI: ${missing[*]}"
   for requirement in "${missing[@]}"; do touch "$cache/venv/$requirement"; done
 }
+
+# needs_node PACKAGE@VERSION… : node finds these from npm, which are in the cache.
+needs_node() {
+  needs node:nodejs
+  export NODE_PATH=$cache/npm/node_modules
+  local package missing=()
+  for package in "$@"; do
+    [ -e "$cache/npm/.has-${package//\//+}" ] || missing+=("$package")
+  done
+  [ ${#missing[@]} = 0 ] && return
+  needs npm:npm
+  npm install --prefix "$cache/npm" --save-exact --ignore-scripts --no-audit --no-fund --fetch-retries 5 "${missing[@]}" \
+    || skip "needs from npm: ${missing[*]}"
+  for package in "${missing[@]}"; do touch "$cache/npm/.has-${package//\//+}"; done
+}
