@@ -39,8 +39,9 @@ class Row:
     For people: `id`, `clause`, `why`, and which broker is `right`: fieldgate, or both. `seed` is one of the sequences that
     meet it.
     To tell it: `fieldgate` and `mosquitto`, patterns of lines that came from one only, of which each that is given has to
-    match some (with both, answers are of the same packet identifier); `sent`, a pattern that is found in the step; `version` of the client that got it; `who`, the actor of the
-    step or another. `check` names a function that picks the lines instead. `order`: it is about the order of the same lines.
+    match some (with both, answers are of the same packet identifier); `sent`, a pattern that is found in the step;
+    `version` of the client that got it; `who`, the actor of the step or another. `check` names a function that picks the
+    lines instead. `order`: it is about the order of the same lines.
     `choosy`: of a client that does not take everything at once: it has a Receive
     Maximum or a Maximum Packet Size, or has not acknowledged for long.
     What follows: with `goes_on` the brokers are in the same state afterwards. With `unseen` they are not, after any step

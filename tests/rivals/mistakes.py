@@ -147,6 +147,11 @@ CONNECTS = {
 
 LATER = {
     "a second CONNECT": (BOTH, connects()),
+    # Of a topic that is not looked at, for what others get of it.
+    "more than the Receive Maximum": (
+        V5,
+        lambda s, c, v: b"".join(packets.publish(v, "beyond", b"x", qos=2, packet_id=packet_id) for packet_id in range(900, 921)),
+    ),
     "QoS 3": (BOTH, publishes(qos=3, packet_id=900)),
     "DUP with QoS 0": (BOTH, publishes(dup=True)),
     "PUBLISH with packet identifier 0": (BOTH, publishes(qos=1, packet_id=0)),
