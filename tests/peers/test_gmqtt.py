@@ -55,13 +55,11 @@ class Gmqtt(unittest.TestCase):
             subscriber = await self.connected(version, f"s{version}{qos}")
             publisher = await self.connected(version, f"p{version}{qos}")
             await subscriber.until_subscribed(topic, qos)
-            # Not more than the broker takes at once: it does not keep count.
-            for start in range(0, 60, 15):
-                for number in range(start, start + 15):
-                    publisher.publish(topic, f"{number}", qos=qos)
-                heard = await subscriber.next(15)
-                expected = [(topic, b"%d" % number, qos) for number in range(start, start + 15)]
-                self.assertEqual([message[:3] for message in heard], expected)
+            # Fewer than the broker takes before it has acknowledged one: gmqtt refuses to send more.
+            for number in range(15):
+                publisher.publish(topic, f"{number}", qos=qos)
+            heard = await subscriber.next(15)
+            self.assertEqual([message[:3] for message in heard], [(topic, b"%d" % number, qos) for number in range(15)])
             await subscriber.disconnect()
             await publisher.disconnect()
 
