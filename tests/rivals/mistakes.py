@@ -150,7 +150,7 @@ LATER = {
     # Of a topic that is not looked at, for what others get of it.
     "more than the Receive Maximum": (
         V5,
-        lambda s, c, v: b"".join(packets.publish(v, "beyond", b"x", qos=2, packet_id=packet_id) for packet_id in range(900, 921)),
+        lambda s, c, v: b"".join(packets.publish(v, "beyond", b"x", qos=2, packet_id=id) for id in range(900, 921)),
     ),
     "QoS 3": (BOTH, publishes(qos=3, packet_id=900)),
     "DUP with QoS 0": (BOTH, publishes(dup=True)),

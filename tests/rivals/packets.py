@@ -117,7 +117,17 @@ def packet(kind, body, flags=None):
 
 
 def connect(
-    version, client_id, *, clean=True, keep_alive=600, will=None, username=None, password=None, properties=(), flags=0, level=None,
+    version,
+    client_id,
+    *,
+    clean=True,
+    keep_alive=600,
+    will=None,
+    username=None,
+    password=None,
+    properties=(),
+    flags=0,
+    level=None,
     name=None,
 ):
     """`will`: topic, payload, qos, retain and properties. `flags` are flipped."""
@@ -131,7 +141,7 @@ def connect(
         body += text(username)
     if password is not None:
         body += binary(password)
-    head = text(name or ("MQIsdp" if version == 3 else "MQTT")) + bytes([level or version, bits ^ flags]) + two(keep_alive)
+    head = text(name or "MQTT") + bytes([level or version, bits ^ flags]) + two(keep_alive)
     return packet(CONNECT, head + (section(properties) if version == 5 else b"") + text(client_id) + body)
 
 

@@ -7,15 +7,11 @@
 
 import contextlib
 import os
-import pathlib
-import socket
-import subprocess
 import sys
-import tempfile
 import time
 
 import differences
-from output import Output
+from mosquitto_broker import MosquittoBroker
 from program import Gateway
 from sequences import Sequence
 from stage import Stage
@@ -30,50 +26,7 @@ FIELDGATE_CONFIGURATION = """
 topic_alias_maximum = 10
 max_session_expiry = "unlimited"
 """
-MOSQUITTO_CONFIGURATION = """
-listener {port} 127.0.0.1
-allow_anonymous true
-persistence false
-sys_interval 0
-max_packet_size 1048576
-set_tcp_nodelay true
-log_type error
-log_type warning
-log_type information
-"""
-
-
-class Mosquitto:
-    """Debian's mosquitto at a port of the loopback that was free just now."""
-
-    def __init__(self):
-        self.folder = tempfile.TemporaryDirectory(prefix="fieldgate-rivals.")
-        file = pathlib.Path(self.folder.name) / "mosquitto.conf"
-        for _ in range(10):
-            self.port = free_port()
-            file.write_text(MOSQUITTO_CONFIGURATION.format(port=self.port))
-            self.process = subprocess.Popen(
-                ["mosquitto", "-c", str(file)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-            )
-            self.output = Output(self.process.stdout)
-            if self.output.wait_for(r"mosquitto version .* running$"):
-                return
-            self.process.wait()
-        raise AssertionError(f"mosquitto does not start: {self.output.rest()}")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-        self.output.rest()
-        self.folder.cleanup()
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+MOSQUITTO_CONFIGURATION = "max_packet_size 1048576\n"
 
 
 class Rivals:
@@ -81,8 +34,8 @@ class Rivals:
 
     def __init__(self, stack):
         gateway = stack.enter_context(Gateway([os.environ["FIELDGATE"]], more=FIELDGATE_CONFIGURATION))
-        mosquitto = stack.enter_context(Mosquitto())
-        self.addresses = {"fieldgate": ("127.0.0.1", gateway.port), "mosquitto": ("127.0.0.1", mosquitto.port)}
+        mosquitto = stack.enter_context(MosquittoBroker(MOSQUITTO_CONFIGURATION, plain=""))
+        self.addresses = {"fieldgate": ("127.0.0.1", gateway.port), "mosquitto": ("127.0.0.1", mosquitto.ports["plain"])}
         self.rows = differences.table()
         self.explained, self.ended = {}, {}
         self.seed, self.steps, self.compared = None, 0, 0
