@@ -9,7 +9,7 @@ use lexopt::Parser;
 use lexopt::prelude::*;
 
 use crate::buffer::Payload;
-use crate::host::dial::Address;
+use crate::host::dial::{Address, Layers, Secured, TlsOptions, TlsVersion, Upgrade};
 use crate::mqtt::client::{ConnectOptions, WillOptions};
 use crate::mqtt::message::ApplicationMessage;
 use crate::mqtt::{ProtocolVersion, QoS, TopicName};
@@ -24,6 +24,11 @@ pub(crate) struct ClientOptions {
     host: Option<String>,
     port: Option<u16>,
     unix: Option<PathBuf>,
+    /// Some option or URL asks for TLS.
+    wants_tls: bool,
+    tls: TlsOptions,
+    /// Of a WebSocket, if the URL asks for one.
+    websocket_path: Option<String>,
     username: Option<String>,
     password: Option<String>,
     id: Option<String>,
@@ -55,6 +60,9 @@ impl Default for ClientOptions {
             host: None,
             port: None,
             unix: None,
+            wants_tls: false,
+            tls: TlsOptions::default(),
+            websocket_path: None,
             username: None,
             password: None,
             id: None,
@@ -77,24 +85,23 @@ impl Default for ClientOptions {
     }
 }
 
-/// Options of mosquitto's clients that come with TLS.
-const TLS: &[&str] = &[
-    "cafile",
-    "capath",
-    "cert",
-    "key",
-    "insecure",
-    "ciphers",
-    "keyform",
-    "psk",
-    "psk-identity",
-    "tls-version",
-    "tls-alpn",
-    "tls-engine",
-    "tls-engine-kpass-sha1",
-    "tls-use-os-certs",
+/// Options of mosquitto's clients that come with TLS and are not here, and what there is instead.
+const NOT_OF_TLS: &[(&str, &str)] = &[
+    (
+        "ciphers",
+        "those of TLS 1.2 and 1.3 that are safe are offered",
+    ),
+    ("tls13-ciphers", "those that are safe are offered"),
+    ("keyform", "a key is a PEM file"),
+    ("psk", "use certificates"),
+    ("psk-identity", "use certificates"),
+    ("tls-engine", "a key is a PEM file"),
+    ("tls-engine-kpass-sha1", "a key is a PEM file"),
 ];
 
+const PORT_TLS: u16 = 8883;
+const PORT_WS: u16 = 80;
+const PORT_WSS: u16 = 443;
 const PORT: u16 = 1883;
 
 impl ClientOptions {
@@ -143,19 +150,50 @@ impl ClientOptions {
                 self.properties
                     .take(&command, &identifier, &values?, commands)?;
             }
-            tls if TLS.contains(&tls) => {
-                let text = format!("--{tls} is not available in this version: there is no TLS yet");
-                return Err(Failure::usage(text));
+            "cafile" => self.take_tls(|tls, path| tls.authorities = Some(path.into()), parser)?,
+            "capath" => {
+                self.take_tls(
+                    |tls, path| tls.authorities_folder = Some(path.into()),
+                    parser,
+                )?;
             }
+            "cert" => self.take_tls(|tls, path| tls.certificate = Some(path.into()), parser)?,
+            "key" => self.take_tls(|tls, path| tls.key = Some(path.into()), parser)?,
+            "tls-alpn" => self.take_tls(|tls, name| tls.alpn = Some(name), parser)?,
+            "tls-version" => {
+                let version = tls_version(&text(parser)?)?;
+                self.wants_tls = true;
+                self.tls.version = Some(version);
+            }
+            // Without --cafile and --capath they are what is trusted anyway.
+            "tls-use-os-certs" => self.wants_tls = true,
+            "insecure" => self.tls.any_name = true,
             "bind-address" => return Err(not_available("-A")),
             "srv" => return Err(not_available("-S")),
             "proxy" => return Err(not_available("--proxy")),
-            _ => return Ok(false),
+            other => {
+                let Some((_, instead)) = NOT_OF_TLS.iter().find(|(name, _)| *name == other) else {
+                    return Ok(false);
+                };
+                let text = format!("--{other} is not available in this version");
+                return Err(Failure::usage(text).hint(*instead));
+            }
         }
         Ok(true)
     }
 
-    /// `-L mqtt://[USER[:PASSWORD]@]HOST[:PORT]/TOPIC`
+    fn take_tls(
+        &mut self,
+        put: impl FnOnce(&mut TlsOptions, String),
+        parser: &mut Parser,
+    ) -> Result<(), Failure> {
+        self.wants_tls = true;
+        put(&mut self.tls, text(parser)?);
+        Ok(())
+    }
+
+    /// `-L mqtt://[USER[:PASSWORD]@]HOST[:PORT]/TOPIC`, also `mqtts`. For `ws` and `wss` what
+    /// follows the port is where the WebSocket is.
     fn take_url(&mut self, url: &str) -> Result<(), Failure> {
         let wrong = |what: &str| Failure::usage(format!("-L {url}: {what}"));
         let Some((scheme, rest)) = url.split_once("://") else {
@@ -163,13 +201,14 @@ impl ClientOptions {
                 "a URL looks like mqtt://[user[:password]@]host[:port]/topic",
             ));
         };
-        match scheme {
-            "mqtt" => {}
-            "mqtts" | "wss" | "ws" => {
-                return Err(wrong("only mqtt:// is available in this version"));
-            }
-            _ => return Err(wrong("the scheme is mqtt")),
-        }
+        let (tls, websocket) = match scheme {
+            "mqtt" => (false, false),
+            "mqtts" => (true, false),
+            "ws" => (false, true),
+            "wss" => (true, true),
+            _ => return Err(wrong("the scheme is mqtt, mqtts, ws or wss")),
+        };
+        self.wants_tls |= tls;
         let (authority, topic) = rest.split_once('/').unwrap_or((rest, ""));
         let (login, host) = match authority.rsplit_once('@') {
             Some((login, host)) => (Some(login), host),
@@ -201,10 +240,55 @@ impl ClientOptions {
         if let Some(at) = at {
             self.port = Some(port(at)?);
         }
-        if !topic.is_empty() {
+        if websocket {
+            self.websocket_path = Some(format!("/{topic}"));
+        } else if !topic.is_empty() {
             self.topics.push(topic.to_owned());
         }
         Ok(())
+    }
+
+    /// What lies over the socket. Reads the files of certificates.
+    pub(crate) fn layers(&self) -> Result<Layers, Failure> {
+        if self.tls.certificate.is_some() != self.tls.key.is_some() {
+            return Err(Failure::usage("--cert and --key go together"));
+        }
+        let is_layered = self.wants_tls || self.websocket_path.is_some();
+        if self.unix.is_some() && is_layered {
+            return Err(Failure::usage(
+                "--unix has neither TLS nor WebSocket over it",
+            ));
+        }
+        if self.tls.any_name && !self.wants_tls {
+            return Err(Failure::usage(
+                "--insecure says something of TLS, which nothing here asks for",
+            )
+            .hint("--cafile FILE, or -L mqtts://… asks for it"));
+        }
+        let tls = self
+            .wants_tls
+            .then(|| Secured::new(&self.tls, self.host()))
+            .transpose()
+            .map_err(|problem| Failure::failed(problem.to_string()))?;
+        let websocket = self.websocket_path.as_ref().map(|path| Upgrade {
+            authority: self.place(),
+            path: path.clone(),
+        });
+        Ok(Layers { tls, websocket })
+    }
+
+    fn host(&self) -> &str {
+        self.host.as_deref().unwrap_or("localhost")
+    }
+
+    fn port(&self) -> u16 {
+        let usual = match (self.wants_tls, self.websocket_path.is_some()) {
+            (false, false) => PORT,
+            (true, false) => PORT_TLS,
+            (false, true) => PORT_WS,
+            (true, true) => PORT_WSS,
+        };
+        self.port.unwrap_or(usual)
     }
 
     /// What is spoken: 3.1.1 as mosquitto's clients do, but 5 if a property needs it.
@@ -299,19 +383,14 @@ impl ClientOptions {
         if let Some(path) = &self.unix {
             return Ok(vec![Address::Unix(path.clone())]);
         }
-        let host = self.host.as_deref().unwrap_or("localhost");
-        resolve(host, self.port.unwrap_or(PORT))
+        resolve(self.host(), self.port())
     }
 
     /// For messages: `localhost:1883`.
     pub(crate) fn place(&self) -> String {
         match &self.unix {
             Some(path) => path.display().to_string(),
-            None => format!(
-                "{}:{}",
-                self.host.as_deref().unwrap_or("localhost"),
-                self.port.unwrap_or(PORT)
-            ),
+            None => format!("{}:{}", self.host(), self.port()),
         }
     }
 }
@@ -385,6 +464,16 @@ pub(crate) fn port(text: &str) -> Result<u16, Failure> {
     }
 }
 
+fn tls_version(text: &str) -> Result<TlsVersion, Failure> {
+    match text {
+        "tlsv1.2" => Ok(TlsVersion::V12),
+        "tlsv1.3" => Ok(TlsVersion::V13),
+        _ => Err(Failure::usage(format!(
+            "a TLS version is tlsv1.2 or tlsv1.3, not `{text}`"
+        ))),
+    }
+}
+
 pub(crate) fn version(text: &str) -> Result<ProtocolVersion, Failure> {
     match text {
         "5" | "5.0" | "mqttv5" => Ok(ProtocolVersion::V5),
@@ -454,7 +543,6 @@ mod tests {
         assert_eq!(options.port, Some(1884));
         for url in [
             "broker/x",
-            "mqtts://b/x",
             "http://b/x",
             "mqtt:///x",
             "mqtt://a%zz@b/x",
@@ -522,10 +610,47 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_refused_by_name() {
-        for option in TLS {
-            let option = format!("--{option}");
-            let failure = parse(&[&option, "x"]).unwrap_err();
+    fn tls_and_websocket_have_ports_of_their_own() {
+        for (arguments, place) in [
+            (&["-h", "b"][..], "b:1883"),
+            (&["-h", "b", "--cafile", "ca.pem"], "b:8883"),
+            (&["-h", "b", "--cafile", "ca.pem", "-p", "1"], "b:1"),
+            (&["-h", "b", "--tls-use-os-certs"], "b:8883"),
+            (&["-L", "mqtts://b/t"], "b:8883"),
+            (&["-L", "ws://b/mqtt"], "b:80"),
+            (&["-L", "wss://b:9001/mqtt"], "b:9001"),
+            (&["-L", "wss://b"], "b:443"),
+        ] {
+            assert_eq!(parse(arguments).unwrap().place(), place, "{arguments:?}");
+        }
+        let options = parse(&["-L", "ws://b:9001/some/where", "-t", "a"]).unwrap();
+        let layers = options.layers().unwrap();
+        assert!(layers.tls.is_none());
+        let upgrade = layers.websocket.unwrap();
+        assert_eq!(
+            (&*upgrade.authority, &*upgrade.path),
+            ("b:9001", "/some/where")
+        );
+        assert_eq!(options.topics, ["a"]);
+    }
+
+    #[test]
+    fn tls_options_that_make_no_sense_are_wrong_usage() {
+        for (arguments, wanted) in [
+            (&["--cert", "c.pem"][..], "--cert and --key go together"),
+            (&["--key", "k.pem"], "--cert and --key go together"),
+            (&["--insecure"], "which nothing here asks for"),
+            (&["--unix", "s", "--cafile", "ca.pem"], "--unix"),
+            (
+                &["--cafile", "/nowhere/ca.pem"],
+                "--cafile /nowhere/ca.pem: No such file",
+            ),
+        ] {
+            let failure = parse(arguments).unwrap().layers().unwrap_err();
+            assert!(failure.to_string().contains(wanted), "{failure}");
+        }
+        for (option, _) in NOT_OF_TLS {
+            let failure = parse(&[&format!("--{option}"), "x"]).unwrap_err();
             assert!(
                 failure
                     .to_string()
@@ -533,5 +658,10 @@ mod tests {
                 "{failure}"
             );
         }
+        let failure = parse(&["--tls-version", "tlsv1.1"]).unwrap_err();
+        assert!(
+            failure.to_string().contains("tlsv1.2 or tlsv1.3"),
+            "{failure}"
+        );
     }
 }

@@ -144,9 +144,18 @@ Where
   -h, --host HOST          default localhost
   -p, --port PORT          default 1883
   --unix PATH              a unix socket instead
-  -L, --url URL            mqtt://[user[:password]@]host[:port]/topic
+  -L, --url URL            mqtt://[user[:password]@]host[:port]/topic, or mqtts;
+                           ws://host[:port]/path, or wss: MQTT over WebSocket
   -u, --username NAME
   -P, --pw PASSWORD
+Encrypted (port 8883 then, if none is given)
+  --cafile FILE            trust these authorities, or these certificates (PEM)
+  --capath FOLDER          those of each file in a folder
+  --tls-use-os-certs       those that the system trusts, as with mqtts and neither
+  --cert FILE, --key FILE  who we are
+  --insecure               a certificate for another host will do
+  --tls-version VERSION    tlsv1.2 or tlsv1.3; default both
+  --tls-alpn NAME          what is spoken inside: mqtt
 How
   -V, --protocol-version   5, 311 (default) or 31
   -i, --id ID              the client identifier; else one by chance
@@ -167,8 +176,6 @@ How
 Itself
   -d, --debug              say what happens
   --quiet                  say nothing
-
-TLS options are not available in this version.
 
 Exit codes: 0 published (with QoS 1 and 2: acknowledged), 2 wrong usage, CONNACK's code
 if the broker refuses, else 1.
@@ -207,9 +214,18 @@ Where
   -h, --host HOST          default localhost
   -p, --port PORT          default 1883
   --unix PATH              a unix socket instead
-  -L, --url URL            mqtt://[user[:password]@]host[:port]/topic
+  -L, --url URL            mqtt://[user[:password]@]host[:port]/topic, or mqtts;
+                           ws://host[:port]/path, or wss: MQTT over WebSocket
   -u, --username NAME
   -P, --pw PASSWORD
+Encrypted (port 8883 then, if none is given)
+  --cafile FILE            trust these authorities, or these certificates (PEM)
+  --capath FOLDER          those of each file in a folder
+  --tls-use-os-certs       those that the system trusts, as with mqtts and neither
+  --cert FILE, --key FILE  who we are
+  --insecure               a certificate for another host will do
+  --tls-version VERSION    tlsv1.2 or tlsv1.3; default both
+  --tls-alpn NAME          what is spoken inside: mqtt
 How
   -V, --protocol-version   5, 311 (default) or 31
   -i, --id ID              the client identifier; else one by chance
@@ -224,8 +240,6 @@ How
 Itself
   -d, --debug              say what happens
   --quiet                  say nothing
-
-TLS options are not available in this version.
 
 Exit codes: 0 told to end (-C, -E, a signal), 2 wrong usage, 27 -W has passed, CONNACK's
 code if the broker refuses, else 1.

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use crate::host::dial::{Address, Dialer, Happening, LinkId, Wake};
+use crate::host::dial::{Address, Dialer, Happening, Layers, LinkId, Wake};
 use crate::mqtt::client::{Client, CloseCause, ConnectOptions, Event, Farewell};
 use crate::mqtt::{ProtocolVersion, QoS, ReasonCode};
 use crate::time::{Duration, Instant};
@@ -52,6 +52,7 @@ impl Link {
     pub(crate) fn new(
         options: ConnectOptions,
         addresses: Vec<Address>,
+        layers: Layers,
         place: String,
     ) -> Result<Self, Failure> {
         let version = options.version;
@@ -61,6 +62,7 @@ impl Link {
         let mut dialer = Dialer::new().map_err(failed)?;
         dialer.catch_signals().map_err(failed)?;
         let id = dialer.add(client);
+        dialer.put_over(id, layers);
         Ok(Self {
             dialer,
             id,
@@ -180,7 +182,14 @@ impl Link {
             CloseCause::Refused(farewell) => self.refusal_code(farewell),
             _ => code::FAILED,
         };
-        Failure::with_code(code, format!("{}: {cause}", self.place))
+        let failure = Failure::with_code(code, format!("{}: {cause}", self.place));
+        match self.dialer.trouble(self.id) {
+            // With TLS 1.3 the server says after the handshake that it does not like a certificate.
+            Some(trouble) if *cause == CloseCause::TransportClosed => {
+                failure.because(trouble.to_string())
+            }
+            _ => failure,
+        }
     }
 
     fn refusal_code(&self, farewell: &Farewell) -> u8 {

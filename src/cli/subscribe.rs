@@ -172,8 +172,13 @@ enum Then {
 impl Subscriber {
     fn start(options: Options) -> Result<u8, Failure> {
         let connect = options.client.connect_options("sub")?;
-        let addresses = options.client.addresses()?;
-        let mut link = Link::new(connect, addresses, options.client.place())?;
+        let client = &options.client;
+        let mut link = Link::new(
+            connect,
+            client.addresses()?,
+            client.layers()?,
+            client.place(),
+        )?;
         link.dial()?;
         let mut subscriber = Self {
             options,

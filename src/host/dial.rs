@@ -12,16 +12,20 @@
 //! |---|---|
 //! | [`READ_BUDGET`] bytes of one connection in a turn | the rest is read in the next turn, which does not wait |
 //! | the largest packet, and [`READ_BUDGET`], of what a client does not take yet | not read until it does |
+//! | [`SHAKE_TIME`] for TLS and WebSocket to open | unreachable |
 //! | the client's own limits | it says [`Refusal::Full`](crate::mqtt::client::Refusal), or takes no more input |
 
+mod channel;
+mod tls;
+mod websocket;
+
 use std::collections::{BTreeSet, VecDeque};
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mio::net::{TcpStream, UnixStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
@@ -29,14 +33,22 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+pub use channel::Layers;
+pub use tls::{Secured, TlsOptions, TlsVersion};
+pub use websocket::Upgrade;
+
 use super::clock::monotonic;
 use crate::buffer::{Memory, SendQueue};
 use crate::mqtt::client::{Client, Event};
 use crate::time::{Duration, Instant};
+use channel::Channel;
 
 /// Bytes that one connection may bring in one turn, and the size of the buffer that they are read
 /// into.
 pub const READ_BUDGET: usize = 64 * 1024;
+
+/// From the connected socket to the end of the handshakes over it.
+pub const SHAKE_TIME: Duration = Duration::from_secs(30);
 
 /// Readiness events taken from the kernel at once.
 const EVENTS: usize = 1024;
@@ -104,8 +116,13 @@ pub struct Dialer {
 #[derive(Debug)]
 struct Link {
     client: Client,
-    transport: Option<Transport>,
+    layers: Layers,
+    transport: Option<Channel>,
     state: State,
+    /// When what lies over the socket has to be open.
+    shake_until: Instant,
+    /// What broke the last connection, if it was not just closed.
+    trouble: Option<io::Error>,
     /// The start of a packet whose rest has not come.
     partial: Vec<u8>,
     out: SendQueue,
@@ -192,8 +209,11 @@ impl Dialer {
     pub fn add(&mut self, client: Client) -> LinkId {
         self.links.push(Link {
             client,
+            layers: Layers::default(),
             transport: None,
             state: State::Closed,
+            shake_until: Instant::FAR_FUTURE,
+            trouble: None,
             partial: Vec::new(),
             out: SendQueue::new(&self.memory),
             writable: false,
@@ -201,6 +221,16 @@ impl Dialer {
             paused: false,
         });
         LinkId(self.links.len() - 1)
+    }
+
+    /// Puts TLS or WebSocket, or both, over the sockets that are dialled from here on.
+    pub fn put_over(&mut self, link: LinkId, layers: Layers) {
+        self.links[link.0].layers = layers;
+    }
+
+    /// What broke the last connection of a link, if it was not just closed.
+    pub fn trouble(&self, link: LinkId) -> Option<&io::Error> {
+        self.links[link.0].trouble.as_ref()
     }
 
     /// Starts to connect. Whether that succeeds is a later happening.
@@ -213,10 +243,7 @@ impl Dialer {
             slot.transport.is_none(),
             "a link has one connection at a time"
         );
-        let mut transport = match address {
-            Address::Tcp(address) => Transport::Tcp(TcpStream::connect(*address)?),
-            Address::Unix(path) => Transport::Unix(UnixStream::connect(path)?),
-        };
+        let mut transport = Channel::open(address, &slot.layers)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(
             transport.as_source(),
@@ -225,6 +252,8 @@ impl Dialer {
         )?;
         slot.transport = Some(transport);
         slot.state = State::Connecting;
+        slot.shake_until = Instant::FAR_FUTURE;
+        slot.trouble = None;
         slot.writable = false;
         Ok(())
     }
@@ -333,6 +362,7 @@ impl Dialer {
                 slot.client.handle_timeout(now);
                 self.touched.insert(LinkId(index));
             }
+            self.give_up_shaking(now);
         }
         while let Some(link) = self.touched.pop_first() {
             if self.links[link.0].state == State::Connecting && self.links[link.0].writable {
@@ -353,20 +383,44 @@ impl Dialer {
         }
     }
 
-    /// Whether the transport has opened is known once it is writable.
+    /// Who does not answer in time is not reached.
+    fn give_up_shaking(&mut self, now: Instant) {
+        for index in 0..self.links.len() {
+            if self.links[index].shake_until <= now {
+                self.deregister(LinkId(index));
+                let error = io::Error::new(ErrorKind::TimedOut, "the server does not answer");
+                self.happenings
+                    .push_back(Happening::Unreachable(LinkId(index), error));
+            } else {
+                self.earliest = self.earliest.min(self.links[index].shake_until);
+            }
+        }
+    }
+
+    /// Whether the transport has opened is known once it is writable; what lies over it may have to
+    /// hear and say more.
     fn open(&mut self, link: LinkId) {
         let slot = &mut self.links[link.0];
-        let Some(transport) = &slot.transport else {
+        let Some(transport) = &mut slot.transport else {
             return;
         };
-        match transport.take_error().and_then(|()| transport.is_open()) {
+        match transport.is_open() {
             Ok(true) => {
-                transport.send_at_once();
+                slot.shake_until = Instant::FAR_FUTURE;
                 slot.state = State::Open;
                 slot.client.handle_connected(monotonic());
                 self.touched.insert(link);
+                if transport.is_layered() {
+                    // The socket may have been read further than to the end of the handshakes.
+                    self.unread.insert(link);
+                }
             }
-            Ok(false) => {}
+            Ok(false) => {
+                if transport.has_connected() && slot.shake_until == Instant::FAR_FUTURE {
+                    slot.shake_until = monotonic() + SHAKE_TIME;
+                    self.earliest = self.earliest.min(slot.shake_until);
+                }
+            }
             Err(error) => {
                 self.deregister(link);
                 self.happenings
@@ -392,14 +446,17 @@ impl Dialer {
                 Ok(count) => break count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => break 0,
+                Err(error) => {
+                    slot.trouble = Some(error);
+                    break 0;
+                }
             }
         };
         if count == 0 {
             self.close(link);
             return;
         }
-        if count == self.scratch.len() || slot.ending {
+        if count == self.scratch.len() || slot.ending || transport.is_layered() {
             self.unread.insert(link);
         }
         if slot.state == State::HalfClosed {
@@ -436,6 +493,17 @@ impl Dialer {
             return;
         };
         loop {
+            if slot.writable && transport.is_layered() {
+                match transport.flush() {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => slot.writable = false,
+                    Err(error) => {
+                        slot.trouble = Some(error);
+                        self.close(link);
+                        return;
+                    }
+                }
+            }
             let more = slot.client.poll_transmit(now, &mut slot.out);
             if !slot.writable || slot.out.is_empty() {
                 break;
@@ -446,7 +514,8 @@ impl Dialer {
                 Ok(written) => slot.out.consume(written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => slot.writable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => {
+                Err(error) => {
+                    slot.trouble = Some(error);
                     self.close(link);
                     return;
                 }
@@ -482,6 +551,7 @@ impl Dialer {
             let _ = self.poll.registry().deregister(transport.as_source());
         }
         slot.state = State::Closed;
+        slot.shake_until = Instant::FAR_FUTURE;
         slot.partial.clear();
         slot.out.clear();
         slot.writable = false;
@@ -533,72 +603,9 @@ impl Wake {
     }
 }
 
-#[derive(Debug)]
-enum Transport {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Transport {
-    fn as_source(&mut self) -> &mut dyn mio::event::Source {
-        match self {
-            Self::Tcp(stream) => stream,
-            Self::Unix(stream) => stream,
-        }
-    }
-
-    fn take_error(&self) -> io::Result<()> {
-        let error = match self {
-            Self::Tcp(stream) => stream.take_error(),
-            Self::Unix(stream) => stream.take_error(),
-        };
-        error?.map_or(Ok(()), Err)
-    }
-
-    /// `false`: not yet.
-    fn is_open(&self) -> io::Result<bool> {
-        let Self::Tcp(stream) = self else {
-            return Ok(true);
-        };
-        match stream.peer_addr() {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Without Nagle's delay. A socket that refuses is slower, not broken.
-    fn send_at_once(&self) {
-        if let Self::Tcp(stream) = self {
-            let _ = stream.set_nodelay(true);
-        }
-    }
-
-    /// A peer that has closed already is why this may fail, and then there is nothing to say to it.
-    fn shut_down_writing(&self) {
-        let _ = match self {
-            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
-        };
-    }
-
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(into),
-            Self::Unix(stream) => stream.read(into),
-        }
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write_vectored(slices),
-            Self::Unix(stream) => stream.write_vectored(slices),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener};
     use std::thread;
 

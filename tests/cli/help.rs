@@ -72,8 +72,8 @@ fn wrong_arguments_exit_2_and_say_what_is_wrong() {
         (&["set", "a/b"], "VALUE"),
         (&["pub", "-t", "a"], "exactly one of -m, -f, -n, -s and -l"),
         (
-            &["pub", "-t", "a", "-m", "x", "--cafile", "y"],
-            "there is no TLS yet",
+            &["pub", "-t", "a", "-m", "x", "--psk", "y"],
+            "--psk is not available in this version",
         ),
         (&["sub"], "-t FILTER"),
         (&["sub", "-t", "a", "-q", "3"], "a QoS is 0, 1 or 2"),

@@ -466,7 +466,7 @@ impl Files {
         let path = &*settings.certificate;
         let chain = certificates("certificate", path, &self.certificate)?;
         let provider = Arc::new(provider::default_provider());
-        let key = private_key(&settings.key, &self.key)?;
+        let key = private_key("key", &settings.key, &self.key)?;
         let key = provider
             .key_provider
             .load_private_key(key)
@@ -552,7 +552,7 @@ impl Files {
     }
 }
 
-fn problem(key: &'static str, path: &str, what: impl Into<String>) -> Problem {
+pub(in crate::host) fn problem(key: &'static str, path: &str, what: impl Into<String>) -> Problem {
     Problem {
         key,
         path: path.into(),
@@ -561,7 +561,7 @@ fn problem(key: &'static str, path: &str, what: impl Into<String>) -> Problem {
     }
 }
 
-fn read(key: &'static str, path: &str) -> Result<Vec<u8>, Problem> {
+pub(in crate::host) fn read(key: &'static str, path: &str) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
     let outcome =
         fs::File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes));
@@ -581,7 +581,7 @@ fn read(key: &'static str, path: &str) -> Result<Vec<u8>, Problem> {
 }
 
 /// Every certificate of a file, of which there must be one.
-fn certificates(
+pub(in crate::host) fn certificates(
     key: &'static str,
     path: &str,
     pem: &[u8],
@@ -609,9 +609,13 @@ fn certificates(
     Ok(found)
 }
 
-fn private_key(path: &str, pem: &[u8]) -> Result<PrivateKeyDer<'static>, Problem> {
+pub(in crate::host) fn private_key(
+    key: &'static str,
+    path: &str,
+    pem: &[u8],
+) -> Result<PrivateKeyDer<'static>, Problem> {
     match PrivateKeyDer::from_pem_slice(pem) {
-        Ok(key) => Ok(key),
+        Ok(found) => Ok(found),
         Err(pem::Error::NoItemsFound) => {
             let is_locked = memchr::memmem::find(pem, b"ENCRYPTED").is_some();
             let what = if is_locked {
@@ -619,9 +623,9 @@ fn private_key(path: &str, pem: &[u8]) -> Result<PrivateKeyDer<'static>, Problem
             } else {
                 "there is no private key in it"
             };
-            Err(problem("key", path, what))
+            Err(problem(key, path, what))
         }
-        Err(error) => Err(problem("key", path, said(&error, pem, 0))),
+        Err(error) => Err(problem(key, path, said(&error, pem, 0))),
     }
 }
 

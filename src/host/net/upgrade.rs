@@ -159,7 +159,7 @@ pub fn accept(head: &[u8], settings: &WebSocketSettings) -> Result<Vec<u8>, Refu
 }
 
 /// What proves that we have understood (4.2.2).
-fn accept_key(key: &str) -> String {
+pub(in crate::host) fn accept_key(key: &str) -> String {
     let joined = format!("{key}{GUID}");
     let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, joined.as_bytes());
     BASE64.encode(hash.as_ref())

@@ -1,0 +1,394 @@
+//! TLS of outgoing connections: what is trusted and shown, and one session.
+//!
+//! The server's certificate is checked against the authorities of a file, a folder, or the system's
+//! own file. A certificate that is in there itself is trusted as it is, as people do who made one
+//! for their broker and no authority.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::{CryptoProvider, ring as provider};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
+};
+
+use crate::host::net::credentials::{Problem, certificates, private_key, problem, read};
+
+/// Where Linux systems have the authorities that they trust, in one file.
+const SYSTEM: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// 1.2.
+    V12,
+    /// 1.3.
+    V13,
+}
+
+/// What the options say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsOptions {
+    /// `--cafile`: trusted authorities, PEM.
+    pub authorities: Option<PathBuf>,
+    /// `--capath`: a folder of such files.
+    pub authorities_folder: Option<PathBuf>,
+    /// `--cert`: who we are.
+    pub certificate: Option<PathBuf>,
+    /// `--key`: of the certificate.
+    pub key: Option<PathBuf>,
+    /// `--insecure`: the certificate may be for another host.
+    pub any_name: bool,
+    /// `--tls-version`; both without it.
+    pub version: Option<TlsVersion>,
+    /// `--tls-alpn`.
+    pub alpn: Option<String>,
+}
+
+/// TLS to one host, ready for any number of connections.
+#[derive(Debug, Clone)]
+pub struct Secured {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+impl Secured {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// The first file, or other option, that cannot be used.
+    pub fn new(options: &TlsOptions, host: &str) -> Result<Self, Problem> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| problem("--host", host, "no certificate can be for this"))?;
+        let provider = Arc::new(provider::default_provider());
+        let trusted = options.trusted()?;
+        let verifier = Verifier::new(trusted, options.any_name, &provider)?;
+        let versions = match options.version {
+            None => &[&TLS12, &TLS13][..],
+            Some(TlsVersion::V12) => &[&TLS12],
+            Some(TlsVersion::V13) => &[&TLS13],
+        };
+        let unusable = |error: Error| problem("--tls-version", "", error.to_string());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .map_err(unusable)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let mut config = match (&options.certificate, &options.key) {
+            (Some(certificate), Some(key)) => {
+                let (shown, key_shown) = (certificate.display(), key.display());
+                let path = shown.to_string();
+                let chain = certificates("--cert", &path, &read("--cert", &path)?)?;
+                let path = key_shown.to_string();
+                let secret = private_key("--key", &path, &read("--key", &path)?)?;
+                builder
+                    .with_client_auth_cert(chain, secret)
+                    .map_err(|error| {
+                        let what = match error {
+                            Error::InconsistentKeys(_) => {
+                                format!("it is not the key of the certificate in {shown}")
+                            }
+                            _ => "a key of this sort is not supported".to_owned(),
+                        };
+                        problem("--key", &path, what)
+                    })?
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = options
+            .alpn
+            .iter()
+            .map(|name| name.clone().into_bytes())
+            .collect();
+        Ok(Self {
+            config: Arc::new(config),
+            name,
+        })
+    }
+
+    /// A session that has not begun.
+    pub(super) fn session(&self) -> io::Result<Tls> {
+        ClientConnection::new(self.config.clone(), self.name.clone())
+            .map(|session| Tls { session })
+            .map_err(said)
+    }
+}
+
+impl TlsOptions {
+    /// The certificates that are trusted.
+    fn trusted(&self) -> Result<Vec<CertificateDer<'static>>, Problem> {
+        let mut trusted = Vec::new();
+        if let Some(path) = &self.authorities {
+            trusted.extend(all_of("--cafile", path)?);
+        }
+        if let Some(folder) = &self.authorities_folder {
+            let shown = folder.display().to_string();
+            let unreadable = |error: io::Error| problem("--capath", &shown, error.to_string());
+            for entry in fs::read_dir(folder).map_err(unreadable)? {
+                let path = entry.map_err(unreadable)?.path();
+                // Keys lie there too, and lists of what was revoked.
+                if path.is_file() {
+                    trusted.extend(all_of("--capath", &path).unwrap_or_default());
+                }
+            }
+            if trusted.is_empty() {
+                return Err(problem("--capath", &shown, "there is no certificate in it"));
+            }
+        }
+        if self.authorities.is_none() && self.authorities_folder.is_none() {
+            let known = SYSTEM.iter().find(|path| Path::new(path).exists());
+            let path = known.ok_or_else(|| {
+                let what = "this system has no file of trusted authorities: name one";
+                problem("--cafile", "", what)
+            })?;
+            trusted.extend(all_of("the system's authorities in", Path::new(path))?);
+        }
+        Ok(trusted)
+    }
+}
+
+fn all_of(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    let shown = path.display().to_string();
+    certificates(key, &shown, &read(key, &shown)?)
+}
+
+/// Checks a server's certificate.
+struct Verifier {
+    chains: Option<Arc<WebPkiServerVerifier>>,
+    /// What is trusted, byte by byte.
+    trusted: Vec<CertificateDer<'static>>,
+    any_name: bool,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Verifier {
+    fn new(
+        trusted: Vec<CertificateDer<'static>>,
+        any_name: bool,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, Problem> {
+        let mut roots = RootCertStore::empty();
+        // One that cannot be an authority can still be the server's own.
+        roots.add_parsable_certificates(trusted.iter().cloned());
+        let chains = if roots.is_empty() {
+            None
+        } else {
+            let built =
+                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+            let built = built.build();
+            Some(built.map_err(|error| problem("--cafile", "", error.to_string()))?)
+        };
+        Ok(Self {
+            chains,
+            trusted,
+            any_name,
+            provider: provider.clone(),
+        })
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Verifier({} certificates)", self.trusted.len())
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.trusted.contains(end_entity) {
+            if !self.any_name {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+            }
+            return Ok(ServerCertVerified::assertion());
+        }
+        let Some(chains) = &self.chains else {
+            return Err(CertificateError::UnknownIssuer.into());
+        };
+        let names_another = |error: &Error| {
+            matches!(
+                error,
+                Error::InvalidCertificate(
+                    CertificateError::NotValidForName
+                        | CertificateError::NotValidForNameContext { .. }
+                )
+            )
+        };
+        match chains.verify_server_cert(end_entity, intermediates, server_name, ocsp, now) {
+            // All the rest of it was right.
+            Err(error) if self.any_name && names_another(&error) => {
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
+    }
+}
+
+/// A session; the socket is its caller's.
+#[derive(Debug)]
+pub(super) struct Tls {
+    session: ClientConnection,
+}
+
+impl Tls {
+    /// Goes on with the handshake. `false`: the socket has to say first.
+    pub(super) fn shake(&mut self, socket: &mut (impl Read + Write)) -> io::Result<bool> {
+        loop {
+            match self.flush(socket) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                outcome => outcome?,
+            }
+            if !self.session.is_handshaking() {
+                return Ok(true);
+            }
+            match self.take_in(socket) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Ok(true) => {}
+                Ok(false) => {
+                    let what = "the server has closed in the TLS handshake";
+                    return Err(io::Error::new(ErrorKind::UnexpectedEof, what));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Reads from the socket once. `false`: it has ended.
+    fn take_in(&mut self, socket: &mut (impl Read + Write)) -> io::Result<bool> {
+        let count = loop {
+            match self.session.read_tls(socket) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        if let Err(error) = self.session.process_new_packets() {
+            // The alert says why, if there is anybody to read it.
+            let _ = self.flush(socket);
+            return Err(said(error));
+        }
+        Ok(count > 0)
+    }
+
+    /// 0: the end.
+    pub(super) fn read(
+        &mut self,
+        socket: &mut (impl Read + Write),
+        into: &mut [u8],
+    ) -> io::Result<usize> {
+        loop {
+            match self.session.reader().read(into) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
+                other => return other,
+            }
+            if !self.take_in(socket)? {
+                return Ok(0);
+            }
+        }
+    }
+
+    /// How much of it was taken; it may still have to be flushed.
+    pub(super) fn write(
+        &mut self,
+        socket: &mut (impl Read + Write),
+        slices: &[IoSlice<'_>],
+    ) -> io::Result<usize> {
+        self.flush(socket)?;
+        let taken = self.session.writer().write_vectored(slices)?;
+        match self.flush(socket) {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(taken),
+        }
+    }
+
+    /// Until the socket has taken everything.
+    pub(super) fn flush(&mut self, socket: &mut (impl Read + Write)) -> io::Result<()> {
+        while self.session.wants_write() {
+            if self.session.write_tls(socket)? == 0 {
+                return Err(ErrorKind::WriteZero.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing more is written.
+    pub(super) fn say_end(&mut self, socket: &mut (impl Read + Write)) {
+        self.session.send_close_notify();
+        let _ = self.flush(socket);
+    }
+}
+
+/// In words for who started the command.
+fn said(error: Error) -> io::Error {
+    let text = match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "no authority that is trusted has signed the server's certificate".to_owned()
+        }
+        Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => "the server's certificate has expired".to_owned(),
+        Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => "the server's certificate is not valid yet".to_owned(),
+        Error::InvalidCertificate(CertificateError::NotValidForName) => {
+            "the server's certificate is for another host".to_owned()
+        }
+        Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+            expected,
+            presented,
+        }) => format!(
+            "the server's certificate is for {}, not for {}",
+            presented.join(", "),
+            expected.to_str()
+        ),
+        Error::AlertReceived(alert) => format!("the server ends TLS with {alert:?}"),
+        Error::InvalidMessage(_) => format!("the server does not speak TLS: {error}"),
+        other => other.to_string(),
+    };
+    io::Error::new(ErrorKind::InvalidData, text)
+}
