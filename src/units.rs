@@ -244,6 +244,98 @@ pub fn format_size(bytes: u64) -> String {
     format!("{}{unit}", bytes / size)
 }
 
+/// So many in a time: `20/s`, `1000/m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// How many; never 0.
+    pub count: u64,
+    /// In which time; never zero.
+    pub per: Duration,
+}
+
+impl Rate {
+    /// So many a second.
+    pub const fn per_second(count: u64) -> Self {
+        Self {
+            count,
+            per: Duration::from_secs(1),
+        }
+    }
+
+    /// How long so many take at this rate.
+    pub fn time_for(&self, count: u64) -> Duration {
+        let nanos = u128::from(count) * self.per.as_nanos() / u128::from(self.count.max(1));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+/// What a rate may be per.
+const PER: [(&str, u64); 3] = [("s", 1), ("m", 60), ("h", 3600)];
+
+/// A whole number, a slash and a unit of time: `20/s`.
+///
+/// # Errors
+/// What is wrong, for the person who wrote it.
+pub fn parse_rate(text: &str) -> Result<Rate, UnitError> {
+    let (number, per) = split_rate(text)?;
+    let count = number
+        .parse::<u64>()
+        .map_err(|_| UnitError::new("it is not a whole number in a time", None))?;
+    rate(count, per)
+}
+
+/// A size, a slash and a unit of time: `64KiB/s`, counted in bytes.
+///
+/// # Errors
+/// What is wrong, for the person who wrote it.
+pub fn parse_size_rate(text: &str) -> Result<Rate, UnitError> {
+    let (size, per) = split_rate(text)?;
+    let bytes = parse_size(size).map_err(|mut error| {
+        error.instead = error.instead.map(|size| format!("{size}/{per}"));
+        error
+    })?;
+    rate(bytes, per)
+}
+
+fn split_rate(text: &str) -> Result<(&str, &str), UnitError> {
+    text.split_once('/').ok_or_else(|| {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let instead = is_number.then(|| format!("{text}/s"));
+        UnitError::new("it does not say in which time", instead)
+    })
+}
+
+fn rate(count: u64, per: &str) -> Result<Rate, UnitError> {
+    let Some((_, seconds)) = PER.iter().find(|(unit, _)| *unit == per) else {
+        let instead = duration_unit_meant(per).map(|unit| format!("{count}/{unit}"));
+        let wrong = format!("{} is not a time to count in: s, m or h", quoted(per));
+        return Err(UnitError::new(wrong, instead));
+    };
+    if count == 0 {
+        return Err(UnitError::new("a rate is never 0", None));
+    }
+    Ok(Rate {
+        count,
+        per: Duration::from_secs(*seconds),
+    })
+}
+
+/// The text that reads back the same: `20/s`.
+pub fn format_rate(rate: Rate) -> String {
+    format!("{}/{}", rate.count, per_unit(rate))
+}
+
+/// As [`format_rate`], for bytes: `64KiB/s`.
+pub fn format_size_rate(rate: Rate) -> String {
+    format!("{}/{}", format_size(rate.count), per_unit(rate))
+}
+
+fn per_unit(rate: Rate) -> &'static str {
+    let seconds = rate.per.as_secs();
+    let unit = PER.iter().find(|(_, size)| *size == seconds);
+    unit.map_or("s", |(unit, _)| unit)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -349,6 +441,37 @@ mod tests {
         }
     }
 
+    #[test]
+    fn rates_say_in_which_time() {
+        for (text, count, seconds) in [("20/s", 20, 1), ("1000/m", 1000, 60), ("5/h", 5, 3600)] {
+            let rate = parse_rate(text).unwrap();
+            assert_eq!(
+                (rate.count, rate.per),
+                (count, Duration::from_secs(seconds))
+            );
+            assert_eq!(format_rate(rate), text);
+        }
+        let bytes = parse_size_rate("64KiB/s").unwrap();
+        assert_eq!(bytes, Rate::per_second(65_536));
+        assert_eq!(format_size_rate(bytes), "64KiB/s");
+        assert_eq!(bytes.time_for(32_768), Duration::from_millis(500));
+        for (text, instead) in [
+            ("20", Some("20/s")),
+            ("20/sec", Some("20/s")),
+            ("20/ms", None),
+            ("0/s", None),
+            ("x/s", None),
+            ("/s", None),
+            ("", None),
+        ] {
+            let error = parse_rate(text).unwrap_err();
+            assert_eq!(error.instead.as_deref(), instead, "{text}: {}", error.wrong);
+        }
+        let error = parse_size_rate("64k/s").unwrap_err();
+        assert_eq!(error.instead.as_deref(), Some("64KiB/s"));
+        assert!(parse_size_rate("64/s").is_err());
+    }
+
     proptest! {
         #[test]
         fn a_duration_reads_back(micros in 1u64..10_000_000_000_000) {
@@ -365,6 +488,7 @@ mod tests {
         fn no_text_panics(text in "\\PC{0,20}") {
             let _ = parse_duration(&text);
             let _ = parse_size(&text);
+            let _ = (parse_rate(&text), parse_size_rate(&text));
         }
 
         #[test]
