@@ -4,7 +4,7 @@
 use core::fmt;
 
 use crate::mqtt::packet::PacketType;
-use crate::mqtt::property::PropertyId;
+use crate::mqtt::property::{PropertyId, USER_PROPERTIES_MAX};
 use crate::mqtt::reason::ReasonCode;
 use crate::mqtt::topic::TopicError;
 
@@ -117,6 +117,9 @@ pub enum Fault {
     TopicFilter(TopicError),
     /// Topic Alias 0 [MQTT-3.3.2-8].
     TopicAliasZero,
+    /// More than [`USER_PROPERTIES_MAX`](crate::mqtt::USER_PROPERTIES_MAX): our limit, not the
+    /// standard's.
+    UserPropertiesTooMany,
     /// The packet is larger than we said we take.
     PacketTooLarge {
         /// Its length, fixed header included.
@@ -160,6 +163,7 @@ impl From<Fault> for ReasonCode {
             Fault::TopicName(_) => Self::TopicNameInvalid,
             Fault::TopicFilter(_) => Self::TopicFilterInvalid,
             Fault::TopicAliasZero => Self::TopicAliasInvalid,
+            Fault::UserPropertiesTooMany => Self::QuotaExceeded,
             Fault::PacketTooLarge { .. } => Self::PacketTooLarge,
         }
     }
@@ -201,6 +205,9 @@ impl fmt::Display for Fault {
             }
             Self::TopicName(error) | Self::TopicFilter(error) => error.fmt(f),
             Self::TopicAliasZero => f.write_str("a topic alias is never 0"),
+            Self::UserPropertiesTooMany => {
+                write!(f, "more than {USER_PROPERTIES_MAX} user properties")
+            }
             Self::PacketTooLarge { len, max } => {
                 write!(f, "{len} bytes, but at most {max} are taken")
             }

@@ -39,7 +39,7 @@ pub use packet::{
 pub use property::{
     AckProperties, AuthProperties, ConnackProperties, ConnectProperties, DisconnectProperties,
     PropertyId, PublishProperties, SubscribeProperties, SubscriptionIdentifiers,
-    UnsubscribeProperties, UserProperties, UserPropertiesBuf, WillProperties,
+    USER_PROPERTIES_MAX, UnsubscribeProperties, UserProperties, UserPropertiesBuf, WillProperties,
 };
 pub use reason::ReasonCode;
 pub use topic::{TopicError, TopicFilter, TopicName};

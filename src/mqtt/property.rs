@@ -337,14 +337,22 @@ pub struct UserProperties<'a> {
     /// From the first User Property to the end of the properties. Invariant: well-formed records,
     /// of which `encoded_len` bytes are User Properties.
     records: &'a [u8],
-    encoded_len: usize,
+    /// A packet has fewer than 2³² bytes.
+    encoded_len: u32,
+    /// Of those that were read: at most [`USER_PROPERTIES_MAX`].
+    count: u32,
 }
+
+/// User Properties that a packet may have: our limit, not the standard's, so that the work for a
+/// packet is bounded by more than its length. Devices send a handful.
+pub const USER_PROPERTIES_MAX: u32 = 1024;
 
 impl<'a> UserProperties<'a> {
     /// None.
     pub const EMPTY: Self = Self {
         records: &[],
         encoded_len: 0,
+        count: 0,
     };
 
     /// Names and values, in order.
@@ -442,7 +450,8 @@ impl UserPropertiesBuf {
     pub fn as_properties(&self) -> UserProperties<'_> {
         UserProperties {
             records: &self.encoded,
-            encoded_len: self.encoded.len(),
+            encoded_len: self.encoded.len() as u32,
+            count: 0,
         }
     }
 
@@ -628,20 +637,24 @@ impl<'a, T: Value<'a>> Field<'a> for Option<T> {
 impl<'a> Field<'a> for UserProperties<'a> {
     fn read(&mut self, _: PropertyId, reader: &mut Reader<'a>) -> Result<(), DecodeError> {
         let start = reader.offset() - 1;
+        if self.count == USER_PROPERTIES_MAX {
+            return Err(reader.error(Fault::UserPropertiesTooMany, "properties"));
+        }
         read_pair(reader)?;
         if self.is_empty() {
             self.records = reader.tail(start);
         }
-        self.encoded_len += reader.offset() - start;
+        self.count += 1;
+        self.encoded_len += (reader.offset() - start) as u32;
         Ok(())
     }
 
     fn encoded_len(&self) -> usize {
-        self.encoded_len
+        self.encoded_len as usize
     }
 
     fn write(&self, id: PropertyId, writer: &mut Writer<'_>) {
-        if self.encoded_len == self.records.len() {
+        if self.encoded_len as usize == self.records.len() {
             // Nothing else stands between or behind them.
             return writer.bytes(self.records);
         }
