@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`Memory`] | every counted byte, and the free chunks | [`Memory::try_reserve`] refuses; refusals are counted |
 //! | [`Payload`] | a message body that several takers share | its message's charge |
-//! | [`RecvBuffer`] | what a peer has sent and nobody has parsed | one chunk, or one announced frame |
+//! | [`RecvBuffer`] | what a peer has sent and nobody has parsed | one chunk, or one announced frame; a stranger's: what it has sent, doubled |
 //! | [`SendQueue`] | encoded bytes for one peer | [`HIGH_WATER`]: above it takers keep references |
 //! | [`Outbox`] | all send queues, and whose turn it is | one queue a connection |
 //!
@@ -21,5 +21,5 @@ mod send;
 pub use memory::{CHUNK_SIZE, Charge, Chunk, FREE_CHUNKS_MAX, Memory};
 pub use outbox::Outbox;
 pub use payload::Payload;
-pub use recv::{GROW_STEP, OverBudget, RecvBuffer};
+pub use recv::{FIRST_STEP, GROW_STEP, OverBudget, RecvBuffer};
 pub use send::{COPY_MAX, HIGH_WATER, SendQueue};

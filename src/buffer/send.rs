@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use super::{CHUNK_SIZE, Chunk, Memory, Payload};
+use super::{CHUNK_SIZE, Charge, Chunk, Memory, Payload};
 
 /// A packet of at most this many bytes is copied whole; of a longer one the payload is shared.
 pub const COPY_MAX: usize = 2048;
@@ -19,7 +19,11 @@ pub const HIGH_WATER: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct SendQueue {
     memory: Memory,
-    segments: VecDeque<Segment>,
+    /// Here rather than in `rest` because most queues never have more than one, and an idle one
+    /// holds nothing.
+    first: Option<Segment>,
+    /// Invariant: empty if there is no first one.
+    rest: VecDeque<Segment>,
     len: usize,
     more: bool,
     /// Bytes taken off the front since the queue was made.
@@ -31,26 +35,34 @@ enum Segment {
     /// Invariant: `start < end <= CHUNK_SIZE`, except while it is being written.
     Chunk {
         chunk: Chunk,
-        start: usize,
-        end: usize,
+        start: u32,
+        end: u32,
     },
     /// A head too long for a chunk (a topic may have 65 535 bytes, properties more).
-    Owned {
-        bytes: Box<[u8]>,
-        start: usize,
-    },
+    Owned(Box<Owned>),
     Shared {
         payload: Payload,
         start: usize,
     },
 }
 
+#[derive(Debug)]
+struct Owned {
+    bytes: Box<[u8]>,
+    start: usize,
+    _charge: Charge,
+}
+
+/// A queue whose list of segments was longer than this gives it back when it is drained.
+const SEGMENTS_KEPT: usize = 64;
+
 impl SendQueue {
     /// An empty queue, which holds no chunk.
     pub fn new(memory: &Memory) -> Self {
         Self {
             memory: memory.clone(),
-            segments: VecDeque::new(),
+            first: None,
+            rest: VecDeque::new(),
             len: 0,
             more: false,
             sent: 0,
@@ -62,28 +74,32 @@ impl SendQueue {
     pub fn reserve(&mut self, len: usize) -> &mut [u8] {
         self.len += len;
         if len > CHUNK_SIZE {
-            let bytes = vec![0; len].into_boxed_slice();
-            self.segments.push_back(Segment::Owned { bytes, start: 0 });
-            let Some(Segment::Owned { bytes, .. }) = self.segments.back_mut() else {
+            let owned = Owned {
+                bytes: vec![0; len].into_boxed_slice(),
+                start: 0,
+                _charge: self.memory.charge(len),
+            };
+            self.push(Segment::Owned(Box::new(owned)));
+            let Some(Segment::Owned(owned)) = self.last_mut() else {
                 unreachable!("it was pushed just now")
             };
-            return bytes;
+            return &mut owned.bytes;
         }
-        let fits = matches!(self.segments.back(),
-            Some(Segment::Chunk { end, .. }) if CHUNK_SIZE - end >= len);
+        let fits = matches!(self.last_mut(),
+            Some(Segment::Chunk { end, .. }) if CHUNK_SIZE - *end as usize >= len);
         if !fits {
             let chunk = self.memory.chunk();
-            self.segments.push_back(Segment::Chunk {
+            self.push(Segment::Chunk {
                 chunk,
                 start: 0,
                 end: 0,
             });
         }
-        let Some(Segment::Chunk { chunk, end, .. }) = self.segments.back_mut() else {
+        let Some(Segment::Chunk { chunk, end, .. }) = self.last_mut() else {
             unreachable!("the last segment is a chunk with room")
         };
-        let start = *end;
-        *end += len;
+        let start = *end as usize;
+        *end += len as u32;
         &mut chunk[start..start + len]
     }
 
@@ -96,10 +112,22 @@ impl SendQueue {
             return;
         }
         self.len += payload.len();
-        self.segments.push_back(Segment::Shared {
+        self.push(Segment::Shared {
             payload: payload.clone(),
             start: 0,
         });
+    }
+
+    fn push(&mut self, segment: Segment) {
+        if self.first.is_none() {
+            self.first = Some(segment);
+        } else {
+            self.rest.push_back(segment);
+        }
+    }
+
+    fn last_mut(&mut self) -> Option<&mut Segment> {
+        self.rest.back_mut().or(self.first.as_mut())
     }
 
     /// Unsent bytes, shared ones included.
@@ -133,7 +161,7 @@ impl SendQueue {
     pub fn gather<'a>(&'a self, slices: &mut [IoSlice<'a>], budget: usize) -> usize {
         let mut left = budget;
         let mut count = 0;
-        for (slot, segment) in slices.iter_mut().zip(&self.segments) {
+        for (slot, segment) in slices.iter_mut().zip(self.first.iter().chain(&self.rest)) {
             let bytes = segment.unsent();
             let bytes = &bytes[..bytes.len().min(left)];
             if bytes.is_empty() {
@@ -148,7 +176,7 @@ impl SendQueue {
 
     /// The first contiguous run of unsent bytes, empty if there are none.
     pub fn front(&self) -> &[u8] {
-        self.segments.front().map_or(&[], Segment::unsent)
+        self.first.as_ref().map_or(&[], Segment::unsent)
     }
 
     /// Forgets the first `count` bytes, which have been sent.
@@ -161,22 +189,24 @@ impl SendQueue {
         self.sent += count as u64;
         let mut left = count;
         while left > 0 {
-            let segment = self
-                .segments
-                .front_mut()
-                .expect("`len` counts the segments' bytes");
+            let segment = self.first.as_mut();
+            let segment = segment.expect("`len` counts the segments' bytes");
             let here = segment.unsent().len().min(left);
             segment.advance(here);
             left -= here;
             if segment.unsent().is_empty() {
-                self.segments.pop_front();
+                self.first = self.rest.pop_front();
             }
+        }
+        if self.len == 0 && self.rest.capacity() > SEGMENTS_KEPT {
+            self.rest = VecDeque::new();
         }
     }
 
     /// Forgets everything and gives all memory back.
     pub fn clear(&mut self) {
-        self.segments.clear();
+        self.first = None;
+        self.rest = VecDeque::new();
         self.len = 0;
         self.more = false;
     }
@@ -185,17 +215,17 @@ impl SendQueue {
 impl Segment {
     fn unsent(&self) -> &[u8] {
         match self {
-            Self::Chunk { chunk, start, end } => &chunk[*start..*end],
-            Self::Owned { bytes, start } => &bytes[*start..],
+            Self::Chunk { chunk, start, end } => &chunk[*start as usize..*end as usize],
+            Self::Owned(owned) => &owned.bytes[owned.start..],
             Self::Shared { payload, start } => &payload[*start..],
         }
     }
 
     fn advance(&mut self, count: usize) {
         match self {
-            Self::Chunk { start, .. } | Self::Owned { start, .. } | Self::Shared { start, .. } => {
-                *start += count;
-            }
+            Self::Chunk { start, .. } => *start += count as u32,
+            Self::Owned(owned) => owned.start += count,
+            Self::Shared { start, .. } => *start += count,
         }
     }
 }
@@ -222,8 +252,8 @@ mod tests {
         queue.push_payload(&Payload::from(vec![1; COPY_MAX]));
         let large = Payload::from(vec![2; COPY_MAX + 1]);
         queue.push_payload(&large);
-        assert!(matches!(queue.segments[0], Segment::Chunk { .. }));
-        assert_eq!(queue.segments[1].unsent().as_ptr(), large.as_ptr());
+        assert!(matches!(queue.first, Some(Segment::Chunk { .. })));
+        assert_eq!(queue.rest[0].unsent().as_ptr(), large.as_ptr());
         assert_eq!(queue.len(), 2 * COPY_MAX + 1);
     }
 
@@ -235,6 +265,18 @@ mod tests {
         assert_eq!(memory.used(), CHUNK_SIZE);
         queue.consume(10);
         assert_eq!(memory.used(), 0);
+        let large = Payload::from(vec![2; COPY_MAX + 1]);
+        queue.reserve(CHUNK_SIZE + 1).fill(1);
+        assert_eq!(
+            memory.used(),
+            CHUNK_SIZE + 1,
+            "a long head is accounted for"
+        );
+        for _ in 0..1000 {
+            queue.push_payload(&large);
+        }
+        queue.consume(queue.len());
+        assert_eq!((memory.used(), queue.rest.capacity()), (0, 0));
         assert!(queue.front().is_empty());
     }
 
