@@ -50,6 +50,17 @@ impl<K: Ord + Copy> Deadlines<K> {
         self.heap.pop().map(|Reverse((_, key))| key)
     }
 
+    /// Forgets stale entries: those that `is_live` does not know, and all but one of equal ones.
+    /// For owners that come and go, or move, faster than their deadlines pass.
+    pub fn retain(&mut self, mut is_live: impl FnMut(Instant, K) -> bool) {
+        let mut entries = core::mem::take(&mut self.heap).into_vec();
+        entries.retain(|Reverse((at, key))| is_live(*at, *key));
+        entries.sort_unstable();
+        entries.dedup();
+        entries.shrink_to(2 * entries.len());
+        self.heap = entries.into();
+    }
+
     /// Entries held, stale ones included.
     pub fn len(&self) -> usize {
         self.heap.len()
@@ -167,6 +178,19 @@ mod tests {
         assert_eq!((deadlines.next(), deadlines.get('b')), (None, None));
         deadlines.disarm('b');
         assert_eq!(deadlines.keys().next(), None);
+    }
+
+    #[test]
+    fn what_is_stale_is_forgotten_when_asked_and_the_rest_stays_in_order() {
+        let at = Instant::from_nanos;
+        let mut deadlines = Deadlines::new();
+        for (time, key) in [(30, 'c'), (10, 'b'), (20, 'x'), (10, 'b'), (40, 'b')] {
+            deadlines.arm(at(time), key);
+        }
+        deadlines.retain(|time, key| key != 'x' && time < at(40));
+        assert_eq!(deadlines.len(), 2);
+        assert_eq!(deadlines.pop_due(at(50)), Some('b'));
+        assert_eq!(deadlines.pop_due(at(50)), Some('c'));
     }
 
     #[test]
