@@ -59,8 +59,8 @@ pub struct Subscriptions {
     /// Literal children: (parent, level) to node.
     edges: HashMap<(u32, u32), u32>,
     levels: Levels,
-    /// Which filters a taker has, and where they lie.
-    takers: BTreeMap<Taker, BTreeMap<Box<str>, Place>>,
+    /// Where a taker's filters lie, in order: the trie knows what they are.
+    takers: BTreeMap<Taker, Vec<Place>>,
     count: usize,
     bytes: usize,
     charge: Charge,
@@ -78,17 +78,29 @@ struct Node {
     children: u32,
     /// The `+` child, or [`NONE`].
     plus: u32,
-    /// Subscriptions that end here. Invariant: ordered by taker, each once.
-    exact: Vec<(Taker, Subscription)>,
-    /// Subscriptions that end in `/#` here. Same invariant.
-    tail: Vec<(Taker, Subscription)>,
+    /// How many of `takers` end here; the others end in `/#` here.
+    exact: u32,
+    /// Invariant: both parts are ordered by taker, each once.
+    takers: Vec<(Taker, Subscription)>,
 }
 
-/// Where a filter lies in the trie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
-    node: u32,
-    is_tail: bool,
+/// Where a filter lies in the trie: a node, and whether it ends there in `/#`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place(u32);
+
+impl Place {
+    fn new(node: u32, is_tail: bool) -> Self {
+        debug_assert!(node < 1 << 31, "memory ends long before 2³¹ nodes");
+        Self(node << 1 | u32::from(is_tail))
+    }
+
+    fn node(self) -> u32 {
+        self.0 >> 1
+    }
+
+    fn is_tail(self) -> bool {
+        self.0 & 1 == 1
+    }
 }
 
 const ROOT: u32 = 0;
@@ -123,15 +135,22 @@ impl Subscriptions {
         subscription: Subscription,
     ) -> Option<Subscription> {
         let place = self.make_place(filter);
-        let list = self.list_mut(place);
-        match list.binary_search_by_key(&taker, |(taker, _)| *taker) {
-            Ok(at) => Some(core::mem::replace(&mut list[at].1, subscription)),
+        let node = &mut self.nodes[place.node() as usize];
+        match node.search(taker, place.is_tail()) {
+            Ok(at) => Some(core::mem::replace(&mut node.takers[at].1, subscription)),
             Err(at) => {
-                list.insert(at, (taker, subscription));
-                let filters = self.takers.entry(taker).or_default();
-                filters.insert(filter.into(), place);
+                if node.takers.is_empty() {
+                    // Most filters are one taker's.
+                    node.takers.reserve_exact(1);
+                }
+                node.takers.insert(at, (taker, subscription));
+                node.exact += u32::from(!place.is_tail());
+                let places = self.takers.entry(taker).or_default();
+                if let Err(at) = places.binary_search(&place) {
+                    places.insert(at, place);
+                }
                 self.count += 1;
-                self.bytes += entry_bytes(filter);
+                self.bytes += ENTRY_BYTES;
                 self.charge.set(self.bytes);
                 None
             }
@@ -141,20 +160,22 @@ impl Subscriptions {
     /// Unsubscribes; `None` if there was no such subscription. Filters are compared byte by byte
     /// [MQTT-3.10.4-1].
     pub fn remove(&mut self, taker: Taker, filter: &str) -> Option<Subscription> {
-        let filters = self.takers.get_mut(&taker)?;
-        let place = filters.remove(filter)?;
-        if filters.is_empty() {
+        let place = self.find_place(filter)?;
+        let places = self.takers.get_mut(&taker)?;
+        let at = places.binary_search(&place).ok()?;
+        places.remove(at);
+        if places.is_empty() {
             self.takers.remove(&taker);
         }
-        let removed = self.remove_at(taker, filter, place);
+        let removed = self.remove_at(taker, place);
         self.charge.set(self.bytes);
         Some(removed)
     }
 
     /// Unsubscribes from everything.
     pub fn remove_all(&mut self, taker: Taker) {
-        for (filter, place) in self.takers.remove(&taker).unwrap_or_default() {
-            self.remove_at(taker, &filter, place);
+        for place in self.takers.remove(&taker).unwrap_or_default() {
+            self.remove_at(taker, place);
         }
         self.charge.set(self.bytes);
     }
@@ -175,10 +196,10 @@ impl Subscriptions {
             let wildcards = !(is_hidden && depth == 0);
             // `#` stands for the parent level too: `sport/#` matches `sport` (4.7.1.2).
             if wildcards {
-                sources += usize::from(extend(found, &node.tail));
+                sources += usize::from(extend(found, node.tail()));
             }
             let Some(level) = self.topic.get(depth as usize) else {
-                sources += usize::from(extend(found, &node.exact));
+                sources += usize::from(extend(found, node.exact()));
                 continue;
             };
             if wildcards && node.plus != NONE {
@@ -202,28 +223,15 @@ impl Subscriptions {
 
     /// How a taker has subscribed to exactly this filter.
     pub fn get(&self, taker: Taker, filter: &str) -> Option<Subscription> {
-        let place = self.takers.get(&taker)?.get(filter)?;
-        let node = &self.nodes[place.node as usize];
-        let list = if place.is_tail {
-            &node.tail
-        } else {
-            &node.exact
-        };
-        let at = list.binary_search_by_key(&taker, |(taker, _)| *taker);
-        at.ok().map(|at| list[at].1)
+        let place = self.find_place(filter)?;
+        let node = &self.nodes[place.node() as usize];
+        let at = node.search(taker, place.is_tail()).ok()?;
+        Some(node.takers[at].1)
     }
 
     /// How many filters a taker has.
     pub fn count_of(&self, taker: Taker) -> usize {
-        self.takers.get(&taker).map_or(0, BTreeMap::len)
-    }
-
-    /// A taker's filters.
-    pub fn filters_of(&self, taker: Taker) -> impl Iterator<Item = &str> {
-        self.takers
-            .get(&taker)
-            .into_iter()
-            .flat_map(|filters| filters.keys().map(|filter| &**filter))
+        self.takers.get(&taker).map_or(0, Vec::len)
     }
 
     /// How many subscriptions there are.
@@ -245,7 +253,7 @@ impl Subscriptions {
     /// before.
     pub fn cost_of(filter: &str) -> usize {
         let levels = filter.split('/').count();
-        entry_bytes(filter) + levels * (NODE_BYTES + LEVEL_BYTES) + filter.len()
+        ENTRY_BYTES + levels * (NODE_BYTES + LEVEL_BYTES) + filter.len()
     }
 
     fn make_place(&mut self, filter: &str) -> Place {
@@ -253,10 +261,7 @@ impl Subscriptions {
         for level in filter.split('/') {
             match level {
                 "#" => {
-                    return Place {
-                        node: at,
-                        is_tail: true,
-                    };
+                    return Place::new(at, true);
                 }
                 "+" => {
                     if self.nodes[at as usize].plus == NONE {
@@ -272,10 +277,20 @@ impl Subscriptions {
                 }
             }
         }
-        Place {
-            node: at,
-            is_tail: false,
+        Place::new(at, false)
+    }
+
+    /// Where a filter lies, if anybody has it or one that goes on from it.
+    fn find_place(&self, filter: &str) -> Option<Place> {
+        let mut at = ROOT;
+        for level in filter.split('/') {
+            at = match level {
+                "#" => return Some(Place::new(at, true)),
+                "+" => Some(self.nodes[at as usize].plus).filter(|plus| *plus != NONE)?,
+                literal => *self.edges.get(&(at, self.levels.find(literal)))?,
+            };
         }
+        Some(Place::new(at, false))
     }
 
     fn add_literal(&mut self, parent: u32, literal: &str) -> u32 {
@@ -295,18 +310,19 @@ impl Subscriptions {
         u32::try_from(slot).expect("memory ends long before 2³² nodes")
     }
 
-    fn remove_at(&mut self, taker: Taker, filter: &str, place: Place) -> Subscription {
-        let list = self.list_mut(place);
-        let at = list
-            .binary_search_by_key(&taker, |(taker, _)| *taker)
+    fn remove_at(&mut self, taker: Taker, place: Place) -> Subscription {
+        let node = &mut self.nodes[place.node() as usize];
+        let at = node
+            .search(taker, place.is_tail())
             .expect("a taker's filters lie where its table says");
-        let (_, removed) = list.remove(at);
-        if list.is_empty() {
-            *list = Vec::new();
+        let (_, removed) = node.takers.remove(at);
+        node.exact -= u32::from(!place.is_tail());
+        if node.takers.is_empty() {
+            node.takers = Vec::new();
         }
         self.count -= 1;
-        self.bytes -= entry_bytes(filter);
-        self.prune(place.node);
+        self.bytes -= ENTRY_BYTES;
+        self.prune(place.node());
         removed
     }
 
@@ -328,15 +344,6 @@ impl Subscriptions {
             at = parent;
         }
     }
-
-    fn list_mut(&mut self, place: Place) -> &mut Vec<(Taker, Subscription)> {
-        let node = &mut self.nodes[place.node as usize];
-        if place.is_tail {
-            &mut node.tail
-        } else {
-            &mut node.exact
-        }
-    }
 }
 
 /// What a node costs with its edge, and a level with its two table entries; estimates on the high
@@ -344,11 +351,8 @@ impl Subscriptions {
 const NODE_BYTES: usize = size_of::<Node>() + 32;
 const LEVEL_BYTES: usize = 80;
 
-/// What a subscription costs beside its nodes: an entry in its node, and the filter in the taker's
-/// table.
-fn entry_bytes(filter: &str) -> usize {
-    size_of::<(Taker, Subscription)>() + size_of::<(Box<str>, Place)>() + 16 + filter.len()
-}
+/// What a subscription costs beside its nodes: an entry in its node, and one in the taker's table.
+const ENTRY_BYTES: usize = size_of::<(Taker, Subscription)>() + 2 * size_of::<Place>() + 16;
 
 fn extend(found: &mut Vec<Match>, list: &[(Taker, Subscription)]) -> bool {
     found.extend(list.iter().map(|(taker, subscription)| Match {
@@ -365,13 +369,34 @@ impl Node {
             level,
             children: 0,
             plus: NONE,
-            exact: Vec::new(),
-            tail: Vec::new(),
+            exact: 0,
+            takers: Vec::new(),
         }
     }
 
+    /// Those that end here.
+    fn exact(&self) -> &[(Taker, Subscription)] {
+        &self.takers[..self.exact as usize]
+    }
+
+    /// Those that end in `/#` here.
+    fn tail(&self) -> &[(Taker, Subscription)] {
+        &self.takers[self.exact as usize..]
+    }
+
+    /// Where a taker's subscription lies in `takers`, or would.
+    fn search(&self, taker: Taker, is_tail: bool) -> Result<usize, usize> {
+        let (part, before) = if is_tail {
+            (self.tail(), self.exact as usize)
+        } else {
+            (self.exact(), 0)
+        };
+        let found = part.binary_search_by_key(&taker, |(taker, _)| *taker);
+        found.map(|at| before + at).map_err(|at| before + at)
+    }
+
     fn is_bare(&self) -> bool {
-        self.children == 0 && self.plus == NONE && self.exact.is_empty() && self.tail.is_empty()
+        self.children == 0 && self.plus == NONE && self.takers.is_empty()
     }
 }
 
