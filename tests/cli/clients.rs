@@ -365,6 +365,38 @@ fn bench_measures_and_says_so_as_json() {
 }
 
 #[test]
+fn bench_memory_says_what_each_thing_keeps() {
+    let arguments = [
+        "bench",
+        "memory",
+        "--clients",
+        "50",
+        "--messages",
+        "1000",
+        "--json",
+    ];
+    let ended = fieldgate(&arguments);
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    let results: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    let results = results.as_array().unwrap();
+    let kinds: Vec<_> = results
+        .iter()
+        .map(|it| it["kind"].as_str().unwrap())
+        .collect();
+    let all = [
+        "idle connection",
+        "retained message",
+        "queued message",
+        "subscription",
+    ];
+    assert_eq!(kinds, all);
+    for result in results {
+        let accounted = result["bytes_accounted"].as_f64().unwrap();
+        assert!((100.0..2000.0).contains(&accounted), "{result}");
+    }
+}
+
+#[test]
 fn bench_with_a_rate_measures_from_when_a_message_was_due() {
     let gateway = Gateway::start("");
     let arguments = [

@@ -1,12 +1,14 @@
 //! `fieldgate bench`: a load generator with a latency histogram, against any broker.
 //!
 //! `bench` measures the broker that is named; `bench compare` starts this one and mosquitto, each
-//! pinned to the same CPU, and measures both in turn. [`load`] says how a run goes and what its
+//! pinned to the same CPU, and measures both in turn; `bench memory` starts this one and measures
+//! what it keeps. [`load`] says how a run goes and what its
 //! latencies mean.
 
 mod compare;
 mod histogram;
 mod load;
+mod memory;
 mod process;
 mod report;
 
@@ -27,6 +29,10 @@ pub(crate) fn run(parser: Parser, globals: Globals) -> Result<u8, Failure> {
     if options.compare {
         return compare::run(&options);
     }
+    if options.memory {
+        let clients = options.clients.unwrap_or(2000);
+        return memory::run(clients, options.messages as usize, options.json);
+    }
     let address = options.address()?;
     let mut reports = Vec::new();
     for plan in options.plans() {
@@ -46,6 +52,7 @@ pub(crate) fn run(parser: Parser, globals: Globals) -> Result<u8, Failure> {
 #[derive(Debug, Clone)]
 struct Options {
     compare: bool,
+    memory: bool,
     json: bool,
     host: String,
     port: u16,
@@ -53,7 +60,7 @@ struct Options {
     /// Empty: all, or fan-in if only one broker is measured.
     workloads: Vec<Workload>,
     qos: Vec<QoS>,
-    clients: usize,
+    clients: Option<usize>,
     topics: Option<usize>,
     payload: usize,
     messages: u64,
@@ -68,13 +75,14 @@ impl Options {
     fn parse(mut parser: Parser, mut globals: Globals) -> Result<Option<Self>, Failure> {
         let mut options = Self {
             compare: false,
+            memory: false,
             json: false,
             host: "localhost".to_owned(),
             port: 1883,
             unix: None,
             workloads: Vec::new(),
             qos: Vec::new(),
-            clients: 10,
+            clients: None,
             topics: None,
             payload: 64,
             messages: 100_000,
@@ -91,8 +99,14 @@ impl Options {
                 Argument::Short('q') => "qos",
                 Argument::Short('V') => "version",
                 Argument::Short(_) => "",
-                Argument::Value(word) if word == "compare" && !options.compare => {
+                Argument::Value(word)
+                    if word == "compare" && !options.compare && !options.memory =>
+                {
                     options.compare = true;
+                    continue;
+                }
+                Argument::Value(word) if word == "memory" && !options.compare => {
+                    options.memory = true;
                     continue;
                 }
                 Argument::Value(word) if word == "field" => {
@@ -108,8 +122,8 @@ impl Options {
                 "workload" => options.workloads.push(workload(&text(&mut parser)?)?),
                 "qos" => options.qos.push(qos(&text(&mut parser)?)?),
                 "clients" => {
-                    options.clients =
-                        count(&mut parser, "--clients", 1, CLIENTS_MAX as u64)? as usize;
+                    let clients = count(&mut parser, "--clients", 1, CLIENTS_MAX as u64)?;
+                    options.clients = Some(clients as usize);
                 }
                 "topics" => {
                     let topics = count(&mut parser, "--topics", 1, 1_000_000)?;
@@ -136,6 +150,9 @@ impl Options {
             }
         }
         options.json = globals.json;
+        if options.memory && (options.broker.is_some() || options.unix.is_some()) {
+            return Err(Failure::usage("`bench memory` starts its broker itself"));
+        }
         if options.compare && (options.broker.is_some() || options.unix.is_some()) {
             return Err(Failure::usage("`bench compare` starts its brokers itself"));
         }
@@ -154,19 +171,20 @@ impl Options {
             ([], false) => &[QoS::AtMostOnce],
             (some, _) => some,
         };
+        let clients = self.clients.unwrap_or(10);
         let plan = |workload, qos| Plan {
             workload,
             qos,
-            clients: self.clients,
+            clients,
             topics: self.topics.unwrap_or(match workload {
                 Workload::FanOut => 1,
-                Workload::FanIn | Workload::PointToPoint => self.clients,
+                Workload::FanIn | Workload::PointToPoint => clients,
             }),
             payload: self.payload,
             // A fan-out delivers each message many times: the same number of deliveries takes as
             // long.
             messages: match workload {
-                Workload::FanOut => (self.messages / self.clients as u64).max(1),
+                Workload::FanOut => (self.messages / clients as u64).max(1),
                 Workload::FanIn | Workload::PointToPoint => self.messages,
             },
             rate: self.rate,
@@ -293,6 +311,8 @@ mod tests {
             &["--workload", "mesh"],
             &["--pid", "4294967295"],
             &["compare", "--unix", "/x"],
+            &["memory", "--unix", "/x"],
+            &["memory", "compare"],
             &["field"],
             &["--version", "6"],
         ] {
