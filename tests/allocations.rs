@@ -78,6 +78,8 @@ impl House {
             allow_anonymous: true,
             excess: 0,
             address: None,
+            is_exempt: false,
+            is_costly: false,
         };
         self.broker
             .handle_accepted(NOW, conn, admission, &mut self.outbox);

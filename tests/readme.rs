@@ -117,13 +117,14 @@ fn the_limits_shown_are_the_defaults() {
 
 /// A table in which nothing but an unknown key is wrong, for each kind of table: the message lists
 /// the keys that are known.
-const TABLES: [&str; 23] = [
+const TABLES: [&str; 24] = [
     "",
     "[gateway]\n",
     "[gateway.defaults]\n",
     "[broker]\n",
     "[broker.queue]\n",
     "[broker.retained]\n",
+    "[broker.publish_quota]\n",
     "[listener.x]\nbind = \"[::1]:1\"\n",
     "[listener.x]\nbind = \"[::1]:1\"\ntls = { certificate = \"a\", key = \"b\", @ = 1 }\n",
     "[listener.x]\nbind = \"[::1]:1\"\nprotocols = [\"websocket\"]\nwebsocket = { @ = 1 }\n",

@@ -16,6 +16,7 @@ use core::num::NonZeroU32;
 use std::rc::Rc;
 
 use super::access::{AccessSettings, Permissions, Verdict};
+use super::admission::Excess;
 use super::aliases::Aliases;
 use super::connection::{Connection, Kept, Pause, Phase, Tag};
 use super::inflight::WINDOW_MAX;
@@ -184,10 +185,10 @@ impl Broker {
         session.user = user.map(Rc::from);
         let asked = session_expiry_asked(connect);
         let granted = self.session_expiry_granted(asked);
-        let keep_alive = self
-            .settings
-            .keep_alive_override
-            .unwrap_or(connect.keep_alive);
+        // Who cannot be told keeps its own: by a shorter one a client in order would be cut off.
+        let keep_alive = self.settings.keep_alive_override;
+        let keep_alive = keep_alive.filter(|_| connect.version.is_v5());
+        let keep_alive = keep_alive.unwrap_or(connect.keep_alive);
         self.attach(conn, id, connect, granted, keep_alive);
         let lsn = self.settle.log();
         log::info!(
@@ -259,8 +260,19 @@ impl Broker {
             self.stats.redirects += 1;
             return Err((redirect.reason(), ""));
         }
-        if connection.is_over_limit {
-            return Err((ReasonCode::QuotaExceeded, "too many connections"));
+        match connection.excess {
+            None => {}
+            Some(Excess::Everybody) => {
+                return Err((ReasonCode::QuotaExceeded, "too many connections"));
+            }
+            Some(Excess::Address) => {
+                let why = "too many connections of one address";
+                return Err((ReasonCode::QuotaExceeded, why));
+            }
+            Some(Excess::Rate) => {
+                let why = "too many connections in a short time";
+                return Err((ReasonCode::ConnectionRateExceeded, why));
+            }
         }
         if let Some(method) = connect.properties.authentication_method
             && !self.authenticator.offers(method)
@@ -572,8 +584,7 @@ impl Broker {
             .and_then(|will| will.properties.will_delay_interval);
         connection.will_delay = Duration::from_secs(delay.unwrap_or(0).into());
         if connect.version.is_v5() {
-            let aliases = usize::from(self.settings.topic_alias_maximum);
-            connection.aliases = vec![None; aliases];
+            connection.alias_maximum = self.settings.topic_alias_maximum;
         }
         connection.charge.set(connection.cost());
         self.arm_connection(conn);
@@ -602,6 +613,10 @@ impl Broker {
         connection.exchange = None;
         connection.charge.set(connection.cost());
         let version = connection.version;
+        let redirect = connection.redirect.clone();
+        if is_its_own_fault(reason) {
+            self.blame(conn);
+        }
         if !version.is_v5() && reason.to_connect_return_code().is_none() {
             // 3.1.1 has no words for it [MQTT-3.2.2-6/3.1.1].
             self.outputs.push_back(Output::Close {
@@ -610,7 +625,6 @@ impl Broker {
             });
             return;
         }
-        let redirect = connection.redirect.clone();
         let connack = Connack {
             session_present: false, // [MQTT-3.2.2-6]
             reason,
@@ -642,6 +656,19 @@ impl Broker {
         let limit = u32::try_from(limit.as_secs()).unwrap_or(NEVER);
         asked.min(limit)
     }
+}
+
+/// Whether a CONNECT is refused for what its sender has done rather than for how we are.
+fn is_its_own_fault(reason: ReasonCode) -> bool {
+    !matches!(
+        reason,
+        ReasonCode::ServerUnavailable
+            | ReasonCode::ServerBusy
+            | ReasonCode::QuotaExceeded
+            | ReasonCode::UseAnotherServer
+            | ReasonCode::ServerMoved
+            | ReasonCode::ConnectionRateExceeded
+    )
 }
 
 /// How long a client wants its session to outlive its connection.

@@ -3,9 +3,11 @@
 use core::net::IpAddr;
 use std::rc::Rc;
 
+use super::admission::Excess;
 use super::authenticate::Pending;
-use super::settings::Redirect;
-use crate::buffer::Charge;
+use super::bucket::Bucket;
+use super::settings::{PublishQuota, Redirect};
+use crate::buffer::{Charge, RecvBuffer, SendQueue};
 use crate::id::{ConnId, SessionId};
 use crate::mqtt::{ApplicationMessage, ProtocolVersion};
 use crate::time::{Duration, Instant};
@@ -20,6 +22,10 @@ pub struct Admission {
     pub excess: u32,
     /// Where it comes from; `None`: from this machine, over a unix socket.
     pub address: Option<IpAddr>,
+    /// The limits of one address are not for it.
+    pub is_exempt: bool,
+    /// To tell it anything takes a handshake first: an address that connects too fast is not told.
+    pub is_costly: bool,
 }
 
 /// A connection.
@@ -43,9 +49,11 @@ pub(super) struct Connection {
     pub(super) client_id: Rc<str>,
     /// Its listener sends its clients elsewhere.
     pub(super) redirect: Option<Rc<Redirect>>,
-    /// One more than `max_connections`: its CONNECT is refused.
-    pub(super) is_over_limit: bool,
+    /// One too many: its CONNECT is refused.
+    pub(super) excess: Option<Excess>,
     pub(super) opened_at: Instant,
+    /// What it has published lately, while there is a quota.
+    pub(super) published: Published,
     /// When the last packet came.
     pub(super) heard_at: Instant,
     /// One and a half keep-alives; zero is never.
@@ -67,9 +75,11 @@ pub(super) struct Connection {
     pub(super) waiting: u32,
     /// Of those: PUBACK and PUBREC.
     pub(super) unsettled: u32,
-    /// Topics by alias, of the length that we said in CONNACK; they end with the connection
-    /// [MQTT-3.3.2-7].
+    /// Topics by alias, as long as the highest that the client has used; they end with the
+    /// connection [MQTT-3.3.2-7].
     pub(super) aliases: Vec<Option<Box<str>>>,
+    /// The Topic Alias Maximum that we said in CONNACK.
+    pub(super) alias_maximum: u16,
     /// Of what the aliases and the will hold.
     pub(super) charge: Charge,
     pub(super) will: Option<Box<ApplicationMessage>>,
@@ -125,6 +135,8 @@ pub(super) enum Pause {
     Verifying,
     /// Not until its publications are settled.
     Unsettled,
+    /// Not until then: it has published more than its quota.
+    Quota(Instant),
     /// Not until the memory budget has room for this many bytes.
     Memory(usize),
     /// It may go on, and waits to be told so by `poll_resumed`.
@@ -135,7 +147,7 @@ impl Connection {
     pub(super) fn new(
         admission: Admission,
         now: Instant,
-        is_over_limit: bool,
+        excess: Option<Excess>,
         charge: Charge,
     ) -> Self {
         Self {
@@ -149,8 +161,9 @@ impl Connection {
             version: ProtocolVersion::V4,
             client_id: "".into(),
             redirect: None,
-            is_over_limit,
+            excess,
             opened_at: now,
+            published: Published::default(),
             heard_at: now,
             patience: Duration::ZERO,
             armed: Instant::FAR_FUTURE,
@@ -163,6 +176,7 @@ impl Connection {
             waiting: 0,
             unsettled: 0,
             aliases: Vec::new(),
+            alias_maximum: 0,
             charge,
             will: None,
             will_delay: Duration::ZERO,
@@ -173,7 +187,7 @@ impl Connection {
     /// What it is charged.
     pub(super) fn cost(&self) -> usize {
         let aliases = self.aliases.iter().flatten().map(|topic| topic.len());
-        size_of::<Self>()
+        CONNECTION_BYTES
             + self.aliases.len() * size_of::<Option<Box<str>>>()
             + aliases.sum::<usize>()
             + self.will.as_ref().map_or(0, |will| will.footprint())
@@ -182,6 +196,12 @@ impl Connection {
                 .exchange
                 .as_ref()
                 .map_or(0, |pending| pending.footprint())
+    }
+
+    /// The address in whose count it is; `None`: in none.
+    pub(super) fn counted_address(&self) -> Option<IpAddr> {
+        let is_counted = self.excess.is_none() && !self.admission.is_exempt;
+        self.admission.address.filter(|_| is_counted)
     }
 
     /// When the client's silence becomes too long; `None` if it may be silent for ever, or while it
@@ -195,6 +215,7 @@ impl Connection {
             Phase::Live(_) if matches!(self.pause, Pause::Memory(_)) => {
                 Some(self.heard_at + MEMORY_TIMEOUT)
             }
+            Phase::Live(_) if let Pause::Quota(until) = self.pause => Some(until),
             Phase::Live(_) if self.patience > Duration::ZERO => Some(self.heard_at + self.patience),
             Phase::Live(_) | Phase::Closing => None,
         };
@@ -210,6 +231,41 @@ impl Connection {
         matches!(self.phase, Phase::Live(_)).then(|| pending.since + connect_timeout)
     }
 }
+
+/// What a client has published, against its quota.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Published {
+    messages: Bucket,
+    bytes: Bucket,
+}
+
+impl Published {
+    /// Takes note of a PUBLISH of so many bytes. `Some`: nothing more is to be read until then.
+    pub(super) fn note(
+        &mut self,
+        now: Instant,
+        quota: &PublishQuota,
+        len: usize,
+    ) -> Option<Instant> {
+        let kinds = [
+            (&mut self.messages, quota.messages, 1),
+            (&mut self.bytes, quota.bytes, len as u64),
+        ];
+        let until = kinds.into_iter().filter_map(|(bucket, rate, count)| {
+            bucket.pour(now, rate?, count);
+            Some(bucket.at_level(QUOTA_BURST))
+        });
+        until.max().filter(|until| *until > now)
+    }
+}
+
+/// What a client may publish at once: this much of its quota.
+pub(super) const QUOTA_BURST: Duration = Duration::from_secs(1);
+
+/// What a connection takes at least: itself, its buffers without their bytes, its deadline, and its
+/// places in the tables of the gateway and of the host.
+pub(super) const CONNECTION_BYTES: usize =
+    size_of::<Connection>() + size_of::<RecvBuffer>() + size_of::<SendQueue>() + 192;
 
 /// How long a client waits for the memory budget to have room for its packet; then it is
 /// disconnected.

@@ -29,8 +29,11 @@
 //! | [`VERIFICATIONS_MAX`], [`VERIFICATIONS_PER_ADDRESS_MAX`] | CONNACK 0x89 |
 //! | `max_sessions`, memory budget | CONNACK 0x97 |
 //! | `max_subscriptions`, memory budget | SUBACK 0x97 for that filter |
+//! | `max_connections_per_address`, `connect_rate` | CONNACK 0x97, 0x9F; see [`admission`] |
+//! | `max_connect_size` | CONNACK 0x95 |
 //! | `max_packet_size` | DISCONNECT 0x95 |
 //! | 8 KiB, for a packet of a client that authenticates itself | CONNACK 0x95 |
+//! | `publish_quota` | not read further until the client has waited for it |
 //! | memory budget, for a large packet | its connection waits, after 30 s DISCONNECT 0x97 |
 //! | `receive_maximum` | DISCONNECT 0x93 in 5.0; not read further in 3.1.1 until acknowledged |
 //! | `queue`, `queues_bytes` | `when_full` |
@@ -38,8 +41,10 @@
 //! | `retained_*`, memory budget | not stored, an older one removed, delivered all the same |
 //! | [`DELIVERIES_PER_CALL_MAX`] | the rest of what a connection has sent is parsed next turn |
 mod access;
+pub mod admission;
 mod aliases;
 mod authenticate;
+mod bucket;
 mod connect;
 mod connection;
 mod draw;
@@ -70,8 +75,9 @@ pub use stats::Stats;
 pub use taker::{Origin, Taker};
 
 use self::access::{Access, AccessSettings, Permissions};
+use self::admission::{Addresses, Excess};
 use self::authenticate::Authenticator;
-use self::connection::{Connection, Pause, Phase, Tag};
+use self::connection::{CONNECTION_BYTES, Connection, Pause, Phase, Tag};
 use self::message::Messages;
 use self::publish::Room;
 use self::publish::Scratch;
@@ -96,8 +102,8 @@ use crate::time::{Instant, Now};
 /// publisher with many subscribers must not hold up everybody else.
 pub const DELIVERIES_PER_CALL_MAX: u64 = 20_000;
 
-/// Connections beyond `max_connections`, the broker's or a listener's, that may wait for a CONNACK
-/// with 0x97; the next one is closed at once.
+/// Connections beyond a limit, the broker's, a listener's or an address's, that may wait for their
+/// CONNACK; the next one is closed at once.
 pub const REFUSALS_MAX: usize = 16;
 
 /// The first level of what a broker says about itself.
@@ -112,6 +118,9 @@ pub struct Broker {
     /// Of the last call.
     now: Now,
     connections: IdTable<ConnId, Connection>,
+    addresses: Addresses,
+    /// Connections that are one too many and wait to be told so. Invariant: those with an excess.
+    refusals: usize,
     sessions: GenSlab<SessionId, Session>,
     clients: HashMap<Rc<str>, SessionId>,
     subscriptions: Subscriptions,
@@ -146,6 +155,9 @@ pub struct Broker {
     #[cfg(debug_assertions)]
     mutations: u32,
 }
+
+/// Deadlines that nobody waits for any more which are kept before they are looked through.
+const STALE_DEADLINES_MAX: usize = 1024;
 
 /// Passwords that may be compared at once; while there are as many, CONNECT is refused with 0x89.
 pub const VERIFICATIONS_MAX: usize = 64;
@@ -235,11 +247,13 @@ impl Broker {
                 wall: crate::time::WallTime::default(),
             },
             connections: IdTable::new(),
+            addresses: Addresses::new(memory),
+            refusals: 0,
             sessions: GenSlab::new(),
             clients: HashMap::with_hasher(rng.hash_state()),
             subscriptions: Subscriptions::new(memory, &mut rng),
             shared: Shared::new(memory, &mut rng),
-            retained: Retained::default(),
+            retained: Retained::new(memory),
             messages: Messages::new(memory),
             access: Access::default(),
             authenticator,
@@ -308,14 +322,14 @@ impl Broker {
         );
         self.now = now;
         self.stats.accepted += 1;
-        let room = self.settings.max_connections as usize;
-        let is_over_limit = self.connections.len() >= room || admission.excess > 0;
-        self.stats.refused_connections += u64::from(is_over_limit);
-        let charge = self.memory.charge(size_of::<Connection>());
-        let mut connection = Connection::new(admission, now.monotonic, is_over_limit, charge);
-        let is_crowded = self.connections.len() >= room.saturating_add(REFUSALS_MAX)
-            || admission.excess as usize > REFUSALS_MAX;
-        if self.is_stopping || is_crowded {
+        let excess = self.excess_of(&admission);
+        let charge = self.memory.charge(CONNECTION_BYTES);
+        let mut connection = Connection::new(admission, now.monotonic, excess, charge);
+        let is_crowded = excess.is_some()
+            && (self.refusals >= REFUSALS_MAX || admission.excess as usize > REFUSALS_MAX);
+        let is_unheard = excess == Some(Excess::Rate) && admission.is_costly;
+        self.refusals += usize::from(excess.is_some());
+        if self.is_stopping || is_crowded || is_unheard {
             connection.phase = Phase::Closing;
             self.outputs.push_back(Output::Close {
                 conn,
@@ -365,7 +379,11 @@ impl Broker {
                 self.resumed.push_back(conn);
                 break;
             }
-            let limit = connection.takes.unwrap_or(self.settings.max_packet_size);
+            let (most, first) = (
+                self.settings.max_packet_size,
+                self.settings.max_connect_size,
+            );
+            let limit = connection.takes.unwrap_or(most.min(first));
             let frame = frame::peek(recv.bytes(), limit);
             match frame {
                 Err(error) => self.refuse_bytes(conn, recv.bytes(), &error, outbox),
@@ -386,6 +404,10 @@ impl Broker {
                 }
             }
         }
+        let connection = self.connections.get(conn);
+        if connection.is_some_and(|connection| matches!(connection.phase, Phase::Live(_))) {
+            recv.trust();
+        }
         self.finish(outbox);
     }
 
@@ -400,7 +422,12 @@ impl Broker {
             log::info!("connection lost {client}");
             self.detach(conn, Fate::Publish);
         }
-        self.connections.remove(conn);
+        if let Some(connection) = self.connections.remove(conn) {
+            self.refusals -= usize::from(connection.excess.is_some());
+            if let Some(address) = connection.counted_address() {
+                self.addresses.leave(address);
+            }
+        }
         self.verifying.retain(|other| *other != conn);
         self.finish(outbox);
     }
@@ -544,6 +571,45 @@ enum Fate {
 }
 
 impl Broker {
+    /// Why a new connection is one too many, if it is.
+    fn excess_of(&mut self, admission: &Admission) -> Option<Excess> {
+        let room = self.settings.max_connections as usize;
+        let is_full = self.connections.len() - self.refusals >= room || admission.excess > 0;
+        let excess = if is_full {
+            Err(Excess::Everybody)
+        } else {
+            let address = admission.address.filter(|_| !admission.is_exempt);
+            let now = self.now.monotonic;
+            address.map_or(Ok(()), |address| {
+                self.addresses.enter(now, address, &self.settings)
+            })
+        };
+        let excess = excess.err()?;
+        let (count, what) = match excess {
+            Excess::Everybody => (&mut self.stats.refused_connections, "connections"),
+            Excess::Address => (
+                &mut self.stats.refused_per_address,
+                "connections of an address",
+            ),
+            Excess::Rate => (&mut self.stats.refused_connect_rate, "connections at once"),
+        };
+        *count += 1;
+        if let Some(address) = admission.address {
+            let (level, count) = (level_of(*count), *count);
+            log::log!(level, "too many {what} address={address} count={count}");
+        }
+        Some(excess)
+    }
+
+    /// A connection has come to nothing by its own fault: its address pays for it.
+    fn blame(&mut self, conn: ConnId) {
+        let connection = self.connections.get(conn);
+        if let Some(address) = connection.and_then(Connection::counted_address) {
+            let now = self.now.monotonic;
+            self.addresses.blame(now, address, &self.settings);
+        }
+    }
+
     /// Ends a connection from our side. Its client is told why in 5.0, unless it has not connected
     /// yet.
     fn disconnect(&mut self, conn: ConnId, reason: ReasonCode, why: &str, outbox: &mut Outbox) {
@@ -564,6 +630,9 @@ impl Broker {
                     conn,
                     how: CloseHow::Now,
                 });
+                if !self.is_stopping {
+                    self.blame(conn);
+                }
             }
             Phase::Live(_) => {
                 self.detach(conn, Fate::Publish);
@@ -786,6 +855,10 @@ impl Broker {
         }
         match connection.phase {
             Phase::Closing => {}
+            Phase::Live(_) if matches!(connection.pause, Pause::Quota(until) if until <= now) => {
+                connection.pause = Pause::Over;
+                self.resumed.push_back(conn);
+            }
             Phase::Fresh | Phase::Verifying | Phase::Authenticating => {
                 self.stats.connect_timeouts += 1;
                 log::debug!("no CONNECT came conn={conn}");
@@ -861,13 +934,29 @@ impl Broker {
         for conn in self.woken.drain(..) {
             outbox.wake(conn);
         }
+        self.sweep_deadlines();
         self.update_gauges();
         #[cfg(debug_assertions)]
         self.check_invariants();
     }
 
+    /// Deadlines of connections and sessions that are gone, or have come forward, stand until they
+    /// pass, which may be in a week: when most of them are such, these are taken out.
+    fn sweep_deadlines(&mut self) {
+        let live = self.connections.len() + self.sessions.len();
+        if self.deadlines.len() > STALE_DEADLINES_MAX + 2 * live {
+            let (connections, sessions) = (&self.connections, &self.sessions);
+            self.deadlines.retain(|at, timer| match timer {
+                Timer::Connection(conn) => connections.get(conn).is_some_and(|it| it.armed == at),
+                Timer::Session(id) => sessions.get(id).is_some_and(|it| it.armed == at),
+            });
+        }
+    }
+
     fn update_gauges(&mut self) {
         self.stats.connections = self.connections.len() as u64;
+        self.stats.addresses = self.addresses.len() as u64;
+        self.stats.deadlines = self.deadlines.len() as u64;
         self.stats.sessions = self.sessions.len() as u64;
         self.stats.connected = self.connected as u64;
         // A group is one taker in the trie.
@@ -961,6 +1050,11 @@ impl Broker {
             .map(|(_, connection)| connection.waiting)
             .sum();
         assert!(waiting as usize <= self.settle.len());
+        let excess = self
+            .connections
+            .iter()
+            .filter(|(_, one)| one.excess.is_some());
+        assert_eq!(excess.count(), self.refusals);
         assert!(self.wills.is_empty());
         assert!(self.verifying.len() <= VERIFICATIONS_MAX);
         for conn in &self.verifying {

@@ -1,9 +1,10 @@
 //! What each packet of a client does. CONNECT, PUBLISH and SUBSCRIBE have files of their own.
 
-use super::connection::{Phase, Tag};
+use super::connection::{Pause, Phase, Tag};
 use super::inflight::Acked;
 use super::queue::Reference;
 use super::session::{NEVER, Session};
+use super::settings::PublishQuota;
 use super::settle::Kind;
 use super::{Broker, CloseHow, Fate, Output};
 use crate::buffer::{Outbox, Payload};
@@ -42,6 +43,9 @@ impl Broker {
                 Err(error) => self.refuse_bytes(conn, frame, &error, outbox),
             },
             Phase::Live(session) if packet_type == Some(PacketType::Publish) => {
+                if self.settings.publish_quota != PublishQuota::default() {
+                    self.note_published(conn, frame.len());
+                }
                 match Publish::parse(version, frame) {
                     Ok(publish) => {
                         let body = shared.map(|shared| {
@@ -56,6 +60,23 @@ impl Broker {
                 Ok(packet) => self.on_packet(conn, session, version, &packet, outbox),
                 Err(error) => self.refuse_bytes(conn, frame, &error, outbox),
             },
+        }
+    }
+
+    /// A client has published: if that is more than its quota, this is the last of it for a while.
+    fn note_published(&mut self, conn: ConnId, len: usize) {
+        let now = self.now.monotonic;
+        let Some(connection) = self.connections.get_mut(conn) else {
+            return;
+        };
+        let until = connection
+            .published
+            .note(now, &self.settings.publish_quota, len);
+        if let Some(until) = until.filter(|_| connection.pause == Pause::No) {
+            connection.pause = Pause::Quota(until);
+            self.stats.pauses += 1;
+            self.stats.quota_pauses += 1;
+            self.arm_connection(conn);
         }
     }
 

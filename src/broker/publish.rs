@@ -159,11 +159,15 @@ impl Broker {
             return Ok(());
         };
         let index = usize::from(alias.value()) - 1;
-        let Some(known) = connection.aliases.get_mut(index) else {
+        if alias.value() > connection.alias_maximum {
             // [MQTT-3.3.2-9]
             let why = "a topic alias above what CONNACK allows";
             return Err((ReasonCode::TopicAliasInvalid, why));
-        };
+        }
+        if index >= connection.aliases.len() {
+            connection.aliases.resize(index + 1, None);
+        }
+        let known = &mut connection.aliases[index];
         if publish.topic.is_empty() {
             let Some(known) = known else {
                 return Err((ReasonCode::ProtocolError, "an unknown topic alias"));

@@ -144,10 +144,12 @@ impl Queue {
         self.expires_first = then;
     }
 
-    /// Ends the replay of a subscription that is gone, or is made again.
-    pub(super) fn cancel_replay(&mut self, filter: &str) {
-        self.entries
-            .retain(|entry| !matches!(entry, Entry::Replay(replay) if *replay.filter == *filter));
+    /// Ends the replays of subscriptions that are gone, or are made again.
+    pub(super) fn cancel_replays(&mut self, is_over: impl Fn(&str) -> bool) {
+        if self.entries.len() > self.messages {
+            self.entries
+                .retain(|entry| !matches!(entry, Entry::Replay(replay) if is_over(&replay.filter)));
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {

@@ -16,7 +16,7 @@ use crate::mqtt::topic;
 use crate::time::Instant;
 
 /// The retained store.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Retained {
     topics: BTreeMap<Rc<str>, Entry>,
     /// Only of those that expire; exactly one for each.
@@ -24,7 +24,12 @@ pub(super) struct Retained {
     bytes: usize,
     /// The number of the last message that was stored as news; those that were not have 0.
     last: u64,
+    /// For the topics; messages are charged where they are kept.
+    charge: Charge,
 }
+
+/// What a topic takes here beside its text, in a tree that is not full.
+const TOPIC_BYTES: usize = 3 * size_of::<(Rc<str>, Entry)>() / 2 + 16;
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
@@ -51,6 +56,17 @@ pub(super) struct Limits {
 }
 
 impl Retained {
+    /// Nothing.
+    pub(super) fn new(memory: &Memory) -> Self {
+        Self {
+            topics: BTreeMap::new(),
+            expiries: BTreeMap::new(),
+            bytes: 0,
+            last: 0,
+            charge: memory.charge(0),
+        }
+    }
+
     /// Stores a topic's message and gives back the one before it. `Err` if the limits have no room
     /// for it; then nothing has changed. The reference is the store's from here on.
     pub(super) fn store(
@@ -80,6 +96,8 @@ impl Retained {
             }
         };
         let topic: Rc<str> = topic.into();
+        self.charge
+            .set(self.charge.bytes() + TOPIC_BYTES + topic.len());
         if expires_at < Instant::FAR_FUTURE {
             self.expiries.insert((expires_at, number), topic.clone());
         }
@@ -100,6 +118,8 @@ impl Retained {
     pub(super) fn remove(&mut self, topic: &str) -> Option<MessageId> {
         let entry = self.topics.remove(topic)?;
         self.bytes -= entry.bytes;
+        self.charge
+            .set(self.charge.bytes() - TOPIC_BYTES - topic.len());
         if entry.expires_at < Instant::FAR_FUTURE {
             self.expiries.remove(&(entry.expires_at, entry.number));
         }
@@ -274,7 +294,7 @@ mod tests {
     }
 
     fn store(topics: &[&str]) -> Retained {
-        let mut retained = Retained::default();
+        let mut retained = Retained::new(&Memory::new(0));
         for (number, topic) in topics.iter().enumerate() {
             let id = message(number as u32);
             let stored = retained.store(topic, id, 10, Instant::FAR_FUTURE, LIMITS, Age::New);
@@ -359,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_full_store_changes_nothing_and_replacing_is_not_growing() {
-        let mut retained = Retained::default();
+        let mut retained = Retained::new(&Memory::new(0));
         let limits = Limits {
             messages: 1,
             bytes: 1000,
@@ -386,7 +406,7 @@ mod tests {
 
     #[test]
     fn expiry_follows_replacement_and_removal() {
-        let mut retained = Retained::default();
+        let mut retained = Retained::new(&Memory::new(0));
         let at = Instant::from_nanos;
         for (topic, number, expires_at) in [("a", 0, 10), ("b", 1, 20), ("a", 2, 30)] {
             let id = message(number);

@@ -5,6 +5,7 @@
 pub use super::access::{AccessSettings, Effect, Order, Pattern, Rule, Rules, Who};
 use crate::mqtt::QoS;
 use crate::time::Duration;
+use crate::units::Rate;
 
 /// The broker's settings. A reload applies them to what comes after it; sessions keep what they
 /// were told.
@@ -13,6 +14,15 @@ pub struct Settings {
     /// Network connections at once; the next one is closed, after CONNACK 0x97 if there is time for
     /// it.
     pub max_connections: u32,
+    /// Of those: from one address (IPv6: from one /64). `None`: no limit of its own. Not for
+    /// addresses that are exempt.
+    pub max_connections_per_address: Option<u32>,
+    /// How fast one address may connect in the long run; see [`super::admission`]. `None`: as fast
+    /// as it can. Not for addresses that are exempt.
+    pub connect_rate: Option<Rate>,
+    /// Largest CONNECT that we take, in bytes; a larger one is refused with 0x95 by what its first
+    /// bytes say. Before it nobody holds more memory than this.
+    pub max_connect_size: u32,
     /// Largest packet that we take, in bytes, told in CONNACK [MQTT-3.2.2-15]; a larger one closes
     /// with 0x95.
     pub max_packet_size: u32,
@@ -44,6 +54,8 @@ pub struct Settings {
     pub max_sessions: u32,
     /// Subscriptions of one client; the next SUBSCRIBE is answered 0x97.
     pub max_subscriptions: u32,
+    /// How much one client may publish.
+    pub publish_quota: PublishQuota,
     /// From accepting a connection to its CONNECT, and to the end of its authentication.
     pub connect_timeout: Duration,
     /// How often `$SYS` is published while somebody looks. `None`: there is no `$SYS`.
@@ -72,6 +84,9 @@ impl Default for Settings {
         const MIB: usize = 1024 * 1024;
         Self {
             max_connections: 1000,
+            max_connections_per_address: Some(250),
+            connect_rate: Some(Rate::per_second(20)),
+            max_connect_size: 16 * 1024,
             max_packet_size: MIB as u32,
             receive_maximum: 20,
             topic_alias_maximum: 16,
@@ -86,6 +101,7 @@ impl Default for Settings {
             retained_bytes: 64 * MIB,
             max_sessions: 10_000,
             max_subscriptions: 1000,
+            publish_quota: PublishQuota::default(),
             connect_timeout: Duration::from_secs(10),
             sys_interval: Some(Duration::from_secs(10)),
             maximum_qos: QoS::ExactlyOnce,
@@ -107,6 +123,17 @@ pub struct Redirect {
     pub reference: Box<str>,
     /// For good (0x9D), or for the time being (0x9C).
     pub is_permanent: bool,
+}
+
+/// How much one client may publish in the long run; a second's worth at once. A client that
+/// publishes more is not read until it has waited for it, so nothing is lost and nothing is
+/// refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PublishQuota {
+    /// PUBLISH packets. `None`: no limit.
+    pub messages: Option<Rate>,
+    /// Their bytes. `None`: no limit.
+    pub bytes: Option<Rate>,
 }
 
 /// Limits of one queue, and what happens there.

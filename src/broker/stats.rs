@@ -21,6 +21,8 @@ macro_rules! stats {
 stats! {
     /// Gauge: network connections.
     connections,
+    /// Gauge: addresses that somebody has connected from lately, those that are exempt aside.
+    addresses,
     /// Gauge: sessions, connected or not.
     sessions,
     /// Gauge: sessions whose client is connected.
@@ -35,6 +37,8 @@ stats! {
     retained_bytes,
     /// Gauge: messages that somebody keeps, each counted once.
     messages,
+    /// Gauge: deadlines of connections and sessions, those that nobody waits for any more included.
+    deadlines,
     /// Gauge: messages waiting in the queues of sessions, counted for each.
     queued,
     /// Gauge: bytes of those.
@@ -42,8 +46,12 @@ stats! {
 
     /// Connections accepted.
     accepted,
-    /// Connections beyond `max_connections`.
+    /// Connections beyond `max_connections`, the broker's or a listener's.
     refused_connections,
+    /// Connections beyond `max_connections_per_address`.
+    refused_per_address,
+    /// Connections that came faster than `connect_rate`.
+    refused_connect_rate,
     /// CONNECT packets that were refused, whatever the reason.
     refused_connects,
     /// Clients that were told to use another server.
@@ -71,6 +79,8 @@ stats! {
     over_budget_packets,
     /// How often reading from a client was paused.
     pauses,
+    /// Of those: because it had published more than its quota.
+    quota_pauses,
     /// Acknowledgements for packet identifiers that we do not know.
     unknown_packet_ids,
 

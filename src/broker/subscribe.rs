@@ -1,5 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE, and the same for takers that are not clients.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::retained::Replay;
 use super::settle::Kind;
 use super::subscriptions::{Subscription, Subscriptions};
@@ -75,17 +77,15 @@ impl Broker {
             return self.violate(conn, reason, why, outbox);
         }
         let mut reasons = core::mem::take(&mut self.scratch.reasons);
-        let limit = self.settings.max_subscriptions as usize;
+        let mut replays = Replays::new();
         for request in &subscribe.requests {
-            // As a sequence of single requests [MQTT-3.8.4-5]; so many of them that not all can be
-            // granted are not looked at one by one, for that takes its time.
-            reasons.push(if reasons.len() < limit {
-                self.on_subscription(session, &request, identifier)
-            } else {
-                self.stats.refused_subscriptions += 1;
-                ReasonCode::QuotaExceeded
-            });
+            // As a sequence of single requests [MQTT-3.8.4-5]. What is retained is looked for when
+            // all are done: a packet may name one filter a hundred thousand times.
+            let place = (reasons.len(), &mut replays);
+            let reason = self.on_subscription(session, &request, identifier, place);
+            reasons.push(reason);
         }
+        self.start_replays(session, replays);
         // The subscriptions are the session's, and may have to outlive a power cut.
         let lsn = self.settle.log();
         let suback = Packet::Suback(Suback {
@@ -108,11 +108,12 @@ impl Broker {
         self.scratch.reasons = reasons;
     }
 
-    fn on_subscription(
+    fn on_subscription<'a>(
         &mut self,
         id: SessionId,
-        request: &SubscriptionRequest<'_>,
+        request: &SubscriptionRequest<'a>,
         identifier: Option<SubscriptionIdentifier>,
+        (order, replays): (usize, &mut Replays<'a>),
     ) -> ReasonCode {
         let filter = request.filter.as_str();
         let taker = Taker::Session(id);
@@ -166,20 +167,29 @@ impl Broker {
         {
             self.outputs.push_back(Output::SystemSubscribed);
         }
-        let is_replayed = is_replayed(options.retain_handling, !is_new);
-        let replay =
-            is_replayed.then(|| Replay::new(filter, subscription, &self.retained, &self.memory));
-        let queue = &mut self.session_mut(id).queue;
-        if !is_new {
-            // The replay of the subscription that this one replaces, unless none comes instead.
-            if is_replayed {
-                queue.cancel_replay(filter);
-            }
-        }
-        if let Some(replay) = replay {
-            queue.push_replay(Box::new(replay));
+        if is_replayed(options.retain_handling, !is_new) {
+            replays.insert(filter, (order, subscription));
         }
         granted
+    }
+
+    /// Puts the replays of new subscriptions into the queue, instead of those of the subscriptions
+    /// that they replace.
+    fn start_replays(&mut self, id: SessionId, replays: Replays<'_>) {
+        if replays.is_empty() {
+            return;
+        }
+        let session = self.sessions.get_mut(id);
+        let session = session.expect("a live connection has a session");
+        session
+            .queue
+            .cancel_replays(|filter| replays.contains_key(filter));
+        let mut replays: Vec<_> = replays.into_iter().collect();
+        replays.sort_unstable_by_key(|(_, (order, _))| *order);
+        for (filter, (_, subscription)) in replays {
+            let replay = Replay::new(filter, subscription, &self.retained, &self.memory);
+            session.queue.push_replay(Box::new(replay));
+        }
     }
 
     /// Why this client may not subscribe to this filter, whatever it has already.
@@ -205,6 +215,7 @@ impl Broker {
         outbox: &mut Outbox,
     ) {
         let mut reasons = core::mem::take(&mut self.scratch.reasons);
+        let mut gone = BTreeSet::new();
         for filter in &unsubscribe.filters {
             if filter.is_shared() {
                 reasons.push(if self.leave_share(session, filter.as_str()) {
@@ -220,11 +231,13 @@ impl Broker {
                 reasons.push(ReasonCode::NoSubscriptionExisted);
                 continue;
             }
-            // What was published before stays in the queue, and is delivered [MQTT-3.10.4-3].
-            self.session_mut(session)
-                .queue
-                .cancel_replay(filter.as_str());
+            gone.insert(filter.as_str());
             reasons.push(ReasonCode::Success);
+        }
+        if !gone.is_empty() {
+            // What was published before stays in the queue, and is delivered [MQTT-3.10.4-3].
+            let queue = &mut self.session_mut(session).queue;
+            queue.cancel_replays(|filter| gone.contains(filter));
         }
         let lsn = self.settle.log();
         let unsuback = Packet::Unsuback(Unsuback {
@@ -237,6 +250,10 @@ impl Broker {
         self.scratch.reasons = reasons;
     }
 }
+
+/// Filters of one SUBSCRIBE that what is retained is to be sent for, with the order in which they
+/// stand there.
+type Replays<'a> = BTreeMap<&'a str, (usize, Subscription)>;
 
 /// What a subscriber is told beside the reason codes.
 fn why_refused(reason: ReasonCode) -> Option<&'static str> {

@@ -8,13 +8,17 @@ use super::read::{At, Cx, Section, Times, times, times_or_off};
 use super::tree::{Entry, Value};
 use crate::broker::ALIASES_MAX;
 use crate::broker::settings::{Settings, WhenFull};
+use crate::gateway::settings::Network;
 use crate::mqtt::{QoS, TopicName};
 use crate::time::Duration;
+use crate::units::{parse_rate, parse_size_rate};
 
 /// `[broker]`, and whether it listens at all.
 #[derive(Debug)]
 pub(super) struct Broker {
     pub(super) settings: Settings,
+    /// `exempt_addresses`.
+    pub(super) exempt: Vec<Network>,
     /// `listen = false`, and where that stands.
     pub(super) listens: At<bool>,
 }
@@ -34,6 +38,9 @@ const GIB: u64 = 1 << 30;
 /// What MQTT can say in its length field, and no more: a fixed header of 5 bytes and 268 435 455
 /// behind it, rounded down to what has a name.
 const PACKET_SIZES: RangeInclusive<u64> = KIB..=255 * MIB;
+
+/// A client identifier, a name, a password and a will.
+const CONNECT_SIZES: RangeInclusive<u64> = KIB..=MIB;
 
 /// Any table, any queue. Up to 2 GiB: a 32-bit Pi cannot address more.
 const SIZES: RangeInclusive<u64> = 64 * KIB..=2 * GIB;
@@ -67,6 +74,7 @@ impl Broker {
     pub(super) fn read(cx: &mut Cx<'_>, root: &Section<'_>) -> Self {
         let mut broker = Self {
             settings: Settings::default(),
+            exempt: super::transport::loopback(),
             listens: At {
                 value: true,
                 span: root.span,
@@ -77,6 +85,7 @@ impl Broker {
             .and_then(|entry| Section::open(cx, Place::Broker, "broker", entry));
         if let Some(section) = section {
             broker.limits(cx, &section);
+            broker.strangers(cx, &section);
             broker.queues(cx, &section);
             broker.features(cx, &section);
             if let Some(entry) = section.get(cx, "listen")
@@ -163,6 +172,46 @@ impl Broker {
                 "",
                 "a packet of that size could never be taken: make it smaller, or `memory` larger",
             );
+        }
+    }
+
+    /// What is for those who are not known, and for those who want too much.
+    fn strangers(&mut self, cx: &mut Cx<'_>, section: &Section<'_>) {
+        let to = &mut self.settings;
+        if let Some(entry) = section.get(cx, "max_connections_per_address")
+            && let Some(count) = cx.whole_or_unlimited(entry, 1..=100_000)
+        {
+            to.max_connections_per_address = count.map(|count| count as u32);
+        }
+        if let Some(entry) = section.get(cx, "connect_rate")
+            && let Some(rate) = cx.rate_or_unlimited(entry, parse_rate, "20/s")
+        {
+            to.connect_rate = rate;
+        }
+        if let Some(entry) = section.get(cx, "exempt_addresses") {
+            let example = "[\"127.0.0.0/8\", \"::1\"]";
+            let networks = super::transport::networks(cx, entry, example);
+            self.exempt = networks.into_iter().map(|network| network.value).collect();
+        }
+        let connect = section.get(cx, "max_connect_size");
+        if let Some(bytes) = connect.and_then(|entry| cx.size(entry, CONNECT_SIZES, "16KiB")) {
+            to.max_connect_size = bytes as u32;
+        }
+        if let Some(entry) = section.get(cx, "publish_quota")
+            && let Some(quota) = Section::open(cx, Place::Quota, "broker.publish_quota", entry)
+        {
+            let messages = quota.get(cx, "messages");
+            if let Some(rate) =
+                messages.and_then(|entry| cx.rate_or_unlimited(entry, parse_rate, "100/s"))
+            {
+                to.publish_quota.messages = rate;
+            }
+            let bytes = quota.get(cx, "bytes");
+            if let Some(rate) =
+                bytes.and_then(|entry| cx.rate_or_unlimited(entry, parse_size_rate, "64KiB/s"))
+            {
+                to.publish_quota.bytes = rate;
+            }
         }
     }
 

@@ -304,6 +304,7 @@ fn meant(cx: &mut read::Cx<'_>, table: &tree::Table) -> Meant {
             name: gateway.name,
             base_topic: gateway.base_topic,
             broker: broker.settings,
+            exempt_addresses: broker.exempt,
             listeners,
             devices: devices.configs,
         },

@@ -16,6 +16,8 @@ pub(super) enum Place {
     Broker,
     Queue,
     Retained,
+    /// `publish_quota = { … }`
+    Quota,
     Access,
     /// One of `[[access.rule]]`.
     Rule,
@@ -52,13 +54,14 @@ pub(super) enum Place {
 }
 
 impl Place {
-    const ALL: [Self; 28] = [
+    const ALL: [Self; 29] = [
         Self::Root,
         Self::Gateway,
         Self::Defaults,
         Self::Broker,
         Self::Queue,
         Self::Retained,
+        Self::Quota,
         Self::Access,
         Self::Rule,
         Self::Listener,
@@ -95,6 +98,11 @@ impl Place {
             Self::Defaults | Self::FixedPoint => &[],
             Self::Broker => &[
                 "max_connections",
+                "max_connections_per_address",
+                "connect_rate",
+                "exempt_addresses",
+                "max_connect_size",
+                "publish_quota",
                 "max_packet_size",
                 "receive_maximum",
                 "topic_alias_maximum",
@@ -120,7 +128,7 @@ impl Place {
                 "response_information",
             ],
             Self::Queue => &["messages", "bytes", "when_full"],
-            Self::Retained => &["messages", "bytes"],
+            Self::Retained | Self::Quota => &["messages", "bytes"],
             Self::Access => &["password_file", "acl_file", "default", "group", "rule"],
             Self::Rule => &[
                 "user",
@@ -269,6 +277,7 @@ impl Place {
             Self::Broker => "[broker]",
             Self::Queue => "[broker.queue]",
             Self::Retained => "[broker.retained]",
+            Self::Quota => "[broker.publish_quota]",
             Self::Access => "[access]",
             Self::Rule => "[[access.rule]]",
             Self::Listener => "[listener.NAME]",

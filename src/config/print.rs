@@ -18,7 +18,7 @@ use crate::mqtt::QoS;
 use crate::pipeline::settings::{PointSettings, ValueType};
 use crate::point::PointKind;
 use crate::time::Duration;
-use crate::units::{format_duration, format_size};
+use crate::units::{format_duration, format_rate, format_size, format_size_rate};
 
 impl Meant {
     /// The merged result, defaults filled in: TOML that means the same. Behind each value stands
@@ -147,6 +147,16 @@ impl Printer<'_> {
         let settings = &self.meant.gateway.broker;
         self.table("broker");
         self.number("max_connections", settings.max_connections);
+        match settings.max_connections_per_address {
+            Some(count) => self.number("max_connections_per_address", count),
+            None => self.text("max_connections_per_address", "unlimited"),
+        }
+        let rate = settings.connect_rate.map(format_rate);
+        self.text("connect_rate", rate.as_deref().unwrap_or("unlimited"));
+        let exempt = self.meant.gateway.exempt_addresses.iter();
+        let exempt: Vec<String> = exempt.map(|network| quoted(&network.to_string())).collect();
+        self.line("exempt_addresses", &format!("[{}]", exempt.join(", ")));
+        self.size("max_connect_size", settings.max_connect_size as usize);
         self.size("max_packet_size", settings.max_packet_size as usize);
         self.number("receive_maximum", settings.receive_maximum);
         match settings.topic_alias_maximum {
@@ -196,6 +206,15 @@ impl Printer<'_> {
         self.table("broker.retained");
         self.number("messages", settings.retained_messages);
         self.size("bytes", settings.retained_bytes);
+        self.table("broker.publish_quota");
+        let quota = settings.publish_quota;
+        let rates = [
+            ("messages", quota.messages.map(format_rate)),
+            ("bytes", quota.bytes.map(format_size_rate)),
+        ];
+        for (key, rate) in rates {
+            self.text(key, rate.as_deref().unwrap_or("unlimited"));
+        }
     }
 
     /// Without the contents of the files; groups are written out, user by user.

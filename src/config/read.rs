@@ -16,6 +16,9 @@ use super::words;
 use crate::time::Duration;
 use crate::units;
 
+/// A rate of more than this is no limit, and should be written so.
+const RATE_MAX: u64 = 1 << 40;
+
 /// A value and the key that gave it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct At<T> {
@@ -324,6 +327,61 @@ impl<'e> Cx<'e> {
             error.wrong.clone(),
             help,
         );
+    }
+
+    /// So many in a time, or `"unlimited"` for no limit; `parse` is one of [`units`].
+    #[expect(
+        clippy::option_option,
+        reason = "the outer one is about the file, the inner one about what it says"
+    )]
+    pub(super) fn rate_or_unlimited(
+        &mut self,
+        entry: &Entry,
+        parse: fn(&str) -> Result<units::Rate, units::UnitError>,
+        example: &str,
+    ) -> Option<Option<units::Rate>> {
+        let text = match &entry.node.value {
+            Value::Text(text) if text == "unlimited" => return Some(None),
+            Value::Text(text) => text.clone(),
+            Value::Integer(Some(number)) => number.to_string(),
+            _ => {
+                let what = "so many in a time";
+                self.wrong_type(entry, what, &format!("\"{example}\""));
+                return None;
+            }
+        };
+        match parse(&text) {
+            Ok(rate) if rate.count <= RATE_MAX => Some(Some(rate)),
+            Ok(_) => {
+                self.error(
+                    entry.node.span,
+                    format!("{} is out of range", shown(&entry.name)),
+                    "",
+                    format!("no limit is `{} = \"unlimited\"`", entry.name),
+                );
+                None
+            }
+            Err(error) => {
+                self.bad_unit(entry, "rate", &error, example);
+                None
+            }
+        }
+    }
+
+    /// A whole number, or `"unlimited"` for no limit.
+    #[expect(
+        clippy::option_option,
+        reason = "the outer one is about the file, the inner one about what it says"
+    )]
+    pub(super) fn whole_or_unlimited(
+        &mut self,
+        entry: &Entry,
+        range: RangeInclusive<u64>,
+    ) -> Option<Option<u64>> {
+        match &entry.node.value {
+            Value::Text(text) if text == "unlimited" => Some(None),
+            _ => self.whole(entry, range).map(Some),
+        }
     }
 
     /// A size with its unit, in bytes.

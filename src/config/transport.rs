@@ -3,7 +3,7 @@
 
 use super::diagnostic::{Diagnostic, Span, shown};
 use super::place::Place;
-use super::read::{Cx, Section};
+use super::read::{At, Cx, Section};
 use super::tree::{Entry, Value};
 use crate::gateway::settings::{
     Bind, CertificateName, Network, Protocols, TlsSettings, TransportSettings, WebSocketSettings,
@@ -245,18 +245,34 @@ fn proxies(cx: &mut Cx<'_>, listener: &Section<'_>, entry: &Entry, bind: &[Bind]
         section.missing(cx, "from", help);
         return Vec::new();
     };
-    let mut networks = Vec::new();
-    let texts = cx.texts(from, EXAMPLE);
-    if texts.is_empty() && matches!(&from.node.value, Value::Array(items) if items.is_empty()) {
+    if matches!(&from.node.value, Value::Array(items) if items.is_empty()) {
         let help = format!("whom to believe: `from = {EXAMPLE}`");
         cx.error(from.node.span, "`from` is empty", "", help);
     }
-    for text in texts {
+    let networks = networks(cx, from, EXAMPLE);
+    for network in &networks {
+        if network.value.is_everybody() {
+            warn_of_everybody(cx, network.span);
+        }
+    }
+    networks.into_iter().map(|network| network.value).collect()
+}
+
+/// The addresses of this machine alone.
+pub(super) fn loopback() -> Vec<Network> {
+    let parse = |text: &str| text.parse().expect("a network");
+    vec![parse("127.0.0.0/8"), parse("::1/128")]
+}
+
+/// A list of networks, which may be empty.
+pub(super) fn networks(cx: &mut Cx<'_>, entry: &Entry, example: &str) -> Vec<At<Network>> {
+    let mut networks = Vec::new();
+    for text in cx.texts(entry, example) {
         match text.value.parse::<Network>() {
-            Ok(network) => {
-                warn_of_everybody(cx, network, text.span);
-                networks.push(network);
-            }
+            Ok(value) => networks.push(At {
+                value,
+                span: text.span,
+            }),
             Err(_) => cx.error(
                 text.span,
                 format!("{} is neither an address nor a network", shown(text.value)),
@@ -266,18 +282,16 @@ fn proxies(cx: &mut Cx<'_>, listener: &Section<'_>, entry: &Entry, bind: &[Bind]
             ),
         }
     }
-    too_many(cx, from, networks.len());
+    too_many(cx, entry, networks.len());
     networks
 }
 
-fn warn_of_everybody(cx: &mut Cx<'_>, network: Network, span: Span) {
-    if network.to_string().ends_with("/0") {
-        cx.push(
-            Diagnostic::warning("everybody may say who they are")
-                .at(span, "every address")
-                .help("name the proxies alone: whoever is believed can pass for any address"),
-        );
-    }
+fn warn_of_everybody(cx: &mut Cx<'_>, span: Span) {
+    cx.push(
+        Diagnostic::warning("everybody may say who they are")
+            .at(span, "every address")
+            .help("name the proxies alone: whoever is believed can pass for any address"),
+    );
 }
 
 fn peer_credentials(cx: &mut Cx<'_>, entry: &Entry, bind: &[Bind]) -> bool {

@@ -357,14 +357,17 @@ impl Gateway {
 
     fn handle_accepted(&mut self, now: Now, conn: ConnId, listener: ListenerId, peer: &Peer) {
         self.outbox.open(conn);
-        let before = self.recv.insert(conn, RecvBuffer::new(&self.memory));
+        let before = self
+            .recv
+            .insert(conn, RecvBuffer::for_stranger(&self.memory));
         debug_assert!(
             before.is_none(),
             "a slot is reused only after its connection has closed"
         );
         // A listener that a reload took away may still have had one connection in its backlog:
         // nobody is let in by it.
-        let (mut allow_anonymous, mut excess, mut redirect) = (false, 0, None);
+        let (mut allow_anonymous, mut excess) = (false, 0);
+        let (mut redirect, mut is_costly) = (None, false);
         if let Some(entry) = self.listeners.get_mut(listener) {
             self.doors.insert(conn, listener);
             entry.connections += 1;
@@ -372,16 +375,20 @@ impl Gateway {
             let most = entry.settings.max_connections.unwrap_or(u32::MAX);
             excess = entry.connections.saturating_sub(most);
             redirect = entry.settings.redirect.clone().map(Rc::new);
+            is_costly = entry.settings.transport.tls.is_some();
         }
         log::debug!("connection accepted conn={conn} peer={peer}");
         let address = match peer {
             Peer::Tcp(address) => Some(address.ip()),
             Peer::Unix { .. } => None,
         };
+        let exempt = &self.config.exempt_addresses;
         let admission = Admission {
             allow_anonymous,
             excess,
             address,
+            is_exempt: address.is_some_and(|it| exempt.iter().any(|net| net.contains(it))),
+            is_costly,
         };
         self.broker
             .handle_accepted(now, conn, admission, &mut self.outbox);

@@ -19,6 +19,8 @@ pub struct Config {
     pub base_topic: Box<str>,
     /// The broker's limits.
     pub broker: broker::settings::Settings,
+    /// The broker's limits of one address are not for these.
+    pub exempt_addresses: Vec<Network>,
     /// Where clients may connect, by the table's name.
     pub listeners: BTreeMap<Box<str>, ListenerSettings>,
     /// By name.
@@ -129,6 +131,11 @@ pub struct Network {
 }
 
 impl Network {
+    /// Whether it is every address of its family.
+    pub fn is_everybody(&self) -> bool {
+        self.prefix == 0
+    }
+
     /// Whether the address is one of them. An IPv4 address in IPv6's clothes is an IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
         fn same(ours: &[u8], theirs: &[u8], prefix: u8) -> bool {

@@ -48,6 +48,8 @@ impl House {
                 allow_anonymous: true,
                 excess: 0,
                 address: None,
+                is_exempt: false,
+                is_costly: false,
             };
             house
                 .broker

@@ -230,6 +230,15 @@ cases! {
         assert_eq!(b.read(conn), "DISCONNECT 0x8d");
     }
 
+    fn who_cannot_be_told_of_a_keep_alive_keeps_its_own(b: &mut House) {
+        b.set(|settings| settings.keep_alive_override = Some(20));
+        let conn = b.join(&Connect { keep_alive: 60, ..connect(V4, "a") });
+        b.seconds(89);
+        assert!(b.is_open(conn));
+        b.seconds(1);
+        assert!(!b.is_open(conn));
+    }
+
     fn who_never_says_connect_is_not_waited_for(b: &mut House) {
         let conn = b.open();
         b.send_bytes(conn, &[0x10, 40, 0]);

@@ -242,6 +242,7 @@ impl House {
             && !peer.is_closed
         {
             peer.is_closed = true;
+            peer.recv.clear();
             self.broker.handle_closed(self.now, conn, &mut self.outbox);
             self.outbox.close(conn);
         }
@@ -282,6 +283,19 @@ impl House {
             allow_anonymous,
             excess: 0,
             address: Some([192, 0, 2, 1].into()),
+            is_exempt: true,
+            is_costly: false,
+        })
+    }
+
+    /// A connection from an address that the limits are for.
+    pub fn open_from(&mut self, address: &str) -> ConnId {
+        self.open_as(Admission {
+            allow_anonymous: true,
+            excess: 0,
+            address: Some(address.parse().expect("an address")),
+            is_exempt: false,
+            is_costly: false,
         })
     }
 
@@ -293,7 +307,7 @@ impl House {
             conn,
             Peer {
                 version: V5,
-                recv: RecvBuffer::new(&self.memory),
+                recv: RecvBuffer::for_stranger(&self.memory),
                 unread: VecDeque::new(),
                 sent: Vec::new(),
                 is_stalled: false,

@@ -190,6 +190,8 @@ fn an_address_is_not_needed_to_be_let_in() {
         allow_anonymous: true,
         excess: 0,
         address: None,
+        is_exempt: false,
+        is_costly: false,
     };
     let conn = b.open_as(admission);
     b.send(conn, &Packet::Connect(connect(V5, "a")));

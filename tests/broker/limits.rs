@@ -1,9 +1,11 @@
 //! Limits of connections, sessions and packets, and who waits.
 
+use fieldgate::broker::settings::PublishQuota;
 use fieldgate::broker::{CloseHow, DELIVERIES_PER_CALL_MAX, REFUSALS_MAX};
 use fieldgate::id::Lsn;
 use fieldgate::mqtt::{Connect, Packet, RetainHandling};
 use fieldgate::time::Duration;
+use fieldgate::units::Rate;
 
 use crate::house::*;
 
@@ -27,6 +29,8 @@ cases! {
             allow_anonymous: true,
             excess,
             address: None,
+            is_exempt: false,
+            is_costly: false,
         };
         let conn = b.open_as(admission(1));
         b.send(conn, &Packet::Connect(connect(V5, "1")));
@@ -36,6 +40,207 @@ cases! {
         let conn = b.open_as(admission(REFUSALS_MAX as u32 + 1));
         assert!(!b.is_open(conn));
         assert_eq!(b.stat("refused_connections"), 3);
+    }
+
+    fn an_address_has_so_many_connections(b: &mut House) {
+        b.set(|settings| settings.max_connections_per_address = Some(2));
+        let first = b.open_from("192.0.2.1");
+        b.open_from("192.0.2.1");
+        for (version, answer) in [(V5, "CONNACK Quota exceeded"), (V4, "CONNACK Server unavailable")] {
+            let conn = b.open_from("192.0.2.1");
+            b.send(conn, &Packet::Connect(connect(version, "a")));
+            assert_eq!(b.read(conn), answer);
+            assert!(!b.is_open(conn));
+        }
+        let other = b.open_from("192.0.2.2");
+        b.send(other, &Packet::Connect(connect(V5, "other")));
+        assert_eq!(b.read(other), "CONNACK Success");
+        b.drop_conn(first);
+        let conn = b.open_from("192.0.2.1");
+        b.send(conn, &Packet::Connect(connect(V5, "a")));
+        assert_eq!(b.read(conn), "CONNACK Success");
+        assert_eq!((b.stat("refused_per_address"), b.stat("addresses")), (2, 2));
+        // Those who are exempt have no number.
+        for _ in 0..10 {
+            let conn = b.open();
+            assert!(b.is_open(conn));
+        }
+        assert_eq!(b.stat("refused_per_address"), 2);
+    }
+
+    fn an_address_that_connects_too_fast_is_told_so_and_let_in_again(b: &mut House) {
+        b.set(|settings| settings.connect_rate = Some(Rate::per_second(1)));
+        for _ in 0..10 {
+            let conn = b.open_from("192.0.2.1");
+            b.drop_conn(conn);
+        }
+        let answers = [(V5, "CONNACK Connection rate exceeded"), (V4, "CONNACK Server unavailable")];
+        for (version, answer) in answers {
+            let conn = b.open_from("192.0.2.1");
+            b.send(conn, &Packet::Connect(connect(version, "a")));
+            assert_eq!(b.read(conn), answer);
+            assert!(!b.is_open(conn));
+        }
+        let costly = fieldgate::broker::Admission {
+            allow_anonymous: true,
+            excess: 0,
+            address: Some([192, 0, 2, 1].into()),
+            is_exempt: false,
+            is_costly: true,
+        };
+        let conn = b.open_as(costly);
+        assert!(!b.is_open(conn), "no handshake for that");
+        let other = b.open_from("192.0.2.2");
+        assert!(b.is_open(other));
+        assert_eq!(b.stat("refused_connect_rate"), 3);
+        b.seconds(1);
+        let conn = b.open_from("192.0.2.1");
+        b.send(conn, &Packet::Connect(connect(V5, "a")));
+        assert_eq!(b.read(conn), "CONNACK Success");
+    }
+
+    fn failures_bring_the_back_off_early(b: &mut House) {
+        b.set(|settings| settings.connect_rate = Some(Rate::per_second(1)));
+        let conn = b.open_from("192.0.2.1");
+        b.send_bytes(conn, b"GET / HTTP/1.1\r\n\r\n");
+        assert!(!b.is_open(conn));
+        let conn = b.open_from("192.0.2.1");
+        b.send(conn, &Packet::Connect(connect(V5, "a")));
+        assert_eq!(b.read(conn), "CONNACK Connection rate exceeded");
+        b.seconds(600);
+        // Silence is a failure too.
+        let conn = b.open_from("192.0.2.1");
+        b.seconds(10);
+        assert!(!b.is_open(conn));
+        assert_eq!(b.stat("connect_timeouts"), 1);
+        let conn = b.open_from("192.0.2.1");
+        b.drop_conn(conn);
+        let conn = b.open_from("192.0.2.1");
+        b.send(conn, &Packet::Connect(connect(V5, "a")));
+        assert_eq!(b.read(conn), "CONNACK Connection rate exceeded");
+    }
+
+    fn a_connect_has_a_size_of_its_own(b: &mut House) {
+        b.set(|settings| settings.max_connect_size = 2000);
+        let long = "x".repeat(1900);
+        b.client(V5, &long);
+        let long = "x".repeat(2000);
+        let whole = |version| {
+            let mut bytes = Vec::new();
+            Packet::Connect(connect(version, &long)).encode_into(version, &mut bytes);
+            bytes
+        };
+        // Its first bytes say it.
+        for (version, answer) in [(V5, "CONNACK Packet too large"), (V4, "")] {
+            let conn = b.open();
+            let before = b.memory.used();
+            b.send_bytes(conn, &whole(version)[..12]);
+            assert_eq!(b.read(conn), answer);
+            assert!(!b.is_open(conn));
+            assert!(b.memory.used() <= before);
+        }
+        assert_eq!(b.stat("oversized_packets"), 2);
+        // Afterwards the other limit counts.
+        let conn = b.client(V5, "a");
+        b.publish(conn, Q0, "t", &long);
+        assert!(b.is_open(conn));
+    }
+
+    fn half_a_connect_costs_what_it_has_sent(b: &mut House) {
+        let before = b.memory.used();
+        let mut bytes = Vec::new();
+        let long = "x".repeat(10_000);
+        Packet::Connect(connect(V5, &long)).encode_into(V5, &mut bytes);
+        for sent in [1, 2, 100, 500] {
+            for _ in 0..100 {
+                let conn = b.open();
+                b.send_bytes(conn, &bytes[..sent]);
+                assert!(b.is_open(conn));
+            }
+        }
+        let each = (b.memory.used() - before) / 400;
+        assert!(each < 1500, "{each} bytes each");
+        b.seconds(10);
+        assert_eq!(b.memory.used(), before);
+        assert_eq!(b.stat("connect_timeouts"), 400);
+    }
+
+    fn user_properties_are_counted(b: &mut House) {
+        let conn = b.client(V5, "a");
+        let taker = b.client(V5, "taker");
+        b.subscribe(taker, "t", Q0);
+        let packet = |count: usize| {
+            let mut bytes = vec![0x30];
+            let properties = [0x26, 0, 1, b'k', 0, 1, b'v'].repeat(count);
+            let mut length = Vec::new();
+            for mut number in [3 + 2 + properties.len() , properties.len()] {
+                while number >= 0x80 {
+                    length.push(number as u8 | 0x80);
+                    number >>= 7;
+                }
+                length.push(number as u8);
+                if bytes.len() == 1 {
+                    bytes.append(&mut length);
+                    bytes.extend([0, 1, b't']);
+                }
+            }
+            bytes.append(&mut length);
+            bytes.extend(properties);
+            bytes
+        };
+        b.send_bytes(conn, &packet(1024));
+        assert!(b.read(taker).starts_with("PUBLISH t q0"));
+        b.send_bytes(conn, &packet(1025));
+        assert_eq!(b.read(conn), "DISCONNECT 0x97");
+        assert_eq!(b.read(taker), "");
+    }
+
+    fn who_publishes_more_than_its_quota_is_read_later(b: &mut House) {
+        let quota = |messages, bytes| PublishQuota { messages, bytes };
+        for quota in [
+            quota(Some(Rate::per_second(10)), None),
+            quota(None, Some(Rate::per_second(100))),
+        ] {
+            let taker = b.client(V4, "taker");
+            b.set(|settings| settings.publish_quota = quota);
+            b.subscribe(taker, "t", Q0);
+            let conn = b.join(&Connect { keep_alive: 1, ..connect(V4, "a") });
+            // Ten bytes each.
+            let mut bytes = Vec::new();
+            for _ in 0..25 {
+                Packet::Publish(publish(Q1, "t", "xxx")).encode_into(V4, &mut bytes);
+            }
+            assert_eq!(bytes.len(), 250);
+            b.send_bytes(conn, &bytes);
+            // The one that goes over it is the last.
+            assert_eq!(b.read_all(taker).len(), 11);
+            assert_eq!(b.read_all(conn).len(), 11, "what was taken is acknowledged");
+            assert!(b.broker.is_paused(conn));
+            let other = b.client(V4, "other");
+            b.publish(other, Q0, "t", "y");
+            assert_eq!(b.read_all(taker).len(), 1, "it is one client's");
+            b.seconds(1);
+            assert_eq!(b.read_all(taker).len(), 10);
+            b.seconds(1);
+            assert_eq!(b.read_all(taker).len(), 4, "nothing is lost");
+            assert!(b.is_open(conn), "its keep-alive did not run");
+            for conn in [conn, taker, other] {
+                b.disconnect(conn);
+            }
+            b.seconds(60);
+        }
+        assert!(b.stat("quota_pauses") >= 4);
+    }
+
+    fn who_comes_and_goes_leaves_no_deadlines_behind(b: &mut House) {
+        for number in 0..4000 {
+            let clean = Connect { clean_start: true, ..lasting(V5, "a") };
+            let conn = b.join(&clean);
+            b.disconnect(conn);
+            assert!(b.stat("deadlines") < 2000, "{number}");
+        }
+        b.seconds(4000);
+        assert_eq!((b.stat("sessions"), b.stat("deadlines")), (0, 0));
     }
 
     fn only_so_many_wait_for_their_refusal(b: &mut House) {

@@ -30,6 +30,31 @@ cases! {
         }
     }
 
+    fn a_full_client_may_still_change_what_it_has(b: &mut House) {
+        b.set(|settings| settings.max_subscriptions = 2);
+        let conn = b.client(V5, "a");
+        let other = b.client(V5, "other");
+        b.retain(other, "b", "kept");
+        let request = |filter, qos| SubscriptionRequest {
+            filter: TopicFilter::new(filter).unwrap(),
+            options: SubscriptionOptions::new(qos),
+        };
+        // As a sequence of packets with one filter each [MQTT-3.8.4-5].
+        let requests = [
+            request("a", Q0), request("b", Q0), request("c", Q0), request("a", Q2),
+            request("b", Q1), request("$share/g/c", Q0), request("b", Q2),
+        ];
+        b.send(conn, &Packet::Subscribe(Subscribe {
+            packet_id: id(3),
+            properties: SubscribeProperties::default(),
+            requests: SubscriptionRequests::from_slice(&requests),
+        }));
+        let answers = b.read_all(conn);
+        assert_eq!(answers[0], "SUBACK 3 [0x00 0x00 0x97 0x02 0x01 0x97 0x02]");
+        assert_eq!(answers[1..], ["PUBLISH b q0 retain \"kept\""], "once, whatever the number");
+        assert_eq!((b.stat("subscriptions"), b.stat("refused_subscriptions")), (2, 2));
+    }
+
     fn one_unsuback_answers_all_filters_in_their_order(b: &mut House) {
         for (version, answer) in [(V4, "UNSUBACK 8 []"), (V5, "UNSUBACK 8 [0x11 0x00 0x11]")] {
             let conn = b.client(version, "a");

@@ -34,6 +34,12 @@ const MISTAKES: &[(&str, &str)] = &[
     // keys
     ("unknown_key_near", "[gateway.defaults]\nevry = \"10s\"\n"),
     ("unknown_key_far", "[control]\ncolour = \"red\"\n"),
+    (
+        "limits_of_strangers",
+        "[broker]\nmax_connections_per_address = 0\nconnect_rate = 20\nexempt_addresses = \
+      [\"10.0.0.1/8\"]\nmax_connect_size = \"2MiB\"\npublish_quota = { messages = \"0/s\", bytes = \
+      \"64k/s\", rate = 1 }\n",
+    ),
     ("unknown_table", "[devices.a]\ndriver = \"system\"\n"),
     (
         "key_of_another_table",

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use fieldgate::broker;
 use fieldgate::gateway::boundary::Notice;
 use fieldgate::gateway::settings::{
-    Bind, Config, DeviceConfig, ListenerSettings, TransportSettings,
+    Bind, Config, DeviceConfig, ListenerSettings, Network, TransportSettings,
 };
 use fieldgate::host::{ControlSettings, EventLoop, Flow, HostCounters, HostEvent, HostSettings};
 
@@ -29,6 +29,7 @@ pub struct Plan {
     pub devices: BTreeMap<Box<str>, DeviceConfig>,
     pub control: Option<ControlSettings>,
     pub broker: broker::settings::Settings,
+    pub exempt_addresses: Vec<Network>,
     pub transport: TransportSettings,
     pub allow_anonymous: bool,
 }
@@ -41,6 +42,7 @@ impl Plan {
             devices: BTreeMap::new(),
             control: None,
             broker: broker::settings::Settings::default(),
+            exempt_addresses: vec!["127.0.0.0/8".parse().unwrap()],
             transport: TransportSettings::default(),
             allow_anonymous: true,
         }
@@ -58,6 +60,7 @@ impl Plan {
             name: "test".into(),
             base_topic: "test".into(),
             broker: self.broker.clone(),
+            exempt_addresses: self.exempt_addresses.clone(),
             listeners: BTreeMap::from([("default".into(), listener)]),
             devices: self.devices.clone(),
         }
