@@ -333,6 +333,87 @@ const SCRAM: &[(&str, &[u8])] = &[
     ("null", b"n,,n=a\0,r=x"),
 ];
 
+/// ACL files, right and wrong.
+const ACLS: &[(&str, &[u8])] = &[
+    (
+        "user-and-topics",
+        b"user anna\ntopic read a/#\ntopic write a/b\ntopic readwrite c\ntopic deny a/secret\n",
+    ),
+    ("anonymous", b"topic read $SYS/#\ntopic open/+\n"),
+    (
+        "patterns",
+        b"pattern read user/%u/#\npattern write client/%c\n",
+    ),
+    ("comments", b"# nothing\n\n  # indented\n\ttopic a\n"),
+    ("crlf", b"user a\r\ntopic read b\r\n"),
+    ("spaces-in-names", b"user anna maria\ntopic a b/c d\n"),
+    ("no-filter", b"topic\ntopic read\npattern\n"),
+    ("no-name", b"user\nuser \n"),
+    ("unknown-word", b"topics a\nallow a\n"),
+    ("unknown-access", b"topic append a\n"),
+    (
+        "wrong-filter",
+        b"topic read a#\ntopic read a/#/b\ntopic +a\n",
+    ),
+    ("percent-inside", b"pattern x%u/a\npattern %c%c\n"),
+    ("control", b"top\x1Bic a\ntopic a\x07 b\n"),
+    ("not-utf-8", b"topic read \xFF\xFE\n"),
+    ("null", b"topic a\x00b\n"),
+    ("empty", b""),
+    ("no-newline", b"topic read a"),
+    ("share", b"topic read $share/g/a\n"),
+];
+
+/// Password files, right and wrong.
+const PASSWORDS: &[(&str, &[u8])] = &[
+    ("pbkdf2", b"anna:$7$101$c2FsdA==$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==\n"),
+    ("sha512", b"bert:$6$c2FsdA==$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==\n"),
+    ("argon2id", b"cyd:$argon2id$v=19$m=47104,t=1,p=1$c2FsdHNhbHRzYWx0$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8\n"),
+    ("twice", b"a:$7$101$c2FsdA==$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==\na:$7$101$c2FsdA==$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==\n"),
+    ("comments", b"# staff\n\n   \n"),
+    ("no-colon", b"nobody\n"),
+    ("no-name", b":$7$101$c2FsdA==$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==\n"),
+    ("control-in-name", b"a\x07b:$7$101$c2FsdA==$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==\n"),
+    ("plain", b"a:secret\n"),
+    ("no-hash", b"a:\n"),
+    ("no-salt", b"a:$7$101$$AAEC\n"),
+    ("iterations-0", b"a:$7$0$c2FsdA==$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==\n"),
+    ("iterations-huge", b"a:$7$99999999999999999999$c2FsdA==$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==\n"),
+    ("iterations-negative", b"a:$7$-1$c2FsdA==$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==\n"),
+    ("not-base64", b"a:$6$!!!!$????\n"),
+    ("padding", b"a:$6$c2FsdA=$AA==\n"),
+    ("argon-zeros", b"a:$argon2id$v=19$m=0,t=0,p=0$c2FsdHNhbHQ$AAEC\n"),
+    ("argon-huge", b"a:$argon2id$v=19$m=4294967295,t=4294967295,p=255$c2FsdHNhbHQ$AAEC\n"),
+    ("not-utf-8", b"\xFF:$6$c2FsdA==$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==\n"),
+    ("crlf", b"a:$7$101$c2FsdA==$AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==\r\n"),
+    ("empty", b""),
+];
+
+/// Lives of connections: a byte of options, then steps; see `fuzz/lives.rs`.
+const LIVES: &[(&str, &[u8])] = &[
+    ("v4-to-itself", b"\x00\x00\x07\x11\x08\n\x82\x08\x00\x01\x00\x03a/#\x02\x08\n4\x08\x00\x03a/b\x00\x01x\x08\x04b\x02\x00\x01\x08\x04P\x02\x00\x01\x08\x04p\x02\x00\x01"),
+    ("v5-to-itself", b"\x00\x00\x07\x12\x08\t\x82\x07\x00\x01\x00\x00\x01+\x01\x08\t2\x07\x00\x01t\x00\x01\x00x\x08\x04@\x02\x00\x01"),
+    ("takeover", b"\x00\x00\x00\x07\x02\x08\t\x82\x07\x00\x01\x00\x00\x01#\x01\x17\x02\x18\t2\x07\x00\x01t\x00\x01\x00x\x01"),
+    ("queue-and-resume", b"\x01\x00\x07\x01\x08\x08\x82\x06\x00\x01\x00\x01q\x01\x01\x00\x07Q\x08\x082\x06\x00\x01q\x00\x010\x08\x082\x06\x00\x01q\x00\x011\x08\x082\x06\x00\x01q\x00\x012\x08\x082\x06\x00\x01q\x00\x013\x08\x082\x06\x00\x01q\x00\x014\x08\x082\x06\x00\x01q\x00\x015\x08\x082\x06\x00\x01q\x00\x016\x08\x082\x06\x00\x01q\x00\x017\x00\x17\x01\x02\n"),
+    ("refuse-when-full", b"\x02\x00\x07\x02\x08\t\x82\x07\x00\x01\x00\x00\x01q\x01\x01\x00\x07R\x08\t2\x07\x00\x01q\x00\x01\x000\x08\t2\x07\x00\x01q\x00\x01\x001\x08\t2\x07\x00\x01q\x00\x01\x002\x08\t2\x07\x00\x01q\x00\x01\x003\x08\t2\x07\x00\x01q\x00\x01\x004\x08\t2\x07\x00\x01q\x00\x01\x005\x08\t2\x07\x00\x01q\x00\x01\x006\x08\t2\x07\x00\x01q\x00\x01\x007"),
+    ("disconnect-when-full", b"\x03\x00\x07\x02\x08\t\x82\x07\x00\x01\x00\x00\x01q\x01\x03\x00\x17R\x18\t2\x07\x00\x01q\x00\x01\x000\x18\t2\x07\x00\x01q\x00\x01\x001\x18\t2\x07\x00\x01q\x00\x01\x002\x18\t2\x07\x00\x01q\x00\x01\x003\x18\t2\x07\x00\x01q\x00\x01\x004\x18\t2\x07\x00\x01q\x00\x01\x005\x18\t2\x07\x00\x01q\x00\x01\x006\x18\t2\x07\x00\x01q\x00\x01\x007\x18\t2\x07\x00\x01q\x00\x01\x008\x18\t2\x07\x00\x01q\x00\x01\x009\x18\n2\x08\x00\x01q\x00\x01\x0010\x18\n2\x08\x00\x01q\x00\x01\x0011\x03"),
+    ("will-delayed", b"\x00\x00\x00\x07\"\x17R\x18\t\x82\x07\x00\x01\x00\x00\x01w\x01\x01\x022\x02x"),
+    ("will-and-back", b"\x00\x00\x00\x07\"\x17R\x01\x022\x00\x17\x02\x02x"),
+    ("retained-and-replay", b"\x00\x00\x07\x12\x08\t1\x07\x00\x03r/0\x00x\x08\t1\x07\x00\x03r/1\x00x\x08\t1\x07\x00\x03r/2\x00x\x08\t1\x07\x00\x03r/3\x00x\x08\t1\x07\x00\x03r/4\x00x\x08\t1\x07\x00\x03r/5\x00x\x08\x0B\x82\t\x00\x01\x00\x00\x03r/+\x01\x08\n\xA2\x08\x00\x01\x00\x00\x03r/+\x08\x081\x06\x00\x03r/1\x00"),
+    ("expiry", b"\x00\x00\x07\x12\x08\x0E3\x0C\x00\x01e\x00\x01\x05\x02\x00\x00\x00\x05x\x02d\x08\t\x82\x07\x00\x01\x00\x00\x01e\x01"),
+    ("aliases", b"\x00\x00\x07\x12\x08\x0B0\t\x00\x02al\x03#\x00\x01x\x08\t0\x07\x00\x00\x03#\x00\x01y\x08\t0\x07\x00\x00\x03#\x00\x02z"),
+    ("shared", b"\x00\x00\x00\x00\x07\x12\x17R'\x92\x08\x12\x82\x10\x00\x01\x00\x00\n$share/g/s\x01\x18\x12\x82\x10\x00\x01\x00\x00\n$share/g/s\x01(\t2\x07\x00\x01s\x00\x01\x000(\t2\x07\x00\x01s\x00\x01\x001(\t2\x07\x00\x01s\x00\x01\x002(\t2\x07\x00\x01s\x00\x01\x003\x01"),
+    ("fetched", b" \x00\x07\x12\x08\t\x82\x07\x00\x01\x00\x00\x01f\x01\x08\t2\x07\x00\x01f\x00\x01\x00x\x04\x01\x08\x04@\x02\x00\x01"),
+    ("journal-behind", b"\x00\x00\x07\x01\x05\x08\x08\x82\x06\x00\x01\x00\x01j\x01\x08\x082\x06\x00\x01j\x00\x01x\x08\x082\x06\x00\x01j\x00\x02x\x08\x082\x06\x00\x01j\x00\x03x\x08\x082\x06\x00\x01j\x00\x04x\x08\x082\x06\x00\x01j\x00\x05x\x05"),
+    ("quota", b"\x10\x00\x07\x11\x08\x082\x06\x00\x01q\x00\x01x\x08\x082\x06\x00\x01q\x00\x02x\x08\x082\x06\x00\x01q\x00\x03x\x08\x082\x06\x00\x01q\x00\x04x\x08\x082\x06\x00\x01q\x00\x05x\x02\x14"),
+    ("reload", b"\x00\x00\x07\x02\x08\t\x82\x07\x00\x01\x00\x00\x01#\x02\x06\x03\x08\t4\x07\x00\x01t\x00\x01\x00x\x06\x11"),
+    ("receive-maximum", b"\x00\x00\x07\x12\x08\t4\x07\x00\x01m\x00\x01\x00x\x08\t4\x07\x00\x01m\x00\x02\x00x\x08\t4\x07\x00\x01m\x00\x03\x00x\x08\t4\x07\x00\x01m\x00\x04\x00x\x08\t4\x07\x00\x01m\x00\x05\x00x"),
+    ("too-many", b"\x00\x00\x00\x00\x00\x07\x11\x17R'\x917\xD2\x02n"),
+    ("too-large", b"\x00\x00\x07\x12\x08\x030\xFF\x7F\x00\x08\x03\x10\xFF\x7F"),
+    ("mqisdp", b"\x00\x00\x07\x10\x08\x08\x82\x06\x00\x01\x00\x01a\x01\x08\x082\x06\x00\x01a\x00\x01x\x08\x02\xE0\x00"),
+    ("silence", b"\x00\x00\x00\x07\x11\x02\xFF\x02\xFF"),
+];
+
 fn corpus(target: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fuzz/corpus")
@@ -365,6 +446,9 @@ fn constructed() -> BTreeMap<(&'static str, String), Vec<u8>> {
         ("upgrade", UPGRADE),
         ("certificate", CERTIFICATES),
         ("scram", SCRAM),
+        ("acl", ACLS),
+        ("passwords", PASSWORDS),
+        ("broker", LIVES),
     ] {
         for (name, bytes) in list {
             files.insert((target, (*name).to_owned()), bytes.to_vec());
@@ -430,6 +514,21 @@ fn certificates_of_the_corpus() {
     run("certificate", checks::certificate);
 }
 
+#[test]
+fn acl_files_of_the_corpus() {
+    run("acl", checks::acl);
+}
+
+#[test]
+fn password_files_of_the_corpus() {
+    run("passwords", checks::passwords);
+}
+
+#[test]
+fn lives_of_the_corpus() {
+    run("broker", checks::broker);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
@@ -449,6 +548,9 @@ proptest! {
             ("upgrade", checks::upgrade),
             ("certificate", checks::certificate),
             ("scram", checks::scram),
+            ("acl", checks::acl),
+            ("passwords", checks::passwords),
+            ("broker", checks::broker),
         ] {
             let own: Vec<_> = files.iter().filter(|file| file.0.0 == target).collect();
             let mut bytes = Vec::new();

@@ -5,7 +5,13 @@
 use std::num::NonZeroU32;
 use std::rc::Rc;
 
+#[path = "lives.rs"]
+mod lives;
+
+pub use lives::broker;
+
 use fieldgate::buffer::{Memory, Payload, SendQueue};
+use fieldgate::config::access::{LineError, parse_acl, parse_passwords};
 use fieldgate::credential::scram::{ClientFirst, Exchange, MESSAGE_MAX, Secret};
 use fieldgate::credential::{PasswordHash, SHA256_BYTES, Scheme};
 use fieldgate::gateway::settings::{CertificateName, WebSocketSettings};
@@ -318,6 +324,59 @@ pub fn upgrade(bytes: &[u8]) {
         Err(refused) => refused.answer(),
     };
     assert!(upgrade::head_len(&answer, 0).is_some());
+}
+
+/// An ACL file: rules, or mistakes each with its place.
+pub fn acl(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    match parse_acl(&text) {
+        Ok(rules) => {
+            for rule in &rules.list {
+                assert!(!rule.filter.as_str().is_empty());
+            }
+            // Comments and empty lines change nothing.
+            let spaced = text.replace('\n', "\n# a comment\n\n");
+            assert_eq!(parse_acl(&spaced), Ok(rules));
+        }
+        Err(errors) => places(&text, errors.iter().map(ToString::to_string)),
+    }
+}
+
+/// A password file: users, or mistakes each with its place, of which none tells a hash.
+pub fn passwords(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    match parse_passwords(&text) {
+        Ok(users) => {
+            for name in users.keys() {
+                assert!(!name.is_empty() && !name.chars().any(char::is_control));
+            }
+            assert!(users.len() <= text.lines().count());
+        }
+        Err(errors) => {
+            places(&text, errors.iter().map(ToString::to_string));
+            for line in text.lines() {
+                let hash = line.split_once(':').map_or("", |(_, hash)| hash.trim());
+                let is_told = |error: &LineError| error.to_string().contains(hash);
+                assert!(hash.len() < 60 || !errors.iter().any(is_told));
+            }
+        }
+    }
+}
+
+/// Each message begins with the line and the column that it is about, is one line, and they come in
+/// order.
+fn places(text: &str, messages: impl Iterator<Item = String>) {
+    let mut last = 0;
+    for message in messages {
+        let mut parts = message.splitn(3, ':');
+        let mut number = || parts.next().and_then(|part| part.parse::<usize>().ok());
+        let (line, column) = (number().expect("a line"), number().expect("a column"));
+        assert!(line >= last && line <= text.lines().count());
+        let len = text.lines().nth(line - 1).map_or(0, str::len);
+        assert!((1..=len + 1).contains(&column), "{message}");
+        assert!(!message.chars().any(char::is_control));
+        last = line;
+    }
 }
 
 /// A certificate's names.

@@ -1,0 +1,7 @@
+//! Password files.
+#![no_main]
+
+#[path = "../checks.rs"]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::passwords(bytes));
