@@ -159,7 +159,7 @@ impl Broker {
                         retain: true,
                         identifiers: subscription.identifier.into_iter().collect(),
                         share: None,
-                        cost: 0,
+                        cost: stored.cost(),
                     };
                     (reference, true)
                 }
@@ -168,6 +168,11 @@ impl Broker {
         let is_expired = self.messages.get(reference.message).is_expired(now);
         if !is_expired && reference.qos > QoS::AtMostOnce && link.unacknowledged >= link.window {
             return Step::Blocked; // [MQTT-3.3.4-9]
+        }
+        // Who acknowledges nothing holds as many bytes again as may wait for it, and no more.
+        let is_full = session.inflight.bytes() >= self.settings.queue.bytes;
+        if !is_expired && reference.qos > QoS::AtMostOnce && is_full {
+            return Step::Blocked;
         }
         let was_sent = if is_expired {
             self.stats.dropped_expired += 1; // [MQTT-3.3.2-5]

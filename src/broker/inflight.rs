@@ -26,6 +26,8 @@ pub(super) const WINDOW_MAX: u16 = 1024;
 pub(super) struct Inflight {
     /// In order of sending, so also of `order`.
     entries: VecDeque<Sent>,
+    /// What those that hold a message cost.
+    bytes: usize,
     next_id: PacketId,
     next_order: u64,
     /// For the entries; what they refer to is charged where it is kept.
@@ -65,6 +67,7 @@ impl Inflight {
     pub(super) fn new(memory: &Memory) -> Self {
         Self {
             entries: VecDeque::new(),
+            bytes: 0,
             next_id: PacketId::FIRST,
             next_order: 0,
             charge: memory.charge(0),
@@ -75,6 +78,7 @@ impl Inflight {
     /// [MQTT-2.2.1-4].
     pub(super) fn send(&mut self, reference: Reference) -> PacketId {
         let packet_id = self.unused_id();
+        self.bytes += reference.cost;
         self.entries.push_back(Sent {
             order: self.next_order,
             packet_id,
@@ -103,7 +107,10 @@ impl Inflight {
             Stage::Released => Acked::Release(None),
             Stage::Published(reference) if reference.qos == QoS::ExactlyOnce => {
                 match core::mem::replace(stage, Stage::Released) {
-                    Stage::Published(reference) => Acked::Release(Some(reference)),
+                    Stage::Published(reference) => {
+                        self.bytes -= reference.cost;
+                        Acked::Release(Some(reference))
+                    }
                     Stage::Released => Acked::Release(None),
                 }
             }
@@ -136,6 +143,9 @@ impl Inflight {
             return None;
         }
         let removed = self.entries.remove(at);
+        if let Some(Stage::Published(reference)) = removed.as_ref().map(|sent| &sent.stage) {
+            self.bytes -= reference.cost;
+        }
         self.charge_entries();
         removed
     }
@@ -149,13 +159,21 @@ impl Inflight {
         self.entries.len()
     }
 
+    /// What the messages cost that are not acknowledged.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     fn finish(&mut self, id: PacketId, fits: impl Fn(&Stage) -> bool) -> Acked {
         match self.position(id) {
             Some(at) if fits(&self.entries[at].stage) => {
                 let sent = self.entries.remove(at).expect("it was found there");
                 self.charge_entries();
                 Acked::Done(match sent.stage {
-                    Stage::Published(reference) => Some(reference),
+                    Stage::Published(reference) => {
+                        self.bytes -= reference.cost;
+                        Some(reference)
+                    }
                     Stage::Released => None,
                 })
             }

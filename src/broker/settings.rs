@@ -141,7 +141,7 @@ pub struct PublishQuota {
 pub struct QueueLimits {
     /// Messages waiting, those in flight not counted.
     pub messages: usize,
-    /// Their bytes.
+    /// Their bytes. As many again may be in flight before their next one is sent.
     pub bytes: usize,
     /// What gives way.
     pub when_full: WhenFull,

@@ -20,6 +20,7 @@ mod queues;
 mod redirect;
 mod retained;
 mod rules;
+mod sequences;
 mod sessions;
 mod settle;
 mod shared;

@@ -51,6 +51,36 @@ fn stalled(b: &mut House) -> ConnId {
 }
 
 cases! {
+    fn what_is_unacknowledged_has_a_limit_in_bytes(b: &mut House) {
+        for qos in [Q1, Q2] {
+            b.set(|settings| settings.queue.bytes = 5000);
+            let conn = b.client(V4, "a");
+            b.subscribe(conn, "t", qos);
+            let publisher = b.client(V5, "publisher");
+            for number in 1..=7 {
+                b.send(publisher, &Packet::Publish(numbered(number, qos, "t", &"x".repeat(1000))));
+            }
+            let sent = b.read_all(conn).len() as u16;
+            assert!((3..=5).contains(&sent), "{sent}: the one that goes over it is the last");
+            // Each that is taken makes room for one, whether or not all of it is over.
+            for number in 1..=3 {
+                if qos == Q1 {
+                    b.puback(conn, number);
+                } else {
+                    b.pubrec(conn, number);
+                    assert_eq!(b.read(conn), format!("PUBREL {number}"));
+                    if number < 3 {
+                        b.pubcomp(conn, number);
+                    }
+                }
+                let more = b.read_all(conn);
+                assert_eq!(more.len(), usize::from(sent + number <= 7), "{more:?}");
+            }
+            b.disconnect(conn);
+            b.disconnect(publisher);
+        }
+    }
+
     fn drop_newest_keeps_what_waits(b: &mut House) {
         absent(b, WhenFull::DropNewest);
         assert_eq!(publish_five(b), ["PUBACK 1"; 5]);

@@ -8,8 +8,6 @@ use std::rc::Rc;
 #[path = "lives.rs"]
 mod lives;
 
-pub use lives::broker;
-
 use fieldgate::buffer::{Memory, Payload, SendQueue};
 use fieldgate::config::access::{LineError, parse_acl, parse_passwords};
 use fieldgate::credential::scram::{ClientFirst, Exchange, MESSAGE_MAX, Secret};
@@ -377,6 +375,11 @@ fn places(text: &str, messages: impl Iterator<Item = String>) {
         assert!(!message.chars().any(char::is_control));
         last = line;
     }
+}
+
+/// Whole connections; see `lives`.
+pub fn broker(bytes: &[u8]) {
+    lives::broker(bytes);
 }
 
 /// A certificate's names.
