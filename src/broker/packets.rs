@@ -56,6 +56,10 @@ impl Broker {
                     Err(error) => self.refuse_bytes(conn, frame, &error, outbox),
                 }
             }
+            // Whatever it says: [MQTT-3.1.0-2]
+            Phase::Live(_) if packet_type == Some(PacketType::Connect) => {
+                self.not_allowed(conn, "a second CONNECT", outbox);
+            }
             Phase::Live(session) => match Packet::parse(version, frame) {
                 Ok(packet) => self.on_packet(conn, session, version, &packet, outbox),
                 Err(error) => self.refuse_bytes(conn, frame, &error, outbox),
@@ -100,10 +104,9 @@ impl Broker {
             // [MQTT-3.12.4-1]
             Packet::Pingreq => self.answer(conn, Lsn(0), Kind::Other, &Packet::Pingresp, outbox),
             Packet::Disconnect(disconnect) => self.on_disconnect(conn, disconnect, outbox),
-            // [MQTT-3.1.0-2]
-            Packet::Connect(_) => self.not_allowed(conn, "a second CONNECT", outbox),
             Packet::Auth(auth) => self.on_auth(conn, session, auth, outbox),
-            Packet::Connack(_)
+            Packet::Connect(_)
+            | Packet::Connack(_)
             | Packet::Suback(_)
             | Packet::Unsuback(_)
             | Packet::Pingresp

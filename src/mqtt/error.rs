@@ -117,8 +117,7 @@ pub enum Fault {
     TopicFilter(TopicError),
     /// Topic Alias 0 [MQTT-3.3.2-8].
     TopicAliasZero,
-    /// More than [`USER_PROPERTIES_MAX`](crate::mqtt::USER_PROPERTIES_MAX): our limit, not the
-    /// standard's.
+    /// More than [`USER_PROPERTIES_MAX`]: our limit, not the standard's.
     UserPropertiesTooMany,
     /// The packet is larger than we said we take.
     PacketTooLarge {

@@ -146,6 +146,12 @@ cases! {
             b.send_bytes(twice, &connect_of(version, 2, &field(b"twice")));
             assert!(!b.is_open(twice));
         }
+        // Whatever a second CONNECT says: even a protocol that nobody speaks.
+        for second in [&b"\x00\x04MQTT\x09\x02\x00\x00\x00\x00"[..], b"\x00\x04HTTP", b""] {
+            for version in BOTH {
+                breaks(&mut b, version, &packet(0x10, second), 0x82);
+            }
+        }
         b.calm();
         b.lifted();
     }

@@ -481,7 +481,7 @@ impl Run {
     }
 
     fn compare(&mut self) {
-        for who in 0..NAMES.len() {
+        for (who, name) in NAMES.into_iter().enumerate() {
             let Some(conn) = self.conns[who] else {
                 continue;
             };
@@ -494,7 +494,7 @@ impl Run {
             // Within a topic order holds; of wills that are due in one second it is nobody's.
             got.sort_by(|a, b| a.topic.cmp(&b.topic));
             expected.sort_by(|a, b| a.topic.cmp(&b.topic));
-            assert_eq!(got, expected, "{}", NAMES[who]);
+            assert_eq!(got, expected, "{name}");
         }
         let sessions = self.model.sessions.len() as u64;
         let retained = self.model.retained.len() as u64;
@@ -541,7 +541,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
 
     #[test]
     fn clients_of_5_0_get_what_a_naive_broker_gives_them(

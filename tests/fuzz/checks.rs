@@ -355,7 +355,8 @@ pub fn passwords(bytes: &[u8]) {
             for line in text.lines() {
                 let hash = line.split_once(':').map_or("", |(_, hash)| hash.trim());
                 let is_told = |error: &LineError| error.to_string().contains(hash);
-                assert!(hash.len() < 60 || !errors.iter().any(is_told));
+                let is_one = hash.len() >= 60 && hash.starts_with('$');
+                assert!(!is_one || !errors.iter().any(is_told));
             }
         }
     }
