@@ -249,20 +249,24 @@ pub(crate) const BENCH: &str = "\
 Measures a broker: CPU time, memory, throughput and latency.
 
 Usage: fieldgate bench [OPTIONS]            the broker at --host and --port
-       fieldgate bench compare [OPTIONS]    this one and mosquitto, started for it
+       fieldgate bench compare [--repeat N] [WORKLOAD…]
+                                            this one and mosquitto, started for it
        fieldgate bench memory [OPTIONS]     what each connection, message and subscription
                                             keeps resident here: --clients 2000 (as
                                             many files must be allowed), --messages
 
-  --workload fan-in|fan-out|p2p   many to one, one to many, pairs; may be repeated
-  --qos 0|1|2              may be repeated; default 0, all with compare
+  --workload fan-in|fan-out|p2p|wildcards|queue|drain
+                           many to one, one to many, pairs, ten filters for each client,
+                           to a client that is away, to one that comes back; may be
+                           repeated
+  --qos 0|1|2              may be repeated; default 0
   --clients N              publishers, subscribers or pairs, default 10
   --topics N               default: one for each publisher
   --payload BYTES          default 64, at least 16
   --messages N             deliveries to make, default 100000
+  --batch N                messages a write, default 1
   --rate N                 published a second, all together; default: as many as go
-  --window N               without a rate: deliveries outstanding for each receiver,
-                           default 100
+  --window N               without a rate: messages outstanding, all together, default 1000
   --version 3.1.1|5        of MQTT, default 5
   --host HOST, --port PORT, --unix PATH
   --pid PID                the broker's process: its CPU time and memory are told
@@ -271,6 +275,11 @@ Usage: fieldgate bench [OPTIONS]            the broker at --host and --port
 With --rate, latency runs from the time at which a message was due, whether or not it
 could be sent then: a broker that stalls is charged for all that should have gone
 meanwhile. Without, latency says how full the window is, and no more.
+
+The workloads of a comparison have fixed parameters, which it prints: fan-in,
+fan-in-single, p2p, fan-out, fan-out-4k, fan-in-qos1, p2p-qos1, p2p-qos2, wildcards,
+properties, queue, drain, latency, latency-qos1; without a name, all. Each is run
+--repeat times for each broker, default 3, and the run in the middle counts.
 ";
 
 pub(crate) const PASSWD: &str = "\

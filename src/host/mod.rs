@@ -34,6 +34,7 @@ pub mod scan;
 pub mod secret;
 mod serial;
 mod signal;
+pub mod swarm;
 mod systemd;
 mod timer;
 mod token;

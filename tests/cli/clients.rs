@@ -335,8 +335,11 @@ fn our_format_language_is_mosquitto_subs() {
 fn bench_measures_and_says_so_as_json() {
     let gateway = Gateway::start("");
     let port = gateway.port();
-    for workload in ["fan-in", "fan-out", "p2p"] {
+    for workload in ["fan-in", "fan-out", "p2p", "queue", "drain"] {
         for qos in ["0", "1", "2"] {
+            if qos == "0" && matches!(workload, "queue" | "drain") {
+                continue;
+            }
             let ended = fieldgate(&[
                 "bench",
                 "--port",
@@ -349,6 +352,8 @@ fn bench_measures_and_says_so_as_json() {
                 "5",
                 "--messages",
                 "500",
+                "--batch",
+                "7",
                 "--json",
             ]);
             assert_eq!(ended.code, Some(0), "{}", ended.err);
@@ -362,6 +367,34 @@ fn bench_measures_and_says_so_as_json() {
             assert!(latency["p99"].as_u64() <= latency["max"].as_u64());
         }
     }
+}
+
+/// 100 clients have a tenth of the filters of 1000.
+#[test]
+fn bench_counts_what_each_filter_of_many_takes() {
+    let gateway = Gateway::start("");
+    let ended = fieldgate(&[
+        "bench",
+        "--port",
+        &gateway.port(),
+        "--workload",
+        "wildcards",
+        "--clients",
+        "100",
+        "--messages",
+        "2000",
+        "--window",
+        "100",
+        "--json",
+    ]);
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    let found: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    let delivered = found[0]["delivered"].as_u64().unwrap();
+    assert!(
+        (500..1500).contains(&delivered),
+        "0.45 a message: {delivered}"
+    );
+    assert_eq!(found[0]["lost"], 0);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! `bench compare`: this broker against mosquitto on the same machine, in the same minutes.
 //!
-//! Both are started fresh for every plan, on loopback, without persistence, pinned to the same CPU
-//! if `taskset` is there; this process moves to another one. The plans are run in turn, first one
-//! broker, then the other, so that a machine that changes its speed changes it for both.
+//! Each workload has a name and fixed parameters, so that figures can be held against one another.
+//! Both brokers are started fresh for every run, on loopback, without persistence, pinned to the
+//! same CPU if `taskset` is there; this process moves to another one. They are run in turn, first
+//! one, then the other, so that a machine that changes its speed changes it for both, and of
+//! several runs the middle one counts.
 
 use std::fs;
 use std::io;
@@ -13,12 +15,13 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use super::load::{self, Outcome, Plan};
+use super::load::{self, Outcome, Plan, Workload};
 use super::process::Process;
 use super::{Options, report};
 use crate::cli::client::random_id;
 use crate::cli::{Failure, code, output};
 use crate::host::dial::Address;
+use crate::mqtt::{ProtocolVersion, QoS};
 use crate::time::Duration;
 
 /// How long a broker may take until it accepts connections.
@@ -29,6 +32,198 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Folders of system programs, which are not in everybody's path.
 const SYSTEM_FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+/// A workload of the comparison.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scenario {
+    pub(super) name: &'static str,
+    /// Its parameters in words.
+    about: &'static str,
+    workload: Workload,
+    clients: usize,
+    topics: usize,
+    qos: QoS,
+    payload: usize,
+    batch: usize,
+    window: u64,
+    /// To publish.
+    messages: u64,
+    rate: Option<f64>,
+    has_properties: bool,
+}
+
+/// What the others differ from.
+const FAN_IN: Scenario = Scenario {
+    name: "fan-in",
+    about: "50 publishers, 1 subscriber, 20 a write, 2000 outstanding",
+    workload: Workload::FanIn,
+    clients: 50,
+    topics: 50,
+    qos: QoS::AtMostOnce,
+    payload: 64,
+    batch: 20,
+    window: 2000,
+    messages: 400_000,
+    rate: None,
+    has_properties: false,
+};
+
+/// All of them.
+pub(super) const SCENARIOS: [Scenario; 14] = [
+    FAN_IN,
+    Scenario {
+        name: "fan-in-single",
+        about: "the same, 1 a write",
+        batch: 1,
+        messages: 200_000,
+        ..FAN_IN
+    },
+    Scenario {
+        name: "p2p",
+        about: "20 pairs, 20 a write, 2000 outstanding",
+        workload: Workload::PointToPoint,
+        clients: 20,
+        ..FAN_IN
+    },
+    Scenario {
+        name: "fan-out",
+        about: "1 publisher, 200 subscribers, 8 a write, 40 outstanding",
+        workload: Workload::FanOut,
+        clients: 200,
+        topics: 1,
+        batch: 8,
+        window: 40,
+        messages: 2000,
+        ..FAN_IN
+    },
+    Scenario {
+        name: "fan-out-4k",
+        about: "the same, 4 KiB, 4 a write, 20 outstanding",
+        workload: Workload::FanOut,
+        clients: 200,
+        topics: 1,
+        payload: 4096,
+        batch: 4,
+        window: 20,
+        messages: 1000,
+        ..FAN_IN
+    },
+    Scenario {
+        name: "fan-in-qos1",
+        about: "50 publishers, 20 a write, 2000 outstanding",
+        qos: QoS::AtLeastOnce,
+        messages: 100_000,
+        ..FAN_IN
+    },
+    Scenario {
+        name: "p2p-qos1",
+        about: "20 pairs, 20 a write, 4000 outstanding",
+        workload: Workload::PointToPoint,
+        clients: 20,
+        qos: QoS::AtLeastOnce,
+        window: 4000,
+        messages: 100_000,
+        ..FAN_IN
+    },
+    Scenario {
+        name: "p2p-qos2",
+        about: "the same",
+        workload: Workload::PointToPoint,
+        clients: 20,
+        qos: QoS::ExactlyOnce,
+        window: 4000,
+        messages: 50_000,
+        ..FAN_IN
+    },
+    Scenario {
+        name: "wildcards",
+        about: "10 000 subscriptions of 1000 clients, 4.5 deliveries a message, 10 publishers, \
+                1000 topics, 20 a write, 2000 outstanding",
+        workload: Workload::Wildcards,
+        clients: 1000,
+        topics: 1000,
+        messages: 50_000,
+        ..FAN_IN
+    },
+    Scenario {
+        name: "properties",
+        about: "5 pairs, 5.0, topic alias and three properties, 20 a write, 2000 outstanding",
+        workload: Workload::PointToPoint,
+        clients: 5,
+        has_properties: true,
+        messages: 200_000,
+        ..FAN_IN
+    },
+    Scenario {
+        name: "queue",
+        about: "10 publishers, 20 a write, 2000 outstanding, subscriber away",
+        workload: Workload::Queue,
+        clients: 10,
+        topics: 10,
+        qos: QoS::AtLeastOnce,
+        messages: 50_000,
+        ..FAN_IN
+    },
+    Scenario {
+        name: "drain",
+        about: "50 000 messages of the same",
+        workload: Workload::Drain,
+        clients: 10,
+        topics: 10,
+        qos: QoS::AtLeastOnce,
+        messages: 50_000,
+        ..FAN_IN
+    },
+    Scenario {
+        name: "latency",
+        about: "10 pairs, 5000 a second",
+        workload: Workload::PointToPoint,
+        clients: 10,
+        messages: 25_000,
+        rate: Some(5000.0),
+        batch: 1,
+        ..FAN_IN
+    },
+    Scenario {
+        name: "latency-qos1",
+        about: "the same",
+        workload: Workload::PointToPoint,
+        clients: 10,
+        qos: QoS::AtLeastOnce,
+        messages: 25_000,
+        rate: Some(5000.0),
+        batch: 1,
+        ..FAN_IN
+    },
+];
+
+impl Scenario {
+    /// By name.
+    pub(super) fn find(name: &str) -> Option<Self> {
+        SCENARIOS.into_iter().find(|scenario| scenario.name == name)
+    }
+
+    fn plan(&self) -> Plan {
+        Plan {
+            workload: self.workload,
+            clients: self.clients,
+            topics: self.topics,
+            qos: self.qos,
+            payload: self.payload,
+            messages: self.messages,
+            batch: self.batch,
+            rate: self.rate,
+            window: self.window,
+            has_properties: self.has_properties,
+            version: if self.has_properties {
+                ProtocolVersion::V5
+            } else {
+                ProtocolVersion::V4
+            },
+            broker: None,
+        }
+    }
+}
 
 pub(super) fn run(options: &Options) -> Result<u8, Failure> {
     let mosquitto = find("mosquitto").ok_or_else(|| {
@@ -42,43 +237,102 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
         output::complain("taskset is missing, or there is one CPU: nothing is pinned");
     }
     let folder = Folder::new()?;
+    let brokers = [Kind::Fieldgate(&own), Kind::Mosquitto(&mosquitto)];
+    let mut table = vec![
+        [
+            "workload",
+            "QoS",
+            "parameters",
+            "fieldgate",
+            "mosquitto",
+            "ratio",
+        ]
+        .map(str::to_owned),
+        ["---", "---", "---", "---", "---", "---"].map(str::to_owned),
+    ];
     let mut results = Vec::new();
-    for plan in options.plans() {
-        let ours = measure(&plan, &folder, Kind::Fieldgate(&own), pinning.as_ref())?;
-        let theirs = measure(
-            &plan,
-            &folder,
-            Kind::Mosquitto(&mosquitto),
-            pinning.as_ref(),
-        )?;
-        if !options.json {
-            output::print(&text(&plan, &ours, &theirs))?;
+    for scenario in &options.scenarios {
+        let plan = scenario.plan();
+        let mut runs = [Vec::new(), Vec::new()];
+        for _ in 0..options.repeat {
+            for (broker, runs) in brokers.into_iter().zip(&mut runs) {
+                runs.push(measure(&plan, &folder, broker, pinning.as_ref())?);
+            }
         }
-        results.push(as_json(&plan, &ours, &theirs));
+        let [ours, theirs] = runs.map(middle);
+        if !options.json {
+            let name = scenario.name;
+            output::print(&text(name, &plan, &ours, &theirs))?;
+        }
+        table.extend(rows(scenario, &ours, &theirs));
+        results.push(as_json(scenario, &plan, &ours, &theirs));
     }
     if options.json {
         output::print_json(&Value::Array(results))?;
+    } else {
+        let lines = table.iter().map(|row| format!("| {} |\n", row.join(" | ")));
+        output::print(&lines.collect::<String>())?;
     }
     Ok(code::DONE)
 }
 
-fn text(plan: &Plan, ours: &Outcome, theirs: &Outcome) -> String {
+/// The run that cost neither most nor least.
+fn middle(mut runs: Vec<Outcome>) -> Outcome {
+    let cost = |outcome: &Outcome| outcome.cpu_per_million().unwrap_or(f64::INFINITY);
+    runs.sort_by(|one, other| cost(one).total_cmp(&cost(other)));
+    runs.swap_remove(runs.len() / 2)
+}
+
+/// A workload's row of the table, and of a workload with a rate a row for each latency.
+fn rows(scenario: &Scenario, ours: &Outcome, theirs: &Outcome) -> Vec<[String; 6]> {
+    let row = |name: String, ours: Option<f64>, theirs: Option<f64>| {
+        let cell = |value: Option<f64>| value.map_or("?".to_owned(), |value| format!("{value:.3}"));
+        [
+            name,
+            scenario.qos.to_string(),
+            scenario.about.to_owned(),
+            cell(ours),
+            cell(theirs),
+            ratio(ours, theirs).map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+        ]
+    };
+    let mut rows = Vec::new();
+    let cpu = [ours.cpu_per_million(), theirs.cpu_per_million()];
+    rows.push(row(scenario.name.to_owned(), cpu[0], cpu[1]));
+    if scenario.rate.is_some() {
+        for (word, per_mille) in [("p50", 500), ("p99", 990), ("p99.9", 999)] {
+            let name = format!("{} {word} ms", scenario.name);
+            let [ours, theirs] = [ours, theirs].map(|outcome| millis(outcome, per_mille));
+            rows.push(row(name, Some(ours), Some(theirs)));
+        }
+    }
+    rows
+}
+
+fn ratio(ours: Option<f64>, theirs: Option<f64>) -> Option<f64> {
+    let ratio = ours.zip(theirs).map(|(ours, theirs)| ours / theirs);
+    ratio.filter(|ratio| ratio.is_finite())
+}
+
+fn millis(outcome: &Outcome, per_mille: u64) -> f64 {
+    outcome.latency.percentile(per_mille) as f64 / 1e6
+}
+
+fn text(name: &str, plan: &Plan, ours: &Outcome, theirs: &Outcome) -> String {
     let cell = |value: Option<f64>, digits: usize| {
         value.map_or_else(|| "?".to_owned(), |value| format!("{value:.digits$}"))
     };
     let row = |name: &str, ours: Option<f64>, theirs: Option<f64>, digits| {
-        let ratio = ours.zip(theirs).map(|(ours, theirs)| ours / theirs);
-        let ratio = ratio.filter(|ratio| ratio.is_finite());
         vec![
             name.to_owned(),
             cell(ours, digits),
             cell(theirs, digits),
-            ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+            ratio(ours, theirs).map_or_else(String::new, |ratio| format!("{ratio:.2}")),
         ]
     };
-    let millis =
-        |outcome: &Outcome, per_mille| Some(outcome.latency.percentile(per_mille) as f64 / 1e6);
+    let millis = |outcome: &Outcome, per_mille| Some(millis(outcome, per_mille));
     let rss = |outcome: &Outcome| outcome.broker_memory.map(|(_, peak)| report::mib(peak));
+    let busy = |outcome: &Outcome| Some(100.0 * report::busy(outcome));
     let head = ["", "fieldgate", "mosquitto", "ratio"];
     // Without a rate, latency says how full the window is; throughput and CPU time are what counts.
     let [p50, p99, p99_9] = if plan.rate.is_some() {
@@ -105,23 +359,21 @@ fn text(plan: &Plan, ours: &Outcome, theirs: &Outcome) -> String {
         row(p99_9, millis(ours, 999), millis(theirs, 999), 3),
         row("peak RSS MiB", rss(ours), rss(theirs), 1),
         row("lost", Some(ours.lost as f64), Some(theirs.lost as f64), 0),
+        row("this process, % of a CPU", busy(ours), busy(theirs), 0),
     ];
     format!(
-        "{}\n{}\n",
+        "{name}: {}\n{}\n",
         report::title(plan),
         output::columns(&rows, "  ")
     )
 }
 
-fn as_json(plan: &Plan, ours: &Outcome, theirs: &Outcome) -> Value {
-    let ratio = ours
-        .cpu_per_million()
-        .zip(theirs.cpu_per_million())
-        .map(|(ours, theirs)| ours / theirs);
+fn as_json(scenario: &Scenario, plan: &Plan, ours: &Outcome, theirs: &Outcome) -> Value {
     json!({
+        "name": scenario.name,
         "fieldgate": report::json(plan, ours),
         "mosquitto": report::json(plan, theirs),
-        "cpu_ratio": ratio,
+        "cpu_ratio": ratio(ours.cpu_per_million(), theirs.cpu_per_million()),
     })
 }
 
@@ -147,7 +399,7 @@ fn measure(
     kind: Kind<'_>,
     pinning: Option<&Pinning>,
 ) -> Result<Outcome, Failure> {
-    let broker = Broker::start(kind, folder, pinning)?;
+    let broker = Broker::start(kind, plan, folder, pinning)?;
     let plan = Plan {
         broker: Process::new(broker.child.id()),
         ..plan.clone()
@@ -162,13 +414,18 @@ struct Broker {
 }
 
 impl Broker {
-    fn start(kind: Kind<'_>, folder: &Folder, pinning: Option<&Pinning>) -> Result<Self, Failure> {
+    fn start(
+        kind: Kind<'_>,
+        plan: &Plan,
+        folder: &Folder,
+        pinning: Option<&Pinning>,
+    ) -> Result<Self, Failure> {
         let name = kind.name();
         let failed =
             |error: io::Error| Failure::failed(format!("cannot start {name}")).because(error);
         let address = free_port().map_err(failed)?;
         let file = folder.0.join(name);
-        fs::write(&file, configuration(kind, address, &folder.0)).map_err(failed)?;
+        fs::write(&file, configuration(kind, plan, address, &folder.0)).map_err(failed)?;
         let (program, arguments): (&Path, Vec<&std::ffi::OsStr>) = match kind {
             Kind::Fieldgate(program) => (
                 program,
@@ -226,19 +483,29 @@ impl Drop for Broker {
     }
 }
 
-/// The same for both, in each one's own words: loopback, everybody may come, nothing is kept.
-fn configuration(kind: Kind<'_>, address: SocketAddr, folder: &Path) -> String {
+/// The same for both, in each one's own words: loopback, everybody may come, nothing is kept on a
+/// disk, and no queue is so short that it decides.
+fn configuration(kind: Kind<'_>, plan: &Plan, address: SocketAddr, folder: &Path) -> String {
     match kind {
         Kind::Fieldgate(_) => format!(
             "[gateway]\nname = \"bench\"\n[listener.bench]\nbind = \"{address}\"\n\
-             [control]\nsocket = \"{}\"\n",
+             [control]\nsocket = \"{}\"\n\
+             [broker]\nmax_connections = 21000\nmax_sessions = 21000\n\
+             inflight_maximum = 65535\nmemory = \"1GiB\"\nqueues = \"1GiB\"\n\
+             queue = {{ messages = 1000000, bytes = \"1GiB\" }}\n",
             folder.join("control.sock").display()
         ),
         Kind::Mosquitto(_) => format!(
             "listener {} {}\nallow_anonymous true\npersistence false\nlog_dest none\n\
-             set_tcp_nodelay true\nmax_queued_messages 10000\n",
+             max_inflight_messages 0\nmax_queued_messages 0\n{}",
             address.port(),
-            address.ip()
+            address.ip(),
+            // With Nagle's delay its latencies are those of acknowledgements that are put off.
+            if plan.rate.is_some() {
+                "set_tcp_nodelay true\n"
+            } else {
+                ""
+            }
         ),
     }
 }

@@ -17,6 +17,7 @@ use lexopt::Parser;
 use crate::host::dial::Address;
 use crate::mqtt::{ProtocolVersion, QoS};
 
+use self::compare::{SCENARIOS, Scenario};
 use self::load::{CLIENTS_MAX, PAYLOAD_MIN, Plan, Workload};
 use self::process::Process;
 use super::client::{port, qos, resolve, text, version};
@@ -57,9 +58,13 @@ struct Options {
     host: String,
     port: u16,
     unix: Option<std::path::PathBuf>,
-    /// Empty: all, or fan-in if only one broker is measured.
+    /// Empty: fan-in.
     workloads: Vec<Workload>,
+    /// Of a comparison, how often each is run, and which.
+    repeat: usize,
+    scenarios: Vec<Scenario>,
     qos: Vec<QoS>,
+    batch: usize,
     clients: Option<usize>,
     topics: Option<usize>,
     payload: usize,
@@ -81,13 +86,16 @@ impl Options {
             port: 1883,
             unix: None,
             workloads: Vec::new(),
+            repeat: 3,
+            scenarios: Vec::new(),
             qos: Vec::new(),
+            batch: 1,
             clients: None,
             topics: None,
             payload: 64,
             messages: 100_000,
             rate: None,
-            window: 100,
+            window: 1000,
             version: ProtocolVersion::V5,
             broker: None,
         };
@@ -113,8 +121,18 @@ impl Options {
                     let text = "`bench field` is not available in this version";
                     return Err(Failure::usage(text));
                 }
+                Argument::Value(word) if options.compare => {
+                    options.scenarios.push(scenario(&word.to_string_lossy())?);
+                    continue;
+                }
                 Argument::Value(_) => "",
             };
+            let is_for_compare = matches!(name, "repeat" | "json" | "help" | "");
+            if options.compare && !is_for_compare {
+                return Err(Failure::usage(format!(
+                    "the workloads of `bench compare` are what they are: there is no --{name}"
+                )));
+            }
             match name {
                 "host" => options.host = text(&mut parser)?,
                 "port" => options.port = port(&text(&mut parser)?)?,
@@ -133,6 +151,10 @@ impl Options {
                     let (min, max) = (PAYLOAD_MIN as u64, 1024 * 1024 - 1024);
                     options.payload = count(&mut parser, "--payload", min, max)? as usize;
                 }
+                "repeat" if options.compare => {
+                    options.repeat = count(&mut parser, "--repeat", 1, 99)? as usize;
+                }
+                "batch" => options.batch = count(&mut parser, "--batch", 1, 1000)? as usize,
                 "messages" => options.messages = count(&mut parser, "--messages", 1, 1 << 40)?,
                 "rate" => options.rate = Some(rate(&text(&mut parser)?)?),
                 "window" => options.window = count(&mut parser, "--window", 1, 1 << 20)?,
@@ -153,23 +175,27 @@ impl Options {
         if options.memory && (options.broker.is_some() || options.unix.is_some()) {
             return Err(Failure::usage("`bench memory` starts its broker itself"));
         }
-        if options.compare && (options.broker.is_some() || options.unix.is_some()) {
-            return Err(Failure::usage("`bench compare` starts its brokers itself"));
+        let is_kept = |workload: &Workload| matches!(workload, Workload::Queue | Workload::Drain);
+        let is_qos_0 = options.qos.is_empty() || options.qos.contains(&QoS::AtMostOnce);
+        if is_qos_0 && options.workloads.iter().any(is_kept) {
+            let text = "nothing is queued at QoS 0: --qos 1 or --qos 2";
+            return Err(Failure::usage(text));
+        }
+        if options.scenarios.is_empty() {
+            options.scenarios = SCENARIOS.to_vec();
         }
         Ok(Some(options))
     }
 
     /// Every combination that is to be measured.
     fn plans(&self) -> Vec<Plan> {
-        let workloads = match (&self.workloads[..], self.compare) {
-            ([], true) => &Workload::ALL,
-            ([], false) => &Workload::ALL[..1],
-            (some, _) => some,
+        let workloads = match &self.workloads[..] {
+            [] => &Workload::ALL[..1],
+            some => some,
         };
-        let qos = match (&self.qos[..], self.compare) {
-            ([], true) => &[QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][..],
-            ([], false) => &[QoS::AtMostOnce],
-            (some, _) => some,
+        let qos = match &self.qos[..] {
+            [] => &[QoS::AtMostOnce],
+            some => some,
         };
         let clients = self.clients.unwrap_or(10);
         let plan = |workload, qos| Plan {
@@ -178,17 +204,20 @@ impl Options {
             clients,
             topics: self.topics.unwrap_or(match workload {
                 Workload::FanOut => 1,
-                Workload::FanIn | Workload::PointToPoint => clients,
+                Workload::Wildcards => 1000,
+                _ => clients,
             }),
             payload: self.payload,
             // A fan-out delivers each message many times: the same number of deliveries takes as
             // long.
             messages: match workload {
                 Workload::FanOut => (self.messages / clients as u64).max(1),
-                Workload::FanIn | Workload::PointToPoint => self.messages,
+                _ => self.messages,
             },
+            batch: self.batch,
             rate: self.rate,
             window: self.window,
+            has_properties: false,
             version: self.version,
             broker: self.broker,
         };
@@ -231,7 +260,16 @@ fn workload(text: &str) -> Result<Workload, Failure> {
     let found = Workload::ALL.into_iter().find(|it| it.name() == text);
     found.ok_or_else(|| {
         Failure::usage(format!(
-            "a workload is fan-in, fan-out or p2p, not `{text}`"
+            "a workload is fan-in, fan-out, p2p, wildcards, queue or drain, not `{text}`"
+        ))
+    })
+}
+
+fn scenario(text: &str) -> Result<Scenario, Failure> {
+    Scenario::find(text).ok_or_else(|| {
+        let names = SCENARIOS.map(|scenario| scenario.name).join(", ");
+        Failure::usage(format!(
+            "a workload of the comparison is one of {names}, not `{text}`"
         ))
     })
 }
@@ -284,7 +322,20 @@ mod tests {
             "1",
         ];
         assert_eq!(parse(&arguments).unwrap().plans().len(), 4);
-        assert_eq!(parse(&["compare"]).unwrap().plans().len(), 9);
+    }
+
+    #[test]
+    fn a_comparison_has_its_workloads_by_name() {
+        assert_eq!(
+            parse(&["compare"]).unwrap().scenarios.len(),
+            SCENARIOS.len()
+        );
+        let options = parse(&["compare", "p2p-qos1", "fan-out", "--repeat", "1"]).unwrap();
+        let names: Vec<_> = options.scenarios.iter().map(|found| found.name).collect();
+        assert_eq!(
+            (&names[..], options.repeat),
+            (&["p2p-qos1", "fan-out"][..], 1)
+        );
     }
 
     #[test]
@@ -313,6 +364,11 @@ mod tests {
             &["compare", "--unix", "/x"],
             &["memory", "--unix", "/x"],
             &["memory", "compare"],
+            &["compare", "mesh"],
+            &["compare", "--clients", "3"],
+            &["--repeat", "3"],
+            &["--batch", "0"],
+            &["--workload", "queue"],
             &["field"],
             &["--version", "6"],
         ] {

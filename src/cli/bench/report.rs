@@ -11,16 +11,20 @@ pub(super) fn title(plan: &Plan) -> String {
         Workload::FanIn => format!("{} publishers to 1 subscriber", plan.clients),
         Workload::FanOut => format!("1 publisher to {} subscribers", plan.clients),
         Workload::PointToPoint => format!("{} pairs", plan.clients),
+        Workload::Wildcards => format!("10 filters of {} subscribers", plan.clients),
+        Workload::Queue => format!("{} publishers to 1 who is away", plan.clients),
+        Workload::Drain => format!("{} publishers to 1 who comes back", plan.clients),
     };
     let rate = plan
         .rate
         .map_or_else(|| "unlimited".to_owned(), |rate| format!("{rate}/s"));
     format!(
-        "{} QoS {}: {who}, {} messages of {} bytes, {rate}, MQTT {}",
+        "{} QoS {}: {who}, {} messages of {} bytes, {} a write, {rate}, MQTT {}",
         plan.workload.name(),
         plan.qos,
         plan.messages,
         plan.payload,
+        plan.batch,
         plan.version,
     )
 }
@@ -51,7 +55,7 @@ pub(super) fn text(plan: &Plan, outcome: &Outcome) -> String {
             format!("{:.1} MiB, peak {:.1}", mib(now), mib(peak)),
         ));
     }
-    let busy = outcome.own_cpu.as_secs_f64() / outcome.elapsed.as_secs_f64().max(1e-9);
+    let busy = busy(outcome);
     rows.push(row(
         "this process",
         format!(
@@ -71,6 +75,11 @@ pub(super) fn text(plan: &Plan, outcome: &Outcome) -> String {
         ));
     }
     format!("{}\n{}", title(plan), output::columns(&rows, "  "))
+}
+
+/// Which part of a CPU the load itself took.
+pub(super) fn busy(outcome: &Outcome) -> f64 {
+    outcome.own_cpu.as_secs_f64() / outcome.elapsed.as_secs_f64().max(1e-9)
 }
 
 fn latency(plan: &Plan, outcome: &Outcome) -> String {
@@ -97,6 +106,8 @@ pub(super) fn json(plan: &Plan, outcome: &Outcome) -> Value {
         "clients": plan.clients,
         "topics": plan.topics,
         "payload": plan.payload,
+        "batch": plan.batch,
+        "window": plan.window,
         "rate": plan.rate,
         "version": plan.version.to_string(),
         "published": outcome.published,
