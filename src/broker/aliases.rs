@@ -9,7 +9,7 @@
 //! for longest gives way, if that is long ago: topics that come in turns must not drive one another
 //! out. All is looked for by going through the table, which is short.
 
-use crate::buffer::{Charge, Memory, SendQueue};
+use crate::buffer::{COPY_MAX, Charge, Memory, SendQueue};
 use crate::mqtt::{ProtocolVersion, Publish, PublishProperties, TopicAlias};
 
 /// Aliases towards one client at most, whatever it takes and the settings say.
@@ -183,7 +183,12 @@ pub(super) fn write_head(
     let Some((packet, head, choice)) = found else {
         return false;
     };
-    packet.encode_head(version, payload_len, queue.reserve(head));
+    let bytes = if payload_len > COPY_MAX {
+        queue.reserve_head(head)
+    } else {
+        queue.reserve(head)
+    };
+    packet.encode_head(version, payload_len, bytes);
     if let Some(aliases) = aliases {
         aliases.sent(choice, publish.topic);
     }

@@ -898,10 +898,13 @@ impl Layouts {
             if head + payload.len() > limit {
                 return false;
             }
-            packet.encode_head(version, payload.len(), queue.reserve(head));
             if is_large {
+                packet.encode_head(version, payload.len(), queue.reserve_head(head));
                 queue.push_payload(&fanout.share(memory));
-            } else if !payload.is_empty() {
+                return true;
+            }
+            packet.encode_head(version, payload.len(), queue.reserve(head));
+            if !payload.is_empty() {
                 queue.reserve(payload.len()).copy_from_slice(payload);
             }
             return true;
@@ -921,9 +924,11 @@ impl Layouts {
         if bytes.len() + behind > limit {
             return false;
         }
-        queue.reserve(bytes.len()).copy_from_slice(bytes);
         if is_large {
+            queue.reserve_head(bytes.len()).copy_from_slice(bytes);
             queue.push_payload(&fanout.share(memory));
+        } else {
+            queue.reserve(bytes.len()).copy_from_slice(bytes);
         }
         true
     }

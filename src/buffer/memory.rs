@@ -12,8 +12,15 @@ use std::rc::Rc;
 /// Bytes in a chunk: one read from a socket, one TLS record, one WebSocket frame.
 pub const CHUNK_SIZE: usize = 16 * 1024;
 
+/// Bytes in a small chunk: what most connections are sent in one turn. A thousand subscribers that
+/// get a message each then touch a few pages each, and not a chunk each.
+pub const SMALL_CHUNK_SIZE: usize = 2048;
+
 /// Free chunks kept for the next taker; beyond this they go back to the allocator.
 pub const FREE_CHUNKS_MAX: usize = 32;
+
+/// The same of small ones: as many bytes again.
+pub const FREE_SMALL_CHUNKS_MAX: usize = FREE_CHUNKS_MAX * CHUNK_SIZE / SMALL_CHUNK_SIZE;
 
 /// A handle to the account and the pool.
 #[derive(Debug, Clone)]
@@ -27,6 +34,8 @@ struct Account {
     /// Invariant: at most [`FREE_CHUNKS_MAX`], each [`CHUNK_SIZE`] long. `Cell` by taking and
     /// putting back.
     free: Cell<Vec<Box<[u8]>>>,
+    /// The same of small ones, at most [`FREE_SMALL_CHUNKS_MAX`].
+    free_small: Cell<Vec<Box<[u8]>>>,
 }
 
 impl Memory {
@@ -38,6 +47,7 @@ impl Memory {
             peak: Cell::new(0),
             refused: Cell::new(0),
             free: Cell::new(Vec::new()),
+            free_small: Cell::new(Vec::new()),
         }))
     }
 
@@ -68,12 +78,22 @@ impl Memory {
     /// A chunk, from the pool if it has one. Never refused: chunks are bounded by connections, and
     /// an acknowledgement must get out even when the budget is spent.
     pub fn chunk(&self) -> Chunk {
-        let mut free = self.0.free.take();
+        self.chunk_of(CHUNK_SIZE)
+    }
+
+    /// A small chunk, on the same terms.
+    pub fn small_chunk(&self) -> Chunk {
+        self.chunk_of(SMALL_CHUNK_SIZE)
+    }
+
+    fn chunk_of(&self, size: usize) -> Chunk {
+        let (pool, _) = self.0.pool(size);
+        let mut free = pool.take();
         let bytes = free
             .pop()
-            .unwrap_or_else(|| vec![0; CHUNK_SIZE].into_boxed_slice());
-        self.0.free.set(free);
-        self.0.add(CHUNK_SIZE);
+            .unwrap_or_else(|| vec![0; size].into_boxed_slice());
+        pool.set(free);
+        self.0.add(size);
         Chunk {
             bytes,
             account: self.0.clone(),
@@ -107,6 +127,15 @@ impl Memory {
 }
 
 impl Account {
+    /// Free chunks of this size, and how many there may be.
+    fn pool(&self, size: usize) -> (&Cell<Vec<Box<[u8]>>>, usize) {
+        if size == SMALL_CHUNK_SIZE {
+            (&self.free_small, FREE_SMALL_CHUNKS_MAX)
+        } else {
+            (&self.free, FREE_CHUNKS_MAX)
+        }
+    }
+
     fn add(&self, bytes: usize) {
         let used = self.used.get() + bytes;
         self.used.set(used);
@@ -161,8 +190,8 @@ impl Drop for Charge {
     }
 }
 
-/// [`CHUNK_SIZE`] bytes that return to the pool when dropped. What they held before is still in
-/// them.
+/// [`CHUNK_SIZE`] bytes, or [`SMALL_CHUNK_SIZE`], that return to the pool when dropped. What they
+/// held before is still in them.
 #[derive(Debug)]
 pub struct Chunk {
     bytes: Box<[u8]>,
@@ -185,12 +214,14 @@ impl DerefMut for Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        self.account.subtract(CHUNK_SIZE);
-        let mut free = self.account.free.take();
-        if free.len() < FREE_CHUNKS_MAX {
+        let size = self.bytes.len();
+        self.account.subtract(size);
+        let (pool, most) = self.account.pool(size);
+        let mut free = pool.take();
+        if free.len() < most {
             free.push(core::mem::take(&mut self.bytes));
         }
-        self.account.free.set(free);
+        pool.set(free);
     }
 }
 
@@ -239,5 +270,12 @@ mod tests {
         let many: Vec<_> = (0..FREE_CHUNKS_MAX + 5).map(|_| memory.chunk()).collect();
         drop(many);
         assert_eq!(memory.0.free.take().len(), FREE_CHUNKS_MAX);
+        let small = memory.small_chunk();
+        assert_eq!(
+            (small.len(), memory.used()),
+            (SMALL_CHUNK_SIZE, SMALL_CHUNK_SIZE)
+        );
+        drop(small);
+        assert_eq!(memory.0.free_small.take().len(), 1);
     }
 }

@@ -18,7 +18,9 @@ mod payload;
 mod recv;
 mod send;
 
-pub use memory::{CHUNK_SIZE, Charge, Chunk, FREE_CHUNKS_MAX, Memory};
+pub use memory::{
+    CHUNK_SIZE, Charge, Chunk, FREE_CHUNKS_MAX, FREE_SMALL_CHUNKS_MAX, Memory, SMALL_CHUNK_SIZE,
+};
 pub use outbox::Outbox;
 pub use payload::Payload;
 pub use recv::{FIRST_STEP, GROW_STEP, OverBudget, RecvBuffer};

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use super::{CHUNK_SIZE, Charge, Chunk, Memory, Payload};
+use super::{CHUNK_SIZE, Charge, Chunk, Memory, Payload, SMALL_CHUNK_SIZE};
 
 /// A packet of at most this many bytes is copied whole; of a longer one the payload is shared.
 pub const COPY_MAX: usize = 2048;
@@ -32,13 +32,14 @@ pub struct SendQueue {
 
 #[derive(Debug)]
 enum Segment {
-    /// Invariant: `start < end <= CHUNK_SIZE`, except while it is being written.
+    /// Invariant: `start < end <= chunk.len()`, except while it is being written.
     Chunk {
         chunk: Chunk,
         start: u32,
         end: u32,
     },
-    /// A head too long for a chunk (a topic may have 65 535 bytes, properties more).
+    /// A head too long for a chunk (a topic may have 65 535 bytes, properties more), or one behind
+    /// which a shared payload follows.
     Owned(Box<Owned>),
     Shared {
         payload: Payload,
@@ -74,21 +75,15 @@ impl SendQueue {
     pub fn reserve(&mut self, len: usize) -> &mut [u8] {
         self.len += len;
         if len > CHUNK_SIZE {
-            let owned = Owned {
-                bytes: vec![0; len].into_boxed_slice(),
-                start: 0,
-                _charge: self.memory.charge(len),
-            };
-            self.push(Segment::Owned(Box::new(owned)));
-            let Some(Segment::Owned(owned)) = self.last_mut() else {
-                unreachable!("it was pushed just now")
-            };
-            return &mut owned.bytes;
+            return self.reserve_owned(len);
         }
-        let fits = matches!(self.last_mut(),
-            Some(Segment::Chunk { end, .. }) if CHUNK_SIZE - *end as usize >= len);
-        if !fits {
-            let chunk = self.memory.chunk();
+        if !self.has_room_behind(len) {
+            // Most queues are empty again before they hold more.
+            let chunk = if self.first.is_none() && len <= SMALL_CHUNK_SIZE {
+                self.memory.small_chunk()
+            } else {
+                self.memory.chunk()
+            };
             self.push(Segment::Chunk {
                 chunk,
                 start: 0,
@@ -101,6 +96,34 @@ impl SendQueue {
         let start = *end as usize;
         *end += len as u32;
         &mut chunk[start..start + len]
+    }
+
+    /// As [`SendQueue::reserve`], for a head behind which a payload is to be shared: nothing could
+    /// be appended to a chunk that was begun for it, so it is begun for none.
+    pub fn reserve_head(&mut self, len: usize) -> &mut [u8] {
+        if self.has_room_behind(len) {
+            return self.reserve(len);
+        }
+        self.len += len;
+        self.reserve_owned(len)
+    }
+
+    fn has_room_behind(&mut self, len: usize) -> bool {
+        matches!(self.last_mut(),
+            Some(Segment::Chunk { chunk, end, .. }) if chunk.len() - *end as usize >= len)
+    }
+
+    fn reserve_owned(&mut self, len: usize) -> &mut [u8] {
+        let owned = Owned {
+            bytes: vec![0; len].into_boxed_slice(),
+            start: 0,
+            _charge: self.memory.charge(len),
+        };
+        self.push(Segment::Owned(Box::new(owned)));
+        let Some(Segment::Owned(owned)) = self.last_mut() else {
+            unreachable!("it was pushed just now")
+        };
+        &mut owned.bytes
     }
 
     /// Appends a payload by reference, or by copy if it is small.
@@ -262,8 +285,10 @@ mod tests {
         let memory = Memory::new(usize::MAX);
         let mut queue = SendQueue::new(&memory);
         queue.reserve(10).fill(1);
-        assert_eq!(memory.used(), CHUNK_SIZE);
-        queue.consume(10);
+        assert_eq!(memory.used(), SMALL_CHUNK_SIZE);
+        queue.reserve(SMALL_CHUNK_SIZE - 9).fill(1);
+        assert_eq!(memory.used(), SMALL_CHUNK_SIZE + CHUNK_SIZE);
+        queue.consume(SMALL_CHUNK_SIZE + 1);
         assert_eq!(memory.used(), 0);
         let large = Payload::from(vec![2; COPY_MAX + 1]);
         queue.reserve(CHUNK_SIZE + 1).fill(1);
@@ -278,6 +303,27 @@ mod tests {
         queue.consume(queue.len());
         assert_eq!((memory.used(), queue.rest.capacity()), (0, 0));
         assert!(queue.front().is_empty());
+    }
+
+    #[test]
+    fn heads_of_shared_payloads_hold_no_chunks() {
+        let memory = Memory::new(usize::MAX);
+        let mut queue = SendQueue::new(&memory);
+        let payload = Payload::from(vec![2; COPY_MAX + 1]);
+        for _ in 0..10 {
+            queue.reserve_head(7).fill(1);
+            queue.push_payload(&payload);
+        }
+        assert_eq!(memory.used(), 10 * 7);
+        assert_eq!(queue.len(), 10 * (7 + payload.len()));
+        queue.clear();
+        queue.reserve(1).fill(3);
+        queue.reserve_head(7).fill(1);
+        assert_eq!(
+            memory.used(),
+            SMALL_CHUNK_SIZE,
+            "where there is room a head is copied"
+        );
     }
 
     proptest! {
