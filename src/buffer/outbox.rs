@@ -13,13 +13,22 @@ pub struct Outbox {
     queues: IdTable<ConnId, Entry>,
     /// Connections to be offered to the host, each at most once; stale ones are passed over.
     ready: VecDeque<ConnId>,
+    /// Connections whose queue has passed [`PRESSED`], each at most once.
+    pressed: Vec<ConnId>,
     /// Bytes sent on connections that have closed.
     sent_before: u64,
 }
 
+/// Unsent bytes from which a host does well to send before the turn ends: a turn in which many
+/// speak to one would bring that one to [`HIGH_WATER`](super::HIGH_WATER) otherwise, though its
+/// socket has room.
+const PRESSED: usize = super::HIGH_WATER / 2;
+
 #[derive(Debug)]
 struct Entry {
     queue: SendQueue,
+    /// Invariant: true exactly while the connection is in `pressed`.
+    is_pressed: bool,
     /// Invariant: true exactly while the connection is in `ready`.
     is_ready: bool,
 }
@@ -31,6 +40,7 @@ impl Outbox {
             memory: memory.clone(),
             queues: IdTable::new(),
             ready: VecDeque::new(),
+            pressed: Vec::new(),
             sent_before: 0,
         }
     }
@@ -39,6 +49,7 @@ impl Outbox {
     pub fn open(&mut self, conn: ConnId) {
         let entry = Entry {
             queue: SendQueue::new(&self.memory),
+            is_pressed: false,
             is_ready: false,
         };
         let before = self.queues.insert(conn, entry);
@@ -58,8 +69,16 @@ impl Outbox {
     /// The queue, to append to; the connection is offered to the host this turn. `None`: it is
     /// gone.
     pub fn write(&mut self, conn: ConnId) -> Option<&mut SendQueue> {
-        self.wake(conn);
-        self.queue_mut(conn)
+        let entry = self.queues.get_mut(conn)?;
+        if !entry.is_ready {
+            entry.is_ready = true;
+            self.ready.push_back(conn);
+        }
+        if entry.queue.len() >= PRESSED && !entry.is_pressed {
+            entry.is_pressed = true;
+            self.pressed.push(conn);
+        }
+        Some(&mut entry.queue)
     }
 
     /// Offers the connection to the host this turn: whoever fills its queue has something new.
@@ -77,6 +96,17 @@ impl Outbox {
         while let Some(conn) = self.ready.pop_front() {
             if let Some(entry) = self.queues.get_mut(conn) {
                 entry.is_ready = false;
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    /// A connection with so much to send that it should be sent now, if its socket takes it.
+    pub fn poll_pressed(&mut self) -> Option<ConnId> {
+        while let Some(conn) = self.pressed.pop() {
+            if let Some(entry) = self.queues.get_mut(conn) {
+                entry.is_pressed = false;
                 return Some(conn);
             }
         }
@@ -133,9 +163,18 @@ mod tests {
         outbox.wake(a);
         assert_eq!(outbox.poll_ready(), Some(a));
         assert_eq!(outbox.bytes(), 3);
-        outbox.queue_mut(a).expect("open").consume(1);
+        assert_eq!(outbox.poll_pressed(), None, "so little presses nobody");
+        outbox.write(a).expect("open").reserve(PRESSED).fill(0);
+        for _ in 0..3 {
+            outbox.write(a).expect("open");
+        }
+        assert_eq!(
+            [outbox.poll_pressed(), outbox.poll_pressed()],
+            [Some(a), None]
+        );
+        outbox.queue_mut(a).expect("open").consume(1 + PRESSED);
         outbox.queue_mut(b).expect("open").consume(1);
         outbox.close(b);
-        assert_eq!((outbox.bytes(), outbox.sent()), (0, 2));
+        assert_eq!((outbox.bytes(), outbox.sent()), (0, 2 + PRESSED as u64));
     }
 }

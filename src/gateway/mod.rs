@@ -295,6 +295,13 @@ impl Gateway {
         self.outbox.poll_ready()
     }
 
+    /// A connection with so much to send that it should be sent before the turn ends, and what it
+    /// is. All of it may be sent at any time: what is to wait does not become bytes.
+    pub fn poll_pressed(&mut self) -> Option<(ConnId, &mut SendQueue)> {
+        let conn = self.outbox.poll_pressed()?;
+        self.outbox.queue_mut(conn).map(|queue| (conn, queue))
+    }
+
     /// Draws and encodes until about `budget` bytes wait, and gives the queue to send from. If it
     /// says [`SendQueue::has_more`] or is not empty afterwards, the host asks again when the socket
     /// has room.

@@ -143,6 +143,7 @@ impl EventLoop {
                 // The gateway commits what is new.
                 self.gateway
                     .handle_input(now, Input::Received { conn, count });
+                self.relieve();
             } else {
                 // Room that stayed empty goes back to the pool.
                 buffer.commit(0);
@@ -162,6 +163,22 @@ impl EventLoop {
                 ReadOutcome::Failed(errno) => {
                     self.close(now, conn, CloseCause::Failed(errno));
                     return;
+                }
+            }
+        }
+    }
+
+    /// Sends early what would otherwise pile up until the turn's end. Nothing is drawn for it.
+    fn relieve(&mut self) {
+        while let Some((conn, queue)) = self.gateway.poll_pressed() {
+            if let Some(connection) = self.connections.get_mut(conn)
+                && connection.closing == Closing::No
+                && connection.is_writable()
+                && let WriteOutcome::Failed(errno) = connection.write(queue, WRITE_PER_TURN)
+            {
+                connection.fail(errno);
+                if !std::mem::replace(&mut connection.is_ready_to_read, true) {
+                    self.ready.push_back(Source::Connection(conn.slot()));
                 }
             }
         }
