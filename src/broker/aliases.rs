@@ -183,12 +183,12 @@ pub(super) fn write_head(
     let Some((packet, head, choice)) = found else {
         return false;
     };
-    let bytes = if payload_len > COPY_MAX {
+    let space = if payload_len > COPY_MAX {
         queue.reserve_head(head)
     } else {
         queue.reserve(head)
     };
-    packet.encode_head(version, payload_len, bytes);
+    packet.encode_head(version, payload_len, space);
     if let Some(aliases) = aliases {
         aliases.sent(choice, publish.topic);
     }

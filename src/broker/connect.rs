@@ -181,8 +181,12 @@ impl Broker {
             Err((reason, why)) => return self.refuse_connect(conn, reason, why, outbox),
         };
         let session = self.session_mut(id);
-        session.permissions = permissions;
+        let before = core::mem::replace(&mut session.permissions, permissions);
+        let are_others = before.is_some() && before != session.permissions;
         session.user = user.map(Rc::from);
+        if are_others {
+            self.routes.forget();
+        }
         let asked = session_expiry_asked(connect);
         let granted = self.session_expiry_granted(asked);
         // Who cannot be told keeps its own: by a shorter one a client in order would be cut off.
@@ -414,6 +418,7 @@ impl Broker {
 
     /// New rules: what they come to for each session, and what it may not receive any more.
     pub(super) fn apply_rules(&mut self) {
+        self.routes.forget();
         let rules = self.settings.access.rules.clone();
         for id in self.sessions.keys() {
             let session = self.session_mut(id);

@@ -7,7 +7,8 @@
 //!
 //! 1. [`Broker::handle_received`] parses a PUBLISH where it lies; [`Broker::publish`] takes one
 //!    from the gateway's other machines. Access decides whether it reaches anybody.
-//! 2. The trie names the takers, overlapping subscriptions of one taker merged to one copy.
+//! 2. The trie names the takers, unless a route is known; overlapping subscriptions of one taker
+//!    are merged to one copy.
 //! 3. A session at QoS 0 that is connected, has nothing waiting and less than
 //!    [`HIGH_WATER`](crate::buffer::HIGH_WATER) unsent gets the bytes at once: encoded once for
 //!    each layout, copied for each taker, payloads above [`COPY_MAX`](crate::buffer::COPY_MAX)
@@ -55,6 +56,7 @@ mod publish;
 mod queue;
 mod redirect;
 mod retained;
+mod routes;
 mod session;
 pub mod settings;
 mod settle;
@@ -83,6 +85,7 @@ use self::publish::Room;
 use self::publish::Scratch;
 use self::queue::{Entry, Reference};
 use self::retained::Retained;
+use self::routes::Routes;
 use self::session::{Session, WaitingWill};
 use self::settings::Settings;
 use self::settle::Settle;
@@ -124,6 +127,7 @@ pub struct Broker {
     sessions: GenSlab<SessionId, Session>,
     clients: HashMap<Rc<str>, SessionId>,
     subscriptions: Subscriptions,
+    routes: Routes,
     shared: Shared,
     retained: Retained,
     messages: Messages,
@@ -252,6 +256,7 @@ impl Broker {
             sessions: GenSlab::new(),
             clients: HashMap::with_hasher(rng.hash_state()),
             subscriptions: Subscriptions::new(memory, &mut rng),
+            routes: Routes::new(&mut rng),
             shared: Shared::new(memory, &mut rng),
             retained: Retained::new(memory),
             messages: Messages::new(memory),
@@ -299,6 +304,7 @@ impl Broker {
     /// requests. What was protected before is not any more.
     pub fn protect(&mut self, base_topic: &str) {
         self.access.protect(base_topic);
+        self.routes.forget();
     }
 
     /// Every first draw of a message is answered `Pending` and yields [`Output::Fetch`]. This is

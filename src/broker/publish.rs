@@ -10,6 +10,7 @@ use super::aliases::write_head;
 use super::message;
 use super::queue::{Identifiers, Reference};
 use super::retained::{Age, Limits};
+use super::routes::Route;
 use super::session::Arrival;
 use super::settings::WhenFull;
 use super::settle::Kind;
@@ -45,6 +46,23 @@ pub(super) struct Scratch {
     pub(super) reasons: Vec<ReasonCode>,
 }
 
+/// Who publishes.
+enum By<'a> {
+    /// A client that is connected. What it may do is its session's.
+    Client(SessionId),
+    /// Anybody else, with the permissions of a client that is gone.
+    Other(Origin, Option<&'a Permissions>),
+}
+
+impl By<'_> {
+    fn origin(&self) -> Origin {
+        match *self {
+            By::Client(id) => Origin::Client(id),
+            By::Other(origin, _) => origin,
+        }
+    }
+}
+
 /// A publication on its way to its takers.
 struct Fanout<'a> {
     origin: Origin,
@@ -78,7 +96,7 @@ impl Broker {
         let published = if TopicName::new(message.topic).is_err() {
             Published::refused(ReasonCode::TopicNameInvalid)
         } else {
-            self.route(origin, None, message, None, outbox)
+            self.route(&By::Other(origin, None), message, None, outbox)
         };
         self.finish(outbox);
         published
@@ -191,15 +209,13 @@ impl Broker {
         body: Option<Payload>,
         outbox: &mut Outbox,
     ) {
-        let origin = Origin::Client(id);
-        let permissions = self.session_mut(id).permissions.clone();
-        let permissions = permissions.as_deref();
+        let by = By::Client(id);
         let is_malformed = self.settings.check_payload_format && !is_as_it_says(publish);
         let Some(packet_id) = publish.packet_id else {
             if is_malformed {
                 self.stats.refused_payload_formats += 1;
             } else {
-                self.route(origin, permissions, publish, body, outbox);
+                self.route(&by, publish, body, outbox);
             }
             return;
         };
@@ -233,7 +249,7 @@ impl Broker {
             self.stats.refused_payload_formats += 1;
             Published::refused(ReasonCode::PayloadFormatInvalid)
         } else {
-            self.route(origin, permissions, publish, body, outbox)
+            self.route(&by, publish, body, outbox)
         };
         let mut lsn = published.lsn;
         // 3.1.1 has no way to refuse: there a message that reaches nobody is acknowledged (3.3.5-2
@@ -266,43 +282,45 @@ impl Broker {
         let message = &will.message;
         let publish = message.as_publish(ProtocolVersion::V5, self.now.monotonic);
         let body = Some(message.payload().clone());
-        let permissions = will.permissions.as_deref();
-        self.route(will.origin, permissions, &publish, body, outbox);
+        let by = By::Other(will.origin, will.permissions.as_deref());
+        self.route(&by, &publish, body, outbox);
     }
 
     /// Brings a publication to all who take it, and to the retained store. Its topic is valid.
     fn route(
         &mut self,
-        origin: Origin,
-        permissions: Option<&Permissions>,
+        by: &By<'_>,
         publish: &Publish<'_>,
         body: Option<Payload>,
         outbox: &mut Outbox,
     ) -> Published {
-        let verdict = self.access.may_publish(origin, permissions, publish.topic);
+        let topic = publish.topic;
+        let mut route = self
+            .routes
+            .take(topic, &mut self.subscriptions, &self.sessions);
+        let origin = by.origin();
+        let verdict = self.verdict(by, topic, &mut route);
         if verdict == Verdict::Refused {
+            self.routes.put(route);
             self.stats.refused_publishes += 1;
             log::debug!(
                 "publication refused {origin:?} topic={}",
-                publish.topic.escape_debug()
+                topic.escape_debug()
             );
             return Published::refused(ReasonCode::NotAuthorized);
         }
         let mut scratch = core::mem::take(&mut self.scratch);
         scratch.matches.clear();
         scratch.layouts.clear();
-        let may_repeat = self
-            .subscriptions
-            .matches(publish.topic, &mut scratch.matches);
-        if let Origin::Client(id) = origin {
+        if let Origin::Client(id) = origin
+            && route.has_no_local
+        {
             // [MQTT-3.8.3-3]
             let own = Taker::Session(id);
+            let is_wanted = |found: &&Match| !(found.subscription.no_local && found.taker == own);
             scratch
                 .matches
-                .retain(|found| !(found.subscription.no_local && found.taker == own));
-        }
-        if may_repeat {
-            scratch.matches.sort_unstable_by_key(|found| found.taker);
+                .extend(route.matches.iter().filter(is_wanted));
         }
         let mut fanout = Fanout {
             origin,
@@ -310,17 +328,39 @@ impl Broker {
             body,
             kept: Kept::NotYet,
         };
-        let published = self.fan_out(&mut scratch, verdict, &mut fanout, outbox);
+        let published = self.fan_out(&route, &mut scratch, verdict, &mut fanout, outbox);
         if let Kept::As(message) = fanout.kept {
             self.messages.release(message);
         }
-        // Deliveries do not make publications, so nobody has used the scratch meanwhile.
+        // Deliveries do not make publications, so nobody has used these meanwhile.
         self.scratch = scratch;
+        self.routes.put(route);
         published
+    }
+
+    /// Whether it may be published: what is known of a client is not asked again.
+    fn verdict(&self, by: &By<'_>, topic: &str, route: &mut Route) -> Verdict {
+        let id = match *by {
+            By::Client(id) => id,
+            By::Other(origin, permissions) => {
+                return self.access.may_publish(origin, permissions, topic);
+            }
+        };
+        let session = self.sessions.get(id);
+        let permissions = session.and_then(|session| session.permissions.as_deref());
+        if permissions.is_none() {
+            return self.access.may_publish(by.origin(), None, topic);
+        }
+        route.verdict(id).unwrap_or_else(|| {
+            let verdict = self.access.may_publish(by.origin(), permissions, topic);
+            route.note(id, verdict);
+            verdict
+        })
     }
 
     fn fan_out(
         &mut self,
+        route: &Route,
         scratch: &mut Scratch,
         verdict: Verdict,
         fanout: &mut Fanout<'_>,
@@ -332,6 +372,10 @@ impl Broker {
             layouts,
             ..
         } = scratch;
+        let matches = match fanout.origin {
+            Origin::Client(_) if route.has_no_local => matches,
+            _ => &route.matches,
+        };
         let same_taker = |one: &Match, other: &Match| one.taker == other.taker;
         if self.settings.queue.when_full == WhenFull::Refuse
             && matches
@@ -349,16 +393,11 @@ impl Broker {
                 self.retain(fanout, Age::New);
             }
         }
+        self.deliveries += route.refused;
+        self.stats.refused_deliveries += route.refused;
         let mut matched = 0;
         for found in matches.chunk_by(same_taker) {
             self.deliveries += 1;
-            if let Taker::Session(id) = found[0].taker
-                && let Some(session) = self.sessions.get(id)
-                && !session.may_receive(fanout.publish.topic)
-            {
-                self.stats.refused_deliveries += 1;
-                continue;
-            }
             matched += 1;
             let id = match found[0].taker {
                 Taker::Session(id) => id,

@@ -5,7 +5,7 @@
 //! so its cost is bounded by the subscriptions there are, however a topic is made. Answers come in
 //! an order that depends on nothing but what was subscribed.
 //!
-//! A cache from topic to takers has its place in front of [`Subscriptions::matches`].
+//! `routes` keeps what [`Subscriptions::matches`] has found until [`Subscriptions::changes`].
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -62,6 +62,7 @@ pub struct Subscriptions {
     /// Where a taker's filters lie, in order: the trie knows what they are.
     takers: BTreeMap<Taker, Vec<Place>>,
     count: usize,
+    changes: u64,
     bytes: usize,
     charge: Charge,
     /// Scratch: the topic's levels, and where the walk has still to go.
@@ -119,6 +120,7 @@ impl Subscriptions {
             levels: Levels::new(rng),
             takers: BTreeMap::new(),
             count: 0,
+            changes: 0,
             bytes: 0,
             charge: memory.charge(0),
             topic: Vec::new(),
@@ -134,6 +136,7 @@ impl Subscriptions {
         filter: &str,
         subscription: Subscription,
     ) -> Option<Subscription> {
+        self.changes += 1;
         let place = self.make_place(filter);
         let node = &mut self.nodes[place.node() as usize];
         match node.search(taker, place.is_tail()) {
@@ -234,6 +237,11 @@ impl Subscriptions {
         self.takers.get(&taker).map_or(0, Vec::len)
     }
 
+    /// Counts up whenever [`Subscriptions::matches`] may find something else than before.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// How many subscriptions there are.
     pub fn len(&self) -> usize {
         self.count
@@ -311,6 +319,7 @@ impl Subscriptions {
     }
 
     fn remove_at(&mut self, taker: Taker, place: Place) -> Subscription {
+        self.changes += 1;
         let node = &mut self.nodes[place.node() as usize];
         let at = node
             .search(taker, place.is_tail())

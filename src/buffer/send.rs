@@ -314,7 +314,7 @@ mod tests {
             queue.reserve_head(7).fill(1);
             queue.push_payload(&payload);
         }
-        assert_eq!(memory.used(), 10 * 7);
+        assert_eq!(memory.used(), 10 * 7, "the heads alone");
         assert_eq!(queue.len(), 10 * (7 + payload.len()));
         queue.clear();
         queue.reserve(1).fill(3);

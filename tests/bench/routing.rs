@@ -2,7 +2,9 @@
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use fieldgate::broker::settings::Settings;
+use fieldgate::broker::settings::{
+    AccessSettings, Effect, Order, Pattern, Rule, Rules, Settings, Who,
+};
 use fieldgate::broker::{Admission, Broker};
 use fieldgate::buffer::{Memory, Outbox, RecvBuffer};
 use fieldgate::id::{ConnId, Lsn};
@@ -34,9 +36,13 @@ struct House {
 
 impl House {
     fn new(takers: u32, qos: QoS) -> Self {
+        Self::with(Settings::default(), takers, qos)
+    }
+
+    fn with(settings: Settings, takers: u32, qos: QoS) -> Self {
         let memory = Memory::new(usize::MAX);
         let mut house = Self {
-            broker: Broker::new(Settings::default(), &memory, &mut Rng::from_seed(1)),
+            broker: Broker::new(settings, &memory, &mut Rng::from_seed(1)),
             outbox: Outbox::new(&memory),
             recv: Vec::new(),
         };
@@ -135,6 +141,66 @@ fn fan_out_at_qos_0(bencher: Bencher<'_, '_>, takers: u32) {
             house.receive(0, &bytes);
             house.turn()
         });
+}
+
+fn publish_to(topic: &str) -> Vec<u8> {
+    encoded(&Packet::Publish(Publish {
+        dup: false,
+        qos: QoS::AtMostOnce,
+        retain: false,
+        topic,
+        packet_id: None,
+        properties: PublishProperties::default(),
+        payload: &[b'2'; 64],
+    }))
+}
+
+/// One publication after the other to as many topics in turn: to one, the route is known; of so
+/// many, it never is.
+fn in_turn(bencher: Bencher<'_, '_>, mut house: House, topics: usize) {
+    let publications: Vec<_> = (0..topics)
+        .map(|number| publish_to(&format!("plant/{number}/temperature")))
+        .collect();
+    let mut next = 0;
+    bencher.counter(ItemsCount::new(1_usize)).bench_local(|| {
+        house.receive(0, &publications[next]);
+        next = (next + 1) % publications.len();
+        house.turn()
+    });
+}
+
+/// The time is for one publication to four takers by a wildcard.
+#[divan::bench(args = [1, 1000, 50_000])]
+fn topics_in_turn(bencher: Bencher<'_, '_>, topics: usize) {
+    in_turn(bencher, House::new(4, QoS::AtMostOnce), topics);
+}
+
+/// The same where 1000 rules speak of everybody, of which the last allows it: for the publisher and
+/// for each of the four takers.
+#[divan::bench(args = [1, 1000, 50_000])]
+fn topics_in_turn_with_1000_rules(bencher: Bencher<'_, '_>, topics: usize) {
+    let rule = |filter: &str| Rule {
+        who: Who::Everybody,
+        effect: Effect::Allow,
+        publish: true,
+        subscribe: true,
+        filter: Pattern::new(filter).expect("a filter"),
+        own: false,
+    };
+    let others = (1..1000).map(|number| rule(&format!("plant/+/point-{number}/#")));
+    let rules = Rules {
+        list: others.chain([rule("plant/#")]).collect(),
+        order: Order::FirstMatch,
+        default: Effect::Deny,
+    };
+    let settings = Settings {
+        access: AccessSettings {
+            rules: Some(rules),
+            ..AccessSettings::default()
+        },
+        ..Settings::default()
+    };
+    in_turn(bencher, House::with(settings, 4, QoS::AtMostOnce), topics);
 }
 
 /// The whole way: PUBLISH, PUBACK, PUBLISH to each taker, and each taker's PUBACK.
