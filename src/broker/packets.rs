@@ -60,10 +60,33 @@ impl Broker {
             Phase::Live(_) if packet_type == Some(PacketType::Connect) => {
                 self.not_allowed(conn, "a second CONNECT", outbox);
             }
-            Phase::Live(session) => match Packet::parse(version, frame) {
-                Ok(packet) => self.on_packet(conn, session, version, &packet, outbox),
-                Err(error) => self.refuse_bytes(conn, frame, &error, outbox),
-            },
+            Phase::Live(session) => {
+                if let Some((packet_type, packet_id)) = Ack::parse_short(frame) {
+                    return self.on_short_ack(conn, session, packet_type, packet_id, outbox);
+                }
+                match Packet::parse(version, frame) {
+                    Ok(packet) => self.on_packet(conn, session, version, &packet, outbox),
+                    Err(error) => self.refuse_bytes(conn, frame, &error, outbox),
+                }
+            }
+        }
+    }
+
+    /// What [`Broker::on_packet`] does with an acknowledgement that says nothing but Success.
+    fn on_short_ack(
+        &mut self,
+        conn: ConnId,
+        session: SessionId,
+        packet_type: PacketType,
+        packet_id: PacketId,
+        outbox: &mut Outbox,
+    ) {
+        let ack = Ack::success(packet_id);
+        match packet_type {
+            PacketType::Puback => self.on_puback(conn, session, &ack, outbox),
+            PacketType::Pubrec => self.on_pubrec(conn, session, &ack, outbox),
+            PacketType::Pubrel => self.on_pubrel(conn, session, packet_id, outbox),
+            _ => self.on_pubcomp(conn, session, packet_id, outbox),
         }
     }
 

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
-use super::connection::{Pause, Phase};
+use super::connection::{Connection, Pause, Phase};
 use super::{Broker, CloseHow, Fate, Output};
 use crate::buffer::Outbox;
 use crate::id::{ConnId, Lsn};
@@ -90,6 +90,11 @@ impl Broker {
             return; // Nothing follows a goodbye [MQTT-3.14.4-1].
         }
         let (version, limit) = (connection.version, connection.max_packet_size);
+        if let Some(bytes) = packet.encode_short(version)
+            && limit >= bytes.len() as u32
+        {
+            return self.answer_short(conn, lsn, kind, bytes, outbox);
+        }
         let is_diagnostic = matches!(packet, Packet::Connack(_) | Packet::Disconnect(_));
         let packet = if connection.wants_diagnostics || is_diagnostic {
             *packet
@@ -124,6 +129,26 @@ impl Broker {
         let mut bytes = SmallVec::from_elem(0, len);
         packet.encode(version, &mut bytes);
         self.push_waiting(conn, lsn, kind, bytes);
+    }
+
+    /// As [`Broker::answer`], with what needs no look at what the client takes.
+    fn answer_short(
+        &mut self,
+        conn: ConnId,
+        lsn: Lsn,
+        kind: Kind,
+        bytes: [u8; 4],
+        outbox: &mut Outbox,
+    ) {
+        let waits = |connection: &Connection| connection.waiting > 0 || lsn > self.settle.synced;
+        if self.connections.get(conn).is_some_and(waits) {
+            return self.push_waiting(conn, lsn, kind, SmallVec::from_slice(&bytes));
+        }
+        if let Some(queue) = outbox.write(conn) {
+            queue.reserve(bytes.len()).copy_from_slice(&bytes);
+            self.stats.answers_sent += 1;
+        }
+        self.answered(conn, kind, outbox);
     }
 
     /// Closes a connection whose last word cannot be said, in its turn.

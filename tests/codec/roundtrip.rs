@@ -1,7 +1,7 @@
 //! Every packet comes back as it was, whole or in pieces.
 
 use fieldgate::mqtt::frame::{self, Frame, PACKET_SIZE_MAX};
-use fieldgate::mqtt::{Packet, ProtocolVersion, Publish};
+use fieldgate::mqtt::{Ack, Packet, PacketId, PacketType, ProtocolVersion, Publish};
 use proptest::prelude::*;
 
 use crate::samples::{Ingredients, VERSIONS, bytes_of, types_of, with_packet};
@@ -79,6 +79,43 @@ fn full_and_bare_packets_come_back_from_every_split() {
     }
 }
 
+/// The short way in and out is the long one's, or none.
+fn check_short(packet: &Packet<'_>, version: ProtocolVersion) {
+    let bytes = bytes_of(packet, version);
+    if let Some(short) = packet.encode_short(version) {
+        assert_eq!(short[..], bytes);
+        assert!(Ack::parse_short(&bytes).is_some());
+    }
+    if let Some((packet_type, packet_id)) = Ack::parse_short(&bytes) {
+        assert_eq!(packet_type, packet.packet_type());
+        assert_eq!(packet.encode_short(version).map(Vec::from), Some(bytes));
+        match packet {
+            Packet::Puback(ack)
+            | Packet::Pubrec(ack)
+            | Packet::Pubrel(ack)
+            | Packet::Pubcomp(ack) => assert_eq!(packet_id, ack.packet_id),
+            other => panic!("{other:?} is no acknowledgement"),
+        }
+    }
+}
+
+#[test]
+fn what_is_nearly_a_short_acknowledgement_is_none() {
+    for frame in [
+        &[0x40, 2, 0, 0][..],
+        &[0x41, 2, 0, 1],
+        &[0x60, 2, 0, 1],
+        &[0x90, 2, 0, 1],
+        &[0x40, 3, 0, 1],
+        &[0x40, 2, 0, 1, 0],
+        &[0x40, 2, 0],
+    ] {
+        assert_eq!(Ack::parse_short(frame), None, "{frame:?}");
+    }
+    let expected = (PacketType::Pubrel, PacketId::new(0x0102).unwrap());
+    assert_eq!(Ack::parse_short(&[0x62, 2, 1, 2]), Some(expected));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -89,6 +126,7 @@ proptest! {
                 with_packet(&ingredients, version, packet_type, |packet| {
                     prop_assert_eq!(packet.packet_type(), packet_type);
                     check(&packet, version);
+                    check_short(&packet, version);
                     if let Packet::Publish(publish) = packet {
                         check_head(&publish, version);
                     }

@@ -6,6 +6,8 @@ use crate::mqtt::property::AckProperties;
 use crate::mqtt::reason::ReasonCode;
 use crate::mqtt::wire::{Reader, Writer};
 
+use super::PacketType;
+
 /// An acknowledgement of a PUBLISH, or a step of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ack<'a> {
@@ -30,6 +32,24 @@ impl<'a> Ack<'a> {
     /// With Success and no properties.
     pub fn success(packet_id: PacketId) -> Self {
         Self::new(packet_id, ReasonCode::Success)
+    }
+
+    /// Reads an acknowledgement that has four bytes, as nearly all have: Success, and no
+    /// properties. `None`: it is another packet, or none; [`Packet::parse`](super::Packet::parse)
+    /// knows.
+    pub fn parse_short(frame: &[u8]) -> Option<(PacketType, PacketId)> {
+        let [first_byte, 2, high, low] = *frame else {
+            return None;
+        };
+        let packet_type = match first_byte {
+            0x40 => PacketType::Puback,
+            0x50 => PacketType::Pubrec,
+            0x62 => PacketType::Pubrel,
+            0x70 => PacketType::Pubcomp,
+            _ => return None,
+        };
+        let packet_id = PacketId::new(u16::from_be_bytes([high, low]))?;
+        Some((packet_type, packet_id))
     }
 
     pub(super) fn read(

@@ -187,6 +187,17 @@ impl<'a> Packet<'a> {
         assert_eq!(written, out.len(), "a packet is as long as it said");
     }
 
+    /// The packet, if it is an acknowledgement of four bytes, as nearly all are: what
+    /// [`Packet::encode`] would write, without a look at what it has not.
+    pub fn encode_short(&self, version: ProtocolVersion) -> Option<[u8; 4]> {
+        let (Self::Puback(ack) | Self::Pubrec(ack) | Self::Pubrel(ack) | Self::Pubcomp(ack)) = self
+        else {
+            return None;
+        };
+        let [high, low] = ack.packet_id.value().to_be_bytes();
+        (ack.body_len(version) == 2).then_some([self.first_byte(), 2, high, low])
+    }
+
     /// Appends the packet to `out`.
     pub fn encode_into(&self, version: ProtocolVersion, out: &mut Vec<u8>) {
         let start = out.len();
