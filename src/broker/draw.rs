@@ -192,7 +192,7 @@ impl Broker {
             let fits = sending.fits(stored, link, now);
             if fits {
                 if reference.qos > QoS::AtMostOnce {
-                    sending.packet_id = Some(session.inflight.send(reference.clone()));
+                    sending.packet_id = Some(session.inflight.unused_id());
                     link.unacknowledged += 1;
                 }
                 sending.write(stored, link, now, queue);
@@ -217,6 +217,9 @@ impl Broker {
             if !is_kept {
                 self.messages.release(reference.message);
             }
+        }
+        if is_kept {
+            session.inflight.send(reference);
         }
         Step::Done
     }

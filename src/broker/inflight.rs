@@ -189,7 +189,8 @@ impl Inflight {
         self.entries.iter().position(|sent| sent.packet_id == id)
     }
 
-    fn unused_id(&self) -> PacketId {
+    /// The identifier that [`Inflight::send`] will name next.
+    pub(super) fn unused_id(&self) -> PacketId {
         let mut id = self.next_id;
         // Identifiers go round in 65 535 sends; only what is older than that can be met again.
         let oldest = self

@@ -18,7 +18,7 @@ use crate::time::Instant;
 pub(super) type Identifiers = SmallVec<[SubscriptionIdentifier; 2]>;
 
 /// A message for one subscriber.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Reference {
     /// Holds one reference in the store.
     pub(super) message: MessageId,
@@ -31,6 +31,16 @@ pub(super) struct Reference {
     pub(super) share: Option<ShareId>,
     /// Bytes that it counts in the queue, whoever else refers to the message.
     pub(super) cost: usize,
+}
+
+impl Clone for Reference {
+    fn clone(&self) -> Self {
+        Self {
+            // By value: a general clone goes through an iterator.
+            identifiers: Identifiers::from_slice(&self.identifiers),
+            ..*self
+        }
+    }
 }
 
 /// Bytes that a waiting reference takes beside its message.
