@@ -285,8 +285,20 @@ impl Connection {
         if !self.is_open {
             return Ok(None);
         }
+        let budget = budget.min(self.transport.take_max());
+        let front = queue.front();
+        if front.len() == queue.len() {
+            // Nearly all that is said lies in one piece.
+            let asked = front.len().min(budget);
+            if asked == 0 {
+                return Ok(None);
+            }
+            let taken = self.transport.write(&[IoSlice::new(&front[..asked])])?;
+            queue.consume(taken);
+            return Ok(Some((taken, asked)));
+        }
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        let count = queue.gather(&mut slices, budget.min(self.transport.take_max()));
+        let count = queue.gather(&mut slices, budget);
         let slices = &slices[..count];
         let asked: usize = slices.iter().map(|slice| slice.len()).sum();
         if asked == 0 {
