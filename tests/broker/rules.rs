@@ -147,6 +147,37 @@ cases! {
         assert_eq!(b.stat("queued"), 0);
     }
 
+    fn what_was_found_of_a_topic_is_not_believed_after_a_change(b: &mut House) {
+        let boss = house(b);
+        let conn = b.client(V5, "a");
+        let say = |b: &mut House| {
+            b.publish(conn, Q1, "open/x", "");
+            (b.read(conn), b.read_all(boss).len())
+        };
+        assert_eq!(say(b), ("PUBACK 1".into(), 1));
+        assert_eq!(say(b), ("PUBACK 1".into(), 1));
+        set(b, &["allow c:boss ps #", "deny * ps #"]);
+        assert_eq!(say(b), ("PUBACK 1 0x87".into(), 0), "it may not publish any more");
+        set(b, &["deny c:boss s open/x", "allow * ps #"]);
+        assert_eq!(say(b), ("PUBACK 1 0x10".into(), 0), "nobody may have it any more");
+        set(b, &["allow * ps #"]);
+        assert_eq!(say(b), ("PUBACK 1".into(), 1));
+        b.broker.protect("open");
+        assert_eq!(say(b), ("PUBACK 1 0x87".into(), 0), "it is the gateway's");
+        b.broker.protect("");
+        let other = b.client(V5, "other");
+        b.subscribe(other, "open/+", Q0);
+        assert_eq!(say(b), ("PUBACK 1".into(), 1));
+        assert_eq!(b.read_all(other).len(), 1);
+        b.drop_conn(other);
+        // Who comes back under a name is another, to whom other rules apply.
+        set(b, &["deny c:a p open/x", "allow * ps #"]);
+        assert_eq!(say(b), ("PUBACK 1 0x87".into(), 0));
+        let other = b.client(V5, "other");
+        b.publish(other, Q1, "open/x", "");
+        assert_eq!(b.read(other), "PUBACK 1");
+    }
+
     fn a_will_is_asked_for_at_connect_and_when_it_is_published(b: &mut House) {
         let boss = house(b);
         let will = |topic| Will {

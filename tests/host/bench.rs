@@ -166,6 +166,11 @@ impl Bench {
         self.event_loop.counters()
     }
 
+    /// What the broker has counted.
+    pub fn stats(&self) -> broker::Stats {
+        self.event_loop.gateway().broker().stats().clone()
+    }
+
     /// Bytes in the memory account.
     pub fn memory_used(&self) -> usize {
         self.event_loop.gateway().memory().used()

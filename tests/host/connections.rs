@@ -29,6 +29,32 @@ fn a_message_goes_from_tcp_to_tcp() {
     assert_eq!(bench.stop(), ExitReason::Stopped);
 }
 
+/// More than one connection may have unsent, while its socket takes it: nothing of it is kept as a
+/// message for a later turn.
+#[test]
+fn what_many_say_to_one_in_a_turn_is_sent_in_that_turn() {
+    const SPEAKERS: usize = 25;
+    let mut bench = Plan::tcp().start();
+    let mut subscriber = bench.connected("subscriber");
+    let (ask, granted) = subscribe("plant/#", 0);
+    subscriber.send(&ask);
+    bench.expect(&mut subscriber, &granted);
+    let mut speakers: Vec<_> = (0..SPEAKERS)
+        .map(|number| bench.connected(&format!("speaker-{number}")))
+        .collect();
+    let said = publish("plant/level", &[b'4'; 1000]).repeat(4);
+    for speaker in &mut speakers {
+        speaker.send(&said);
+    }
+    let before = bench.stats();
+    bench.turn();
+    let after = bench.stats();
+    let sent = after.publishes_sent - before.publishes_sent;
+    assert_eq!(sent, 4 * SPEAKERS as u64);
+    assert_eq!((after.messages, after.queued), (before.messages, 0));
+    bench.expect(&mut subscriber, &said.repeat(SPEAKERS));
+}
+
 #[test]
 fn a_unix_socket_carries_mqtt_with_its_mode_and_is_unlinked_at_the_end() {
     let folder = Folder::new("unix");
