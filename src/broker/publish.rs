@@ -332,6 +332,7 @@ impl Broker {
         if let Kept::As(message) = fanout.kept {
             self.messages.release(message);
         }
+        scratch.layouts.release();
         // Deliveries do not make publications, so nobody has used these meanwhile.
         self.scratch = scratch;
         self.routes.put(route);
@@ -862,6 +863,16 @@ impl Fanout<'_> {
             .clone()
     }
 
+    /// The same behind a packet's head, the whole packet in one piece: the copy that
+    /// [`Fanout::share`] would make, and the others get their part of it.
+    fn share_behind(&mut self, head: &[u8], memory: &crate::buffer::Memory) -> Payload {
+        let bytes = [head, self.publish.payload].concat();
+        let len = bytes.len();
+        let whole = Payload::from_vec_charged(bytes, 0..len, memory.charge(len));
+        self.body = Some(whole.slice(head.len()..len));
+        whole
+    }
+
     fn message(&self, body: Payload, now: crate::time::Now) -> ApplicationMessage {
         let topic = TopicName::new(self.publish.topic)
             .expect("a topic is checked before it is published to");
@@ -905,6 +916,8 @@ struct Layouts {
 #[derive(Debug, Default)]
 struct Layout {
     bytes: Vec<u8>,
+    /// Of a large packet whose payload had to be copied anyway: all of it, to be shared.
+    whole: Option<Payload>,
 }
 
 /// A layout with more room than this gives it back, so that one long head is not kept for ever.
@@ -915,6 +928,13 @@ impl Layouts {
         for layout in &mut self.slots {
             layout.bytes.clear();
             layout.bytes.shrink_to(LAYOUT_KEPT);
+        }
+    }
+
+    /// Lets go of what is shared.
+    fn release(&mut self) {
+        for layout in &mut self.slots {
+            layout.whole = None;
         }
     }
 
@@ -949,7 +969,7 @@ impl Layouts {
             return true;
         }
         let slot = usize::from(version.is_v5()) * 2 + usize::from(delivery.retain);
-        let bytes = &mut self.slots[slot].bytes;
+        let Layout { bytes, whole } = &mut self.slots[slot];
         if bytes.is_empty() {
             let packet = delivery.packet(fanout.publish);
             let head = packet.head_len(version, payload.len());
@@ -957,13 +977,17 @@ impl Layouts {
             packet.encode_head(version, payload.len(), bytes);
             if !is_large {
                 bytes.extend_from_slice(payload);
+            } else if fanout.body.is_none() {
+                *whole = Some(fanout.share_behind(bytes, memory));
             }
         }
         let behind = if is_large { payload.len() } else { 0 };
         if bytes.len() + behind > limit {
             return false;
         }
-        if is_large {
+        if let Some(whole) = whole {
+            queue.push_payload(whole);
+        } else if is_large {
             queue.reserve_head(bytes.len()).copy_from_slice(bytes);
             queue.push_payload(&fanout.share(memory));
         } else {
