@@ -33,7 +33,8 @@ def changed(sequence, client, is_first):
         makers = (sequence.publishing, sequence.subscribing, sequence.unsubscribing, sequence.unusual_ack, sequence.leaving)
         step = rng.choice(makers)(client)
     data = step.data or packets.PING
-    known = {"will": step.limits.get("will")} if is_first else None
+    # What it says of aliases may be what is changed.
+    known = {"will": step.limits.get("will"), "alias_maximum": 65535} if is_first else None
     # The first of several.
     (first, body), _ = packets.split(data)
     body = bytearray(body)
