@@ -18,7 +18,7 @@ use std::rc::Rc;
 use super::access::{AccessSettings, Permissions, Verdict};
 use super::admission::Excess;
 use super::aliases::Aliases;
-use super::connection::{Connection, Kept, Pause, Phase, Tag};
+use super::connection::{Connection, Kept, Pause, Phase, Tag, Whence};
 use super::inflight::WINDOW_MAX;
 use super::session::{Link, NEVER, Session};
 use super::settle::Kind;
@@ -196,8 +196,10 @@ impl Broker {
         self.attach(conn, id, connect, granted, keep_alive);
         let lsn = self.settle.log();
         log::info!(
-            "connected {} user={} version={} clean={} present={is_present} keep_alive={keep_alive}",
+            "connected {} {} user={} version={} clean={} present={is_present} \
+             keep_alive={keep_alive}",
             Tag(conn, client_id),
+            self.whence(conn),
             user.unwrap_or("-").escape_debug(),
             connect.version,
             connect.clean_start,
@@ -595,6 +597,11 @@ impl Broker {
         self.arm_connection(conn);
     }
 
+    fn whence(&self, conn: ConnId) -> Whence {
+        let connection = self.connections.get(conn);
+        Whence(connection.and_then(|connection| connection.admission.address))
+    }
+
     /// Refuses a CONNECT [MQTT-3.1.4-2].
     pub(super) fn refuse_connect(
         &mut self,
@@ -609,10 +616,11 @@ impl Broker {
         };
         let count = self.stats.refused_connects;
         let client = Tag(conn, &connection.client_id);
+        let whence = Whence(connection.admission.address);
         let level = level_of(count);
         log::log!(
             level,
-            "CONNECT refused {client} reason={reason} count={count}: {why}"
+            "CONNECT refused {client} {whence} reason={reason} count={count}: {why}"
         );
         connection.phase = Phase::Closing;
         connection.exchange = None;

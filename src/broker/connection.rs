@@ -275,6 +275,19 @@ pub(super) const MEMORY_TIMEOUT: Duration = Duration::from_secs(30);
 /// escaped.
 pub(super) struct Tag<'a>(pub(super) ConnId, pub(super) &'a str);
 
+/// Where a client comes from, for the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whence(pub(super) Option<IpAddr>);
+
+impl core::fmt::Display for Whence {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0 {
+            Some(address) => write!(f, "from={address}"),
+            None => f.write_str("from=unix"),
+        }
+    }
+}
+
 impl core::fmt::Display for Tag<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "conn={} client={}", self.0, self.1.escape_debug())
