@@ -228,6 +228,32 @@ fn every_command_exists_with_its_options() {
     }
 }
 
+/// The table of figures has the workloads that there are, with their parameters' names as the
+/// program prints them.
+#[test]
+fn the_figures_are_those_of_the_comparison() {
+    let readme = read("README.md");
+    let rows = section(&readme, "## Speed")
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| ---"))
+        .skip(1);
+    let shown: BTreeSet<String> = rows
+        .map(|row| {
+            let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+            assert_eq!(cells.len(), 6, "{row}");
+            let [ours, theirs, ratio] = [3, 4, 5].map(|at| cells[at].parse::<f64>().expect(row));
+            assert!((ours / theirs - ratio).abs() < 0.02, "the ratio of {row}");
+            let mut words = cells[0].split(' ');
+            words.next().expect("a name").to_owned()
+        })
+        .collect();
+    let help = help("bench").replace('\n', " ");
+    let (_, names) = help.split_once("which it prints: ").expect("the workloads");
+    let (names, _) = names.split_once("; without").expect("their end");
+    let there: BTreeSet<String> = names.split(", ").map(str::to_owned).collect();
+    assert_eq!(shown, there);
+}
+
 #[test]
 fn every_file_that_it_names_is_there() {
     let path = Regex::new("(?:^|[ `(])((?:src|tests|systemd)/[a-zA-Z0-9_./-]*|cross.toml)");
