@@ -170,14 +170,14 @@ fn in_turn(bencher: Bencher<'_, '_>, mut house: House, topics: usize) {
 }
 
 /// The time is for one publication to four takers by a wildcard.
-#[divan::bench(args = [1, 1000, 50_000])]
+#[divan::bench(args = [1, 50_000])]
 fn topics_in_turn(bencher: Bencher<'_, '_>, topics: usize) {
     in_turn(bencher, House::new(4, QoS::AtMostOnce), topics);
 }
 
 /// The same where 1000 rules speak of everybody, of which the last allows it: for the publisher and
 /// for each of the four takers.
-#[divan::bench(args = [1, 1000, 50_000])]
+#[divan::bench(args = [1, 50_000])]
 fn topics_in_turn_with_1000_rules(bencher: Bencher<'_, '_>, topics: usize) {
     let rule = |filter: &str| Rule {
         who: Who::Everybody,
