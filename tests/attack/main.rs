@@ -34,6 +34,9 @@
 //! | NATS 2026 | WebSocket where there is none | `sockets::an_upgrade_where_there_is_no_websocket` |
 //! | mosquitto issue 2076 | passwords tried one after the other | `strangers::guessing_passwords_gets_slower` |
 //!
+//! Lines of the log that a client makes up (HiveMQ CVE-2020-13821) and passwords where people see
+//! them (NATS 2026) are in `tests/peers/test_operations.py`, which reads what the program prints.
+//!
 //! Bridges are not there yet: mosquitto CVE-2024-3935 and CVE-2024-10525 are about them.
 
 use std::fs;

@@ -1,4 +1,5 @@
-"""What an operator relies on: whom a proxy speaks for, and certificates that are renewed while clients are connected."""
+"""What an operator relies on: whom a proxy speaks for, certificates that are renewed while clients are connected, and a
+log in which no client writes what it likes."""
 
 import os
 import pathlib
@@ -27,7 +28,39 @@ def hear(connection, expected):
     assert came == expected, came
 
 
+def text(of):
+    encoded = of.encode()
+    return len(encoded).to_bytes(2, "big") + encoded
+
+
+def packet(first, body):
+    assert len(body) < 128
+    return bytes((first, len(body))) + body
+
+
 class Operations(unittest.TestCase):
+    def test_nobody_writes_a_line_of_the_log_and_no_password_is_in_it(self):
+        """A name with a line end, an escape sequence or a separator of lines in it would forge a line or paint a terminal."""
+        log = '[log]\nlevel = "trace"\n'
+        names = [f"a{end}2026-01-01T00:00:00.000Z ERROR all is lost" for end in ("\n", "\r", "\x1b[31m", "\x85", "\u2028")]
+        with Gateway([FIELDGATE], log) as gateway:
+            for name in names:
+                with socket.create_connection(("127.0.0.1", gateway.port), SECONDS_MAX) as client:
+                    login = text(name) + text(name) + text("swordfish")
+                    client.sendall(packet(0x10, text("MQTT") + b"\x04\xc2\x00\x00" + login))
+                    client.sendall(packet(0x30, text(name) + b"x") + packet(0x82, b"\x00\x01" + text(name) + b"\x00"))
+                    client.shutdown(socket.SHUT_WR)
+                    while client.recv(4096):
+                        pass
+            gateway.stop()
+            said = gateway.text()
+        self.assertNotIn("swordfish", said)
+        told = [line for line in said.split("\n") if "all is lost" in line]
+        self.assertGreaterEqual(len(told), len(names), "the log does not say who it was")
+        for line in told:
+            self.assertTrue(line.isprintable(), repr(line))
+            self.assertFalse(line.startswith("2026-01-01"), line)
+
     def test_the_broker_sees_whom_a_proxy_speaks_for(self):
         listener = """
 [listener.proxied]
