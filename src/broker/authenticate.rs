@@ -174,8 +174,10 @@ impl Broker {
         };
         let (pending, ours) = match proven {
             Ok(proven) => proven,
-            // [MQTT-4.12.0-4]
-            Err((reason, why)) => return self.refuse_connect(conn, reason, why, outbox),
+            Err((reason, why)) => {
+                // [MQTT-4.12.0-4]
+                return self.refuse_connect(conn, reason, why, outbox);
+            }
         };
         connection.phase = Phase::Fresh;
         connection.has_password = true;

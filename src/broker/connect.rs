@@ -222,7 +222,7 @@ impl Broker {
             shared_subscription_available: Some(settings.shared_subscriptions),
             server_keep_alive: settings.keep_alive_override, // [MQTT-3.1.2-21]
             response_information: information.as_deref(),    // [MQTT-3.1.2-28]
-            // [MQTT-4.12.0-5] [MQTT-4.12.0-6]
+            // [MQTT-4.12.0-5]
             authentication_method: connect.properties.authentication_method,
             authentication_data: proof.map(str::as_bytes),
             ..ConnackProperties::default()

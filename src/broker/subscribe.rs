@@ -235,7 +235,7 @@ impl Broker {
             reasons.push(ReasonCode::Success);
         }
         if !gone.is_empty() {
-            // What was published before stays in the queue, and is delivered [MQTT-3.10.4-3].
+            // What was published before stays in the queue, and is delivered.
             let queue = &mut self.session_mut(session).queue;
             queue.cancel_replays(|filter| gone.contains(filter));
         }
