@@ -1,7 +1,9 @@
 """A QEMU guest: its process, its console, and the two doors through which the outside world of the virtual board
 is changed: QMP (devices come and go, sensors get warm) and qtest (levels on pins, registers of chips)."""
 
+import contextlib
 import json
+import pathlib
 import queue
 import re
 import socket
@@ -12,10 +14,16 @@ import time
 # An emulated CPU on a busy machine: generous, since only a failure waits this long.
 PATIENCE = 120
 CONSOLE_LINES_SHOWN = 60
+# QEMU's own answer to a command, which it gives at once.
+ANSWER_SECONDS_MAX = 60
 
 
 class GuestFailure(Exception):
     """The guest did not do what was asked of it, or is gone."""
+
+
+class EmulatorHangs(GuestFailure):
+    """QEMU itself does not answer, whatever the guest does: nothing that runs in the guest can bring that about."""
 
 
 class Guest:
@@ -42,7 +50,7 @@ class Guest:
         self.limit.daemon = True
         self.limit.start()
         self.console = Console(ends["console"][0])
-        self.qmp = Qmp(ends["qmp"][0])
+        self.qmp = Qmp(ends["qmp"][0], self.process.pid)
         self.qtest = Qtest(ends["qtest"][0])
         self.channels = {name: Channel(ends[name][0]) for name in channels}
 
@@ -50,12 +58,28 @@ class Guest:
         return self
 
     def __exit__(self, failure, *_):
+        hang = failure and self.hang(failure)
         self.close()
         if failure:
             print("the end of the guest's console:", flush=True)
             lines = [line for line in self.console.text().splitlines() if not re.match(r"\[(begin|end) \d+", line)]
             for line in lines[-CONSOLE_LINES_SHOWN:]:
                 print(f"  | {line}", flush=True)
+        if hang:
+            raise hang
+
+    def hang(self, failure):
+        """Whether it is QEMU that has failed, whatever the failure looked like: then it answers nothing at all."""
+        if issubclass(failure, EmulatorHangs):
+            return None
+        try:
+            self.qmp.execute("query-status")
+        except EmulatorHangs as hang:
+            return hang
+        except GuestFailure:
+            # It has ended.
+            return None
+        return None
 
     def close(self):
         self.limit.cancel()
@@ -169,7 +193,8 @@ class Console(Channel):
 class Qmp:
     """QEMU's machine protocol: JSON objects, one a line; events come in between."""
 
-    def __init__(self, end):
+    def __init__(self, end, pid):
+        self.pid = pid
         self.lines = end.makefile("rw")
         self.answers = queue.Queue()
         self.events = queue.Queue()
@@ -177,21 +202,33 @@ class Qmp:
         self.execute("qmp_capabilities")
 
     def _read(self):
-        for line in self.lines:
-            message = json.loads(line)
-            if "event" in message:
-                self.events.put(message)
-            elif "QMP" not in message:
-                self.answers.put(message)
+        # What it has not read when it ends resets the connection.
+        with contextlib.suppress(ConnectionResetError):
+            for line in self.lines:
+                message = json.loads(line)
+                if "event" in message:
+                    self.events.put(message)
+                elif "QMP" not in message:
+                    self.answers.put(message)
         self.answers.put({"error": {"desc": "QEMU ended"}})
         self.events.put({"event": "QEMU ended"})
 
     def execute(self, command, **arguments):
         print(json.dumps({"execute": command, "arguments": arguments}), file=self.lines, flush=True)
-        answer = self.answers.get(timeout=PATIENCE)
+        try:
+            answer = self.answers.get(timeout=ANSWER_SECONDS_MAX)
+        except queue.Empty:
+            raise EmulatorHangs(f"no answer to QMP {command} after {ANSWER_SECONDS_MAX} s; {self.threads()}") from None
         if "error" in answer:
             raise GuestFailure(f"QMP {command}: {answer['error']['desc']}")
         return answer["return"]
+
+    def threads(self):
+        """What QEMU's threads are at, as far as the kernel knows."""
+        tasks = pathlib.Path(f"/proc/{self.pid}/task").iterdir()
+        return ", ".join(
+            " ".join((task / file).read_text().split("\n")[0] for file in ("comm", "wchan", "syscall")) for task in tasks
+        )
 
     def wait_for_event(self, name, **data):
         while True:
@@ -214,12 +251,16 @@ class Qtest:
     """QEMU's test protocol: a command a line, answered by `OK` and perhaps a value."""
 
     def __init__(self, end):
+        end.settimeout(ANSWER_SECONDS_MAX)
         self.lines = end.makefile("rw")
 
     def execute(self, command):
         print(command, file=self.lines, flush=True)
         while True:
-            answer = self.lines.readline().split()
+            try:
+                answer = self.lines.readline().split()
+            except TimeoutError:
+                raise EmulatorHangs(f"no answer to qtest {command} after {ANSWER_SECONDS_MAX} s") from None
             if answer[:1] == ["OK"]:
                 return answer[1:]
             if answer[:1] != ["IRQ"]:
