@@ -3,11 +3,12 @@
 
 use std::io;
 
-use crate::host::dial::{Address, Dialer, Happening, Layers, LinkId, Wake};
+use crate::host::dial::{Address, Dialer, Happening, LinkId, Wake};
 use crate::mqtt::client::{Client, CloseCause, ConnectOptions, Event, Farewell};
 use crate::mqtt::{ProtocolVersion, QoS, ReasonCode};
 use crate::time::{Duration, Instant};
 
+use super::client::ClientOptions;
 use super::{Failure, code};
 
 /// How long the other side may take to close after our DISCONNECT.
@@ -49,14 +50,11 @@ pub(crate) enum Happened {
 
 impl Link {
     /// Not connected yet. Takes over SIGINT and SIGTERM, so that a goodbye can be said.
-    pub(crate) fn new(
-        options: ConnectOptions,
-        addresses: Vec<Address>,
-        layers: Layers,
-        place: String,
-    ) -> Result<Self, Failure> {
-        let version = options.version;
-        let client = Client::new(options)
+    pub(crate) fn new(connect: ConnectOptions, options: &ClientOptions) -> Result<Self, Failure> {
+        let addresses = options.addresses()?;
+        let layers = options.layers()?;
+        let version = connect.version;
+        let client = Client::new(connect)
             .map_err(|error| Failure::usage("these options make no CONNECT").because(error))?;
         let failed = |error| Failure::failed("cannot set up a poll").because(error);
         let mut dialer = Dialer::new().map_err(failed)?;
@@ -69,7 +67,7 @@ impl Link {
             addresses,
             tried: 0,
             wants_room: None,
-            place,
+            place: options.place(),
             version,
         })
     }

@@ -146,12 +146,7 @@ fn publish(options: &Options) -> Result<u8, Failure> {
     let connect = client.connect_options("pub")?;
     // What cannot be read is said before anybody is connected to.
     let whole = read_whole(&options.source)?;
-    let mut link = Link::new(
-        connect,
-        client.addresses()?,
-        client.layers()?,
-        client.place(),
-    )?;
+    let mut link = Link::new(connect, client)?;
     let mut publisher = Publisher {
         topic,
         options,

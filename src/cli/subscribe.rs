@@ -172,13 +172,7 @@ enum Then {
 impl Subscriber {
     fn start(options: Options) -> Result<u8, Failure> {
         let connect = options.client.connect_options("sub")?;
-        let client = &options.client;
-        let mut link = Link::new(
-            connect,
-            client.addresses()?,
-            client.layers()?,
-            client.place(),
-        )?;
+        let mut link = Link::new(connect, &options.client)?;
         link.dial()?;
         let mut subscriber = Self {
             options,

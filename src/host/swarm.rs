@@ -6,13 +6,13 @@
 //! of a packet, is copied.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
 
 use mio::net::{TcpStream, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 
 use super::clock::monotonic;
 use super::dial::Address;
+use super::net::Stream;
 use crate::time::{Duration, Instant};
 
 /// Bytes read at once.
@@ -85,7 +85,7 @@ impl Swarm {
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll
             .registry()
-            .register(stream.as_source(), Token(index), interest)?;
+            .register(stream.source(), Token(index), interest)?;
         self.members.push(Member {
             stream: Some(stream),
             partial: Vec::new(),
@@ -112,7 +112,8 @@ impl Swarm {
     pub fn shut_down(&mut self, index: usize) {
         self.members[index].is_shut_down = true;
         if let Some(stream) = &self.members[index].stream {
-            stream.shut_down();
+            // It may fail if the peer has closed already, and then there is nothing to say to it.
+            let _ = stream.shutdown_write();
         }
     }
 
@@ -219,43 +220,6 @@ impl Member {
             let used = arrived(&self.partial, answers);
             self.partial.drain(..used);
         }
-    }
-}
-
-#[derive(Debug)]
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Stream {
-    fn as_source(&mut self) -> &mut dyn mio::event::Source {
-        match self {
-            Self::Tcp(stream) => stream,
-            Self::Unix(stream) => stream,
-        }
-    }
-
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(into),
-            Self::Unix(stream) => stream.read(into),
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(bytes),
-            Self::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    /// A peer that has closed already is why this may fail, and then there is nothing to say to it.
-    fn shut_down(&self) {
-        let _ = match self {
-            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
-        };
     }
 }
 

@@ -1,13 +1,13 @@
 //! A socket, and what may lie over it: TLS, WebSocket, both.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::Shutdown;
 
 use mio::net::{TcpStream, UnixStream};
 
 use super::tls::{Secured, Tls};
 use super::websocket::{Upgrade, WebSocket};
 use super::{Address, READ_BUDGET};
+use crate::host::net::Stream;
 
 /// What lies over the sockets of a link.
 #[derive(Debug, Clone, Default)]
@@ -21,24 +21,18 @@ pub struct Layers {
 /// One connection's way from and to its socket.
 #[derive(Debug)]
 pub(super) struct Channel {
-    socket: Socket,
+    socket: Stream,
     tls: Option<Box<Tls>>,
     websocket: Option<Box<WebSocket>>,
     has_connected: bool,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
 }
 
 impl Channel {
     /// Starts to connect.
     pub(super) fn open(address: &Address, layers: &Layers) -> io::Result<Self> {
         let socket = match address {
-            Address::Tcp(address) => Socket::Tcp(TcpStream::connect(*address)?),
-            Address::Unix(path) => Socket::Unix(UnixStream::connect(path)?),
+            Address::Tcp(address) => Stream::Tcp(TcpStream::connect(*address)?),
+            Address::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
         };
         let tls = layers.tls.as_ref().map(Secured::session).transpose()?;
         let websocket = layers.websocket.as_ref().map(WebSocket::new).transpose()?;
@@ -51,10 +45,7 @@ impl Channel {
     }
 
     pub(super) fn as_source(&mut self) -> &mut dyn mio::event::Source {
-        match &mut self.socket {
-            Socket::Tcp(stream) => stream,
-            Socket::Unix(stream) => stream,
-        }
+        self.socket.source()
     }
 
     /// Whether a readiness event may stand for more than one read of its bytes: what is over the
@@ -71,10 +62,10 @@ impl Channel {
     /// Goes on with opening it. `false`: not yet.
     pub(super) fn is_open(&mut self) -> io::Result<bool> {
         if !self.has_connected {
-            if !self.socket.is_connected()? {
+            if !is_connected(&self.socket)? {
                 return Ok(false);
             }
-            self.socket.send_at_once();
+            send_at_once(&self.socket);
             self.has_connected = true;
         }
         if let Some(tls) = &mut self.tls
@@ -191,10 +182,7 @@ impl Channel {
         if let Some(tls) = &mut self.tls {
             tls.say_end(&mut self.socket);
         }
-        let _ = match &self.socket {
-            Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Socket::Unix(stream) => stream.shutdown(Shutdown::Write),
-        };
+        let _ = self.socket.shutdown_write();
     }
 
     fn read_below(&mut self, into: &mut [u8]) -> io::Result<usize> {
@@ -212,59 +200,28 @@ impl Channel {
     }
 }
 
-impl Socket {
-    /// `false`: not yet.
-    fn is_connected(&self) -> io::Result<bool> {
-        let error = match self {
-            Self::Tcp(stream) => stream.take_error(),
-            Self::Unix(stream) => stream.take_error(),
-        };
-        if let Some(error) = error? {
-            return Err(error);
-        }
-        let Self::Tcp(stream) = self else {
-            return Ok(true);
-        };
-        match stream.peer_addr() {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
-            Err(error) => Err(error),
-        }
+/// `false`: not yet.
+fn is_connected(socket: &Stream) -> io::Result<bool> {
+    let error = match socket {
+        Stream::Tcp(stream) => stream.take_error(),
+        Stream::Unix(stream) => stream.take_error(),
+    };
+    if let Some(error) = error? {
+        return Err(error);
     }
-
-    /// Without Nagle's delay. A socket that refuses is slower, not broken.
-    fn send_at_once(&self) {
-        if let Self::Tcp(stream) = self {
-            let _ = stream.set_nodelay(true);
-        }
+    let Stream::Tcp(stream) = socket else {
+        return Ok(true);
+    };
+    match stream.peer_addr() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
-impl Read for Socket {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(into),
-            Self::Unix(stream) => stream.read(into),
-        }
-    }
-}
-
-impl Write for Socket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(bytes),
-            Self::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write_vectored(slices),
-            Self::Unix(stream) => stream.write_vectored(slices),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+/// Without Nagle's delay. A socket that refuses is slower, not broken.
+fn send_at_once(socket: &Stream) {
+    if let Stream::Tcp(stream) = socket {
+        let _ = stream.set_nodelay(true);
     }
 }

@@ -189,7 +189,8 @@ impl Stream {
         }
     }
 
-    fn source(&mut self) -> &mut dyn Source {
+    /// As the poll takes it.
+    pub(super) fn source(&mut self) -> &mut dyn Source {
         match self {
             Self::Tcp(stream) => stream,
             Self::Unix(stream) => stream,
