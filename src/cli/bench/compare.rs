@@ -8,17 +8,16 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 
 use serde_json::{Value, json};
 
+use super::broker::{Broker, Folder, free_port};
 use super::load::{self, Outcome, Plan, Workload};
-use super::process::Process;
 use super::{Options, report};
-use crate::cli::client::random_id;
 use crate::cli::{Failure, code, output};
 use crate::host::dial::Address;
 use crate::mqtt::{ProtocolVersion, QoS};
@@ -26,9 +25,6 @@ use crate::time::Duration;
 
 /// How long a broker may take until it accepts connections.
 const START: Duration = Duration::from_secs(10);
-
-/// Between two looks whether it does.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Folders of system programs, which are not in everybody's path.
 const SYSTEM_FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
@@ -236,7 +232,8 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
     if pinning.is_none() {
         output::complain("taskset is missing, or there is one CPU: nothing is pinned");
     }
-    let folder = Folder::new()?;
+    let folder =
+        Folder::new().map_err(|error| Failure::failed("cannot make a folder").because(error))?;
     let brokers = [Kind::Fieldgate(&own), Kind::Mosquitto(&mosquitto)];
     let mut table = vec![
         [
@@ -399,88 +396,38 @@ fn measure(
     kind: Kind<'_>,
     pinning: Option<&Pinning>,
 ) -> Result<Outcome, Failure> {
-    let broker = Broker::start(kind, plan, folder, pinning)?;
+    let broker = start(kind, plan, folder, pinning)
+        .map_err(|error| Failure::failed(format!("cannot start {}", kind.name())).because(error))?;
     let plan = Plan {
-        broker: Process::new(broker.child.id()),
+        broker: broker.process(),
         ..plan.clone()
     };
     load::run(&plan, &Address::Tcp(broker.address))
 }
 
-/// A broker that lives as long as this value.
-struct Broker {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Broker {
-    fn start(
-        kind: Kind<'_>,
-        plan: &Plan,
-        folder: &Folder,
-        pinning: Option<&Pinning>,
-    ) -> Result<Self, Failure> {
-        let name = kind.name();
-        let failed =
-            |error: io::Error| Failure::failed(format!("cannot start {name}")).because(error);
-        let address = free_port().map_err(failed)?;
-        let file = folder.0.join(name);
-        fs::write(&file, configuration(kind, plan, address, &folder.0)).map_err(failed)?;
-        let (program, arguments): (&Path, Vec<&std::ffi::OsStr>) = match kind {
-            Kind::Fieldgate(program) => (
-                program,
-                vec![
-                    "run".as_ref(),
-                    "-q".as_ref(),
-                    "--config".as_ref(),
-                    file.as_os_str(),
-                ],
-            ),
-            Kind::Mosquitto(program) => (program, vec!["-c".as_ref(), file.as_os_str()]),
-        };
-        let mut command = match pinning {
-            // It becomes the program, so the process is the broker's own.
-            Some(pinning) => {
-                let mut command = Command::new(&pinning.taskset);
-                command.args(["-c", &pinning.broker_cpu]).arg(program);
-                command
-            }
-            None => Command::new(program),
-        };
-        let child = command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(failed)?;
-        let mut broker = Self { child, address };
-        broker.wait_until_it_listens(name)?;
-        Ok(broker)
-    }
-
-    fn wait_until_it_listens(&mut self, name: &str) -> Result<(), Failure> {
-        let mut waited = Duration::ZERO;
-        while waited < START {
-            if TcpStream::connect(self.address).is_ok() {
-                return Ok(());
-            }
-            if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(Failure::failed(format!("{name} ended at once: {status}")));
-            }
-            thread::sleep(LOOK);
-            waited += LOOK;
+fn start(
+    kind: Kind<'_>,
+    plan: &Plan,
+    folder: &Folder,
+    pinning: Option<&Pinning>,
+) -> io::Result<Broker> {
+    let address = free_port()?;
+    let file = folder.path().join(kind.name());
+    fs::write(&file, configuration(kind, plan, address, folder.path()))?;
+    let (program, arguments): (&Path, &[&str]) = match kind {
+        Kind::Fieldgate(program) => (program, &["run", "-q", "--config"]),
+        Kind::Mosquitto(program) => (program, &["-c"]),
+    };
+    let mut command = match pinning {
+        // It becomes the program, so the process is the broker's own.
+        Some(pinning) => {
+            let mut command = Command::new(&pinning.taskset);
+            command.args(["-c", &pinning.broker_cpu]).arg(program);
+            command
         }
-        Err(Failure::failed(format!("{name} does not listen")))
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        // One that has ended by itself cannot be killed, and need not be.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+        None => Command::new(program),
+    };
+    Broker::start(command.args(arguments).arg(file), address, START)
 }
 
 /// The same for both, in each one's own words: loopback, everybody may come, nothing is kept on a
@@ -508,11 +455,6 @@ fn configuration(kind: Kind<'_>, plan: &Plan, address: SocketAddr, folder: &Path
             }
         ),
     }
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
 /// Which CPU is whose.
@@ -551,24 +493,4 @@ fn find(name: &str) -> Option<PathBuf> {
         .chain(SYSTEM_FOLDERS.iter().map(PathBuf::from))
         .map(|folder| folder.join(name))
         .find(|file| file.is_file())
-}
-
-/// A folder for the two configurations, gone afterwards.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(random_id("bench"));
-        fs::create_dir(&path).map_err(|error| {
-            Failure::failed(format!("cannot make the folder {}", path.display())).because(error)
-        })?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // What cannot be removed from the system's own folder for such things is removed by it.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

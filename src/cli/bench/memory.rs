@@ -7,15 +7,14 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
+use super::broker::{Broker, Folder, free_port};
 use super::process::Process;
-use crate::cli::client::random_id;
 use crate::cli::{Failure, code, output};
 use crate::mqtt::frame::{self, Frame, PACKET_SIZE_MAX};
 use crate::mqtt::{
@@ -27,9 +26,6 @@ use crate::time::Duration;
 
 /// How long a broker may take until it accepts connections, and a client until it is answered.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Between two looks whether it does.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Made before the first look, so that what is there once is not counted.
 const WARM: usize = 100;
@@ -135,14 +131,15 @@ impl Outcome {
 }
 
 fn measure(program: &Path, kind: Kind, count: usize) -> io::Result<Outcome> {
-    let broker = Broker::start(program, count)?;
+    let folder = Folder::new()?;
+    let broker = start(program, &folder, count)?;
     let mut kept = Vec::new();
     let mut own = make(kind, &broker, "warm", 0..WARM, &mut kept)?;
-    let before = broker.look()?;
+    let before = look(&broker)?;
     if count > 0 {
         own = make(kind, &broker, "made", WARM..WARM + count, &mut kept)?;
     }
-    let after = broker.look()?;
+    let after = look(&broker)?;
     Ok(Outcome {
         kind,
         count,
@@ -209,83 +206,38 @@ fn make(
     }
 }
 
-/// A broker that lives as long as this value, with its folder.
-struct Broker {
-    child: Child,
-    address: SocketAddr,
-    folder: PathBuf,
+fn start(program: &Path, folder: &Folder, count: usize) -> io::Result<Broker> {
+    let address = free_port()?;
+    let file = folder.path().join("fieldgate.toml");
+    let (room, sessions) = (count + 2 * WARM, (count + 2 * WARM).min(100_000));
+    let configuration = format!(
+        "[gateway]\nname = \"bench\"\n[broker]\nmax_connections = {sessions}\n\
+         max_sessions = {sessions}\nmemory = \"2GiB\"\nqueues = \"2GiB\"\n\
+         queue = {{ messages = {room}, bytes = \"1GiB\" }}\n\
+         retained = {{ messages = {room}, bytes = \"1GiB\" }}\n\
+         [listener.bench]\nbind = \"{address}\"\n[control]\nsocket = \"{}\"\n",
+        folder.path().join("control.sock").display()
+    );
+    fs::write(&file, configuration)?;
+    let mut command = Command::new(program);
+    Broker::start(
+        command.args(["run", "-q", "--config"]).arg(&file),
+        address,
+        PATIENCE,
+    )
 }
 
-impl Broker {
-    fn start(program: &Path, count: usize) -> io::Result<Self> {
-        let folder = std::env::temp_dir().join(random_id("bench"));
-        fs::create_dir(&folder)?;
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let file = folder.join("fieldgate.toml");
-        let (room, sessions) = (count + 2 * WARM, (count + 2 * WARM).min(100_000));
-        let configuration = format!(
-            "[gateway]\nname = \"bench\"\n[broker]\nmax_connections = {sessions}\n\
-             max_sessions = {sessions}\nmemory = \"2GiB\"\nqueues = \"2GiB\"\n\
-             queue = {{ messages = {room}, bytes = \"1GiB\" }}\n\
-             retained = {{ messages = {room}, bytes = \"1GiB\" }}\n\
-             [listener.bench]\nbind = \"{address}\"\n[control]\nsocket = \"{}\"\n",
-            folder.join("control.sock").display()
-        );
-        fs::write(&file, configuration)?;
-        let child = Command::new(program)
-            .args(["run", "-q", "--config"])
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let mut broker = Self {
-            child,
-            address,
-            folder,
-        };
-        broker.wait_until_it_listens()?;
-        Ok(broker)
-    }
-
-    fn wait_until_it_listens(&mut self) -> io::Result<()> {
-        let mut waited = Duration::ZERO;
-        while waited < PATIENCE {
-            if TcpStream::connect(self.address).is_ok() {
-                return Ok(());
-            }
-            if let Some(status) = self.child.try_wait()? {
-                let text = format!("the broker ended at once: {status}");
-                return Err(io::Error::other(text));
-            }
-            thread::sleep(LOOK);
-            waited += LOOK;
-        }
-        Err(io::ErrorKind::TimedOut.into())
-    }
-
-    /// Resident memory, and what its account says.
-    fn look(&self) -> io::Result<(u64, u64)> {
-        let mut client = Client::connect(self.address, "look", true)?;
-        client.subscribe(&["$SYS/broker/heap/current".to_owned()])?;
-        let accounted = client.await_packet(|packet| match packet {
-            Packet::Publish(publish) => core::str::from_utf8(publish.payload).ok()?.parse().ok(),
-            _ => None,
-        })?;
-        let memory = Process::new(self.child.id()).and_then(Process::memory);
-        let (resident, _) = memory.ok_or_else(|| io::Error::other("its memory is not told"))?;
-        Ok((resident, accounted))
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        // It is ours, and keeps nothing.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        // What cannot be removed from the system's own folder for such things is removed by it.
-        let _ = fs::remove_dir_all(&self.folder);
-    }
+/// Resident memory, and what its account says.
+fn look(broker: &Broker) -> io::Result<(u64, u64)> {
+    let mut client = Client::connect(broker.address, "look", true)?;
+    client.subscribe(&["$SYS/broker/heap/current".to_owned()])?;
+    let accounted = client.await_packet(|packet| match packet {
+        Packet::Publish(publish) => core::str::from_utf8(publish.payload).ok()?.parse().ok(),
+        _ => None,
+    })?;
+    let memory = broker.process().and_then(Process::memory);
+    let (resident, _) = memory.ok_or_else(|| io::Error::other("its memory is not told"))?;
+    Ok((resident, accounted))
 }
 
 const VERSION: ProtocolVersion = ProtocolVersion::V4;

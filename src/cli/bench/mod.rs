@@ -5,6 +5,7 @@
 //! what it keeps. [`load`] says how a run goes and what its
 //! latencies mean.
 
+mod broker;
 mod compare;
 mod histogram;
 mod load;
