@@ -254,6 +254,8 @@ Usage: fieldgate bench [OPTIONS]            the broker at --host and --port
        fieldgate bench memory [OPTIONS]     what each connection, message and subscription
                                             keeps resident here: --clients 2000 (as
                                             many files must be allowed), --messages
+       fieldgate bench relay --port PORT    no broker: moves the bytes of a fan-in, so
+                                            that what the kernel costs can be told
 
   --workload fan-in|fan-out|p2p|wildcards|queue|drain
                            many to one, one to many, pairs, ten filters for each client,
@@ -279,7 +281,7 @@ meanwhile. Without, latency says how full the window is, and no more.
 The workloads of a comparison have fixed parameters, which it prints: fan-in,
 fan-in-single, p2p, fan-out, fan-out-4k, fan-in-qos1, p2p-qos1, p2p-qos2, wildcards,
 properties, queue, drain, latency, latency-qos1; without a name, all. Each is run
---repeat times for each broker, default 3, and the run in the middle counts.
+--repeat times for each broker, default 3; of each figure the middle one counts.
 ";
 
 pub(crate) const PASSWD: &str = "\

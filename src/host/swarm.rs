@@ -4,10 +4,14 @@
 //! and no queue for each connection here: bytes go to the socket in the call that brings them, what
 //! arrives is handed up where it was read, and only what a socket does not take, or the beginning
 //! of a packet, is copied.
+//!
+//! A swarm may take connections as well as open them: then it is what a broker's sockets cost
+//! without the broker.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
 
-use mio::net::{TcpStream, UnixStream};
+use mio::net::{TcpListener, TcpStream, UnixStream};
 use mio::{Events, Interest, Poll, Token};
 
 use super::clock::monotonic;
@@ -21,18 +25,22 @@ const READ: usize = 128 * 1024;
 /// Readiness events taken from the kernel at once.
 const EVENTS: usize = 1024;
 
+/// Of the listener; the others are those of connections.
+const LISTENER: Token = Token(usize::MAX);
+
 /// `CLOCK_MONOTONIC`.
 pub fn now() -> Instant {
     monotonic()
 }
 
-/// Connections, named by their number in the order of [`Swarm::connect`].
+/// Connections, named by their number in the order in which they were opened or taken.
 #[derive(Debug)]
 pub struct Swarm {
     poll: Poll,
     events: Events,
     scratch: Box<[u8]>,
     members: Vec<Member>,
+    listener: Option<TcpListener>,
     /// Spare room for what is answered.
     answers: Vec<u8>,
 }
@@ -59,8 +67,21 @@ impl Swarm {
             events: Events::with_capacity(EVENTS),
             scratch: vec![0; READ].into_boxed_slice(),
             members: Vec::new(),
+            listener: None,
             answers: Vec::new(),
         })
+    }
+
+    /// Takes connections at `address` from now on, and no longer at another.
+    ///
+    /// # Errors
+    /// If it is taken.
+    pub fn listen(&mut self, address: SocketAddr) -> io::Result<()> {
+        let mut listener = TcpListener::bind(address)?;
+        let registry = self.poll.registry();
+        registry.register(&mut listener, LISTENER, Interest::READABLE)?;
+        self.listener = Some(listener);
+        Ok(())
     }
 
     /// Opens one more connection, and waits until it is open.
@@ -68,7 +89,7 @@ impl Swarm {
     /// # Errors
     /// If nobody answers, or too many files are open.
     pub fn connect(&mut self, address: &Address) -> io::Result<usize> {
-        let mut stream = match address {
+        let stream = match address {
             Address::Tcp(address) => {
                 let stream = std::net::TcpStream::connect(address)?;
                 stream.set_nodelay(true)?;
@@ -81,6 +102,10 @@ impl Swarm {
                 Stream::Unix(UnixStream::from_std(stream))
             }
         };
+        self.add(stream)
+    }
+
+    fn add(&mut self, mut stream: Stream) -> io::Result<usize> {
         let index = self.members.len();
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll
@@ -93,6 +118,21 @@ impl Swarm {
             is_shut_down: false,
         });
         Ok(index)
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        while let Some(listener) = &self.listener {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nodelay(true)?;
+                    self.add(Stream::Tcp(stream))?;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Writes now, with one system call; what the socket does not take goes when it can.
@@ -134,7 +174,12 @@ impl Swarm {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             other => other?,
         }
+        let mut has_callers = false;
         for event in &self.events {
+            if event.token() == LISTENER {
+                has_callers = true;
+                continue;
+            }
             let index = event.token().0;
             let member = &mut self.members[index];
             if event.is_writable() && !member.unsent.is_empty() {
@@ -164,6 +209,9 @@ impl Swarm {
                     break;
                 }
             }
+        }
+        if has_callers {
+            self.accept()?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! A broker that a benchmark starts for itself: a process of its own, on loopback, gone afterwards.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -89,6 +90,13 @@ impl Folder {
 
     pub(super) fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// A file of this name and text in it; its path.
+    pub(super) fn written(&self, name: &str, text: &str) -> io::Result<OsString> {
+        let file = self.0.join(name);
+        fs::write(&file, text)?;
+        Ok(file.into())
     }
 }
 

@@ -3,10 +3,13 @@
 //! Each workload has a name and fixed parameters, so that figures can be held against one another.
 //! Both brokers are started fresh for every run, on loopback, without persistence, pinned to the
 //! same CPU if `taskset` is there; this process moves to another one. They are run in turn, first
-//! one, then the other, so that a machine that changes its speed changes it for both, and of
-//! several runs the middle one counts.
+//! one, then the other, so that a machine that changes its speed changes it for both, and of each
+//! figure that several runs have shown the middle one counts.
+//!
+//! Where nearly all that a broker does is system calls, a relay of the same bytes is run with them
+//! ([`super::relay`]): it shows how low the figure can be.
 
-use std::fs;
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -46,6 +49,8 @@ pub(super) struct Scenario {
     messages: u64,
     rate: Option<f64>,
     has_properties: bool,
+    /// A bare relay of its bytes is measured as well.
+    has_relay: bool,
 }
 
 /// What the others differ from.
@@ -62,6 +67,7 @@ const FAN_IN: Scenario = Scenario {
     messages: 400_000,
     rate: None,
     has_properties: false,
+    has_relay: false,
 };
 
 /// All of them.
@@ -72,6 +78,7 @@ pub(super) const SCENARIOS: [Scenario; 14] = [
         about: "the same, 1 a write",
         batch: 1,
         messages: 200_000,
+        has_relay: true,
         ..FAN_IN
     },
     Scenario {
@@ -234,7 +241,6 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
     }
     let folder =
         Folder::new().map_err(|error| Failure::failed("cannot make a folder").because(error))?;
-    let brokers = [Kind::Fieldgate(&own), Kind::Mosquitto(&mosquitto)];
     let mut table = vec![
         [
             "workload",
@@ -250,19 +256,24 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
     let mut results = Vec::new();
     for scenario in &options.scenarios {
         let plan = scenario.plan();
-        let mut runs = [Vec::new(), Vec::new()];
+        let mut kinds = vec![Kind::Fieldgate(&own), Kind::Mosquitto(&mosquitto)];
+        if scenario.has_relay {
+            kinds.push(Kind::Relay(&own));
+        }
+        let mut runs = vec![Runs::default(); kinds.len()];
         for _ in 0..options.repeat {
-            for (broker, runs) in brokers.into_iter().zip(&mut runs) {
-                runs.push(measure(&plan, &folder, broker, pinning.as_ref())?);
+            for (kind, runs) in kinds.iter().zip(&mut runs) {
+                runs.0
+                    .push(measure(&plan, &folder, *kind, pinning.as_ref())?);
             }
         }
-        let [ours, theirs] = runs.map(middle);
+        let (ours, theirs, relay) = (&runs[0], &runs[1], runs.get(2));
         if !options.json {
             let name = scenario.name;
-            output::print(&text(name, &plan, &ours, &theirs))?;
+            output::print(&text(name, &plan, ours, theirs))?;
         }
-        table.extend(rows(scenario, &ours, &theirs));
-        results.push(as_json(scenario, &plan, &ours, &theirs));
+        table.extend(rows(scenario, ours, theirs, relay));
+        results.push(as_json(scenario, &plan, ours, theirs, relay));
     }
     if options.json {
         output::print_json(&Value::Array(results))?;
@@ -273,34 +284,55 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
     Ok(code::DONE)
 }
 
-/// The run that cost neither most nor least.
-fn middle(mut runs: Vec<Outcome>) -> Outcome {
-    let cost = |outcome: &Outcome| outcome.cpu_per_million().unwrap_or(f64::INFINITY);
-    runs.sort_by(|one, other| cost(one).total_cmp(&cost(other)));
-    runs.swap_remove(runs.len() / 2)
+/// What one broker has shown, run after run. Not empty.
+#[derive(Clone, Default)]
+struct Runs(Vec<Outcome>);
+
+impl Runs {
+    /// Of a figure, the one in the middle; `None` if a run has not got it.
+    fn middle(&self, figure: impl Fn(&Outcome) -> Option<f64>) -> Option<f64> {
+        let mut figures: Vec<f64> = self.0.iter().map(figure).collect::<Option<_>>()?;
+        figures.sort_by(f64::total_cmp);
+        figures.get(figures.len() / 2).copied()
+    }
+
+    /// CPU seconds for a million deliveries.
+    fn cpu(&self) -> Option<f64> {
+        self.middle(Outcome::cpu_per_million)
+    }
+
+    fn millis(&self, per_mille: u64) -> Option<f64> {
+        self.middle(|outcome| Some(outcome.latency.percentile(per_mille) as f64 / 1e6))
+    }
 }
 
-/// A workload's row of the table, and of a workload with a rate a row for each latency.
-fn rows(scenario: &Scenario, ours: &Outcome, theirs: &Outcome) -> Vec<[String; 6]> {
-    let row = |name: String, ours: Option<f64>, theirs: Option<f64>| {
+/// A workload's row of the table, of a workload with a rate a row for each latency, and the relay's
+/// if there is one.
+fn rows(scenario: &Scenario, ours: &Runs, theirs: &Runs, relay: Option<&Runs>) -> Vec<[String; 6]> {
+    let row = |name: String, about: &str, ours: Option<f64>, theirs: Option<f64>| {
         let cell = |value: Option<f64>| value.map_or("?".to_owned(), |value| format!("{value:.3}"));
         [
             name,
             scenario.qos.to_string(),
-            scenario.about.to_owned(),
+            about.to_owned(),
             cell(ours),
             cell(theirs),
             ratio(ours, theirs).map_or_else(String::new, |ratio| format!("{ratio:.2}")),
         ]
     };
     let mut rows = Vec::new();
-    let cpu = [ours.cpu_per_million(), theirs.cpu_per_million()];
-    rows.push(row(scenario.name.to_owned(), cpu[0], cpu[1]));
+    let (name, about) = (scenario.name, scenario.about);
+    rows.push(row(name.to_owned(), about, ours.cpu(), theirs.cpu()));
+    if let Some(relay) = relay {
+        let name = format!("{name} relay");
+        let about = "no broker: the same bytes moved";
+        rows.push(row(name, about, relay.cpu(), theirs.cpu()));
+    }
     if scenario.rate.is_some() {
         for (word, per_mille) in [("p50", 500), ("p99", 990), ("p99.9", 999)] {
-            let name = format!("{} {word} ms", scenario.name);
-            let [ours, theirs] = [ours, theirs].map(|outcome| millis(outcome, per_mille));
-            rows.push(row(name, Some(ours), Some(theirs)));
+            let name = format!("{name} {word} ms");
+            let [ours, theirs] = [ours, theirs].map(|runs| runs.millis(per_mille));
+            rows.push(row(name, about, ours, theirs));
         }
     }
     rows
@@ -311,15 +343,12 @@ fn ratio(ours: Option<f64>, theirs: Option<f64>) -> Option<f64> {
     ratio.filter(|ratio| ratio.is_finite())
 }
 
-fn millis(outcome: &Outcome, per_mille: u64) -> f64 {
-    outcome.latency.percentile(per_mille) as f64 / 1e6
-}
-
-fn text(name: &str, plan: &Plan, ours: &Outcome, theirs: &Outcome) -> String {
+fn text(name: &str, plan: &Plan, ours: &Runs, theirs: &Runs) -> String {
     let cell = |value: Option<f64>, digits: usize| {
         value.map_or_else(|| "?".to_owned(), |value| format!("{value:.digits$}"))
     };
-    let row = |name: &str, ours: Option<f64>, theirs: Option<f64>, digits| {
+    let row = |name: &str, digits, figure: &dyn Fn(&Outcome) -> Option<f64>| {
+        let [ours, theirs] = [ours, theirs].map(|runs| runs.middle(figure));
         vec![
             name.to_owned(),
             cell(ours, digits),
@@ -327,9 +356,9 @@ fn text(name: &str, plan: &Plan, ours: &Outcome, theirs: &Outcome) -> String {
             ratio(ours, theirs).map_or_else(String::new, |ratio| format!("{ratio:.2}")),
         ]
     };
-    let millis = |outcome: &Outcome, per_mille| Some(millis(outcome, per_mille));
-    let rss = |outcome: &Outcome| outcome.broker_memory.map(|(_, peak)| report::mib(peak));
-    let busy = |outcome: &Outcome| Some(100.0 * report::busy(outcome));
+    let millis = |per_mille| {
+        move |outcome: &Outcome| Some(outcome.latency.percentile(per_mille) as f64 / 1e6)
+    };
     let head = ["", "fieldgate", "mosquitto", "ratio"];
     // Without a rate, latency says how full the window is; throughput and CPU time are what counts.
     let [p50, p99, p99_9] = if plan.rate.is_some() {
@@ -339,24 +368,18 @@ fn text(name: &str, plan: &Plan, ours: &Outcome, theirs: &Outcome) -> String {
     };
     let rows = [
         head.map(str::to_owned).to_vec(),
-        row(
-            "CPU s per million",
-            ours.cpu_per_million(),
-            theirs.cpu_per_million(),
-            3,
-        ),
-        row(
-            "deliveries/s",
-            Some(ours.throughput()),
-            Some(theirs.throughput()),
-            0,
-        ),
-        row(p50, millis(ours, 500), millis(theirs, 500), 3),
-        row(p99, millis(ours, 990), millis(theirs, 990), 3),
-        row(p99_9, millis(ours, 999), millis(theirs, 999), 3),
-        row("peak RSS MiB", rss(ours), rss(theirs), 1),
-        row("lost", Some(ours.lost as f64), Some(theirs.lost as f64), 0),
-        row("this process, % of a CPU", busy(ours), busy(theirs), 0),
+        row("CPU s per million", 3, &Outcome::cpu_per_million),
+        row("deliveries/s", 0, &|outcome| Some(outcome.throughput())),
+        row(p50, 3, &millis(500)),
+        row(p99, 3, &millis(990)),
+        row(p99_9, 3, &millis(999)),
+        row("peak RSS MiB", 1, &|outcome| {
+            outcome.broker_memory.map(|(_, peak)| report::mib(peak))
+        }),
+        row("lost", 0, &|outcome| Some(outcome.lost as f64)),
+        row("this process, % of a CPU", 0, &|outcome| {
+            Some(100.0 * report::busy(outcome))
+        }),
     ];
     format!(
         "{name}: {}\n{}\n",
@@ -365,12 +388,25 @@ fn text(name: &str, plan: &Plan, ours: &Outcome, theirs: &Outcome) -> String {
     )
 }
 
-fn as_json(scenario: &Scenario, plan: &Plan, ours: &Outcome, theirs: &Outcome) -> Value {
+/// Every run, and the ratios of the figures in the middle.
+fn as_json(
+    scenario: &Scenario,
+    plan: &Plan,
+    ours: &Runs,
+    theirs: &Runs,
+    relay: Option<&Runs>,
+) -> Value {
+    let every = |runs: &Runs| -> Vec<Value> {
+        let each = runs.0.iter();
+        each.map(|outcome| report::json(plan, outcome)).collect()
+    };
     json!({
         "name": scenario.name,
-        "fieldgate": report::json(plan, ours),
-        "mosquitto": report::json(plan, theirs),
-        "cpu_ratio": ratio(ours.cpu_per_million(), theirs.cpu_per_million()),
+        "fieldgate": every(ours),
+        "mosquitto": every(theirs),
+        "relay": relay.map(every),
+        "cpu_ratio": ratio(ours.cpu(), theirs.cpu()),
+        "relay_cpu_ratio": relay.and_then(|relay| ratio(relay.cpu(), theirs.cpu())),
     })
 }
 
@@ -379,6 +415,8 @@ fn as_json(scenario: &Scenario, plan: &Plan, ours: &Outcome, theirs: &Outcome) -
 enum Kind<'a> {
     Fieldgate(&'a Path),
     Mosquitto(&'a Path),
+    /// This program again, as a relay.
+    Relay(&'a Path),
 }
 
 impl Kind<'_> {
@@ -386,6 +424,7 @@ impl Kind<'_> {
         match self {
             Self::Fieldgate(_) => "fieldgate",
             Self::Mosquitto(_) => "mosquitto",
+            Self::Relay(_) => "relay",
         }
     }
 }
@@ -412,11 +451,25 @@ fn start(
     pinning: Option<&Pinning>,
 ) -> io::Result<Broker> {
     let address = free_port()?;
-    let file = folder.path().join(kind.name());
-    fs::write(&file, configuration(kind, plan, address, folder.path()))?;
-    let (program, arguments): (&Path, &[&str]) = match kind {
-        Kind::Fieldgate(program) => (program, &["run", "-q", "--config"]),
-        Kind::Mosquitto(program) => (program, &["-c"]),
+    let (program, arguments): (&Path, Vec<OsString>) = match kind {
+        Kind::Fieldgate(program) => {
+            let text = own_configuration(address, folder.path());
+            let file = folder.written("fieldgate.toml", &text)?;
+            (
+                program,
+                vec!["run".into(), "-q".into(), "--config".into(), file],
+            )
+        }
+        Kind::Mosquitto(program) => {
+            let text = mosquitto_configuration(plan, address);
+            let file = folder.written("mosquitto.conf", &text)?;
+            (program, vec!["-c".into(), file])
+        }
+        Kind::Relay(program) => {
+            let port = address.port().to_string();
+            let words = ["bench", "relay", "--port", &port];
+            (program, words.map(OsString::from).to_vec())
+        }
     };
     let mut command = match pinning {
         // It becomes the program, so the process is the broker's own.
@@ -427,34 +480,36 @@ fn start(
         }
         None => Command::new(program),
     };
-    Broker::start(command.args(arguments).arg(file), address, START)
+    Broker::start(command.args(arguments), address, START)
 }
 
-/// The same for both, in each one's own words: loopback, everybody may come, nothing is kept on a
-/// disk, and no queue is so short that it decides.
-fn configuration(kind: Kind<'_>, plan: &Plan, address: SocketAddr, folder: &Path) -> String {
-    match kind {
-        Kind::Fieldgate(_) => format!(
-            "[gateway]\nname = \"bench\"\n[listener.bench]\nbind = \"{address}\"\n\
-             [control]\nsocket = \"{}\"\n\
-             [broker]\nmax_connections = 21000\nmax_sessions = 21000\n\
-             inflight_maximum = 65535\nmemory = \"1GiB\"\nqueues = \"1GiB\"\n\
-             queue = {{ messages = 1000000, bytes = \"1GiB\" }}\n",
-            folder.join("control.sock").display()
-        ),
-        Kind::Mosquitto(_) => format!(
-            "listener {} {}\nallow_anonymous true\npersistence false\nlog_dest none\n\
-             max_inflight_messages 0\nmax_queued_messages 0\n{}",
-            address.port(),
-            address.ip(),
-            // With Nagle's delay its latencies are those of acknowledgements that are put off.
-            if plan.rate.is_some() {
-                "set_tcp_nodelay true\n"
-            } else {
-                ""
-            }
-        ),
-    }
+// The same for both, in each one's own words: loopback, everybody may come, nothing is kept on a
+// disk, and no queue is so short that it decides.
+
+fn own_configuration(address: SocketAddr, folder: &Path) -> String {
+    format!(
+        "[gateway]\nname = \"bench\"\n[listener.bench]\nbind = \"{address}\"\n\
+         [control]\nsocket = \"{}\"\n\
+         [broker]\nmax_connections = 21000\nmax_sessions = 21000\n\
+         inflight_maximum = 65535\nmemory = \"1GiB\"\nqueues = \"1GiB\"\n\
+         queue = {{ messages = 1000000, bytes = \"1GiB\" }}\n",
+        folder.join("control.sock").display()
+    )
+}
+
+fn mosquitto_configuration(plan: &Plan, address: SocketAddr) -> String {
+    format!(
+        "listener {} {}\nallow_anonymous true\npersistence false\nlog_dest none\n\
+         max_inflight_messages 0\nmax_queued_messages 0\n{}",
+        address.port(),
+        address.ip(),
+        // With Nagle's delay its latencies are those of acknowledgements that are put off.
+        if plan.rate.is_some() {
+            "set_tcp_nodelay true\n"
+        } else {
+            ""
+        }
+    )
 }
 
 /// Which CPU is whose.

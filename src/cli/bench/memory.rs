@@ -5,7 +5,6 @@
 //! after so many have been made, and so is its own account (`$SYS/broker/heap/current`): what the
 //! account does not know, the memory budget cannot limit.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -208,7 +207,6 @@ fn make(
 
 fn start(program: &Path, folder: &Folder, count: usize) -> io::Result<Broker> {
     let address = free_port()?;
-    let file = folder.path().join("fieldgate.toml");
     let (room, sessions) = (count + 2 * WARM, (count + 2 * WARM).min(100_000));
     let configuration = format!(
         "[gateway]\nname = \"bench\"\n[broker]\nmax_connections = {sessions}\n\
@@ -218,7 +216,7 @@ fn start(program: &Path, folder: &Folder, count: usize) -> io::Result<Broker> {
          [listener.bench]\nbind = \"{address}\"\n[control]\nsocket = \"{}\"\n",
         folder.path().join("control.sock").display()
     );
-    fs::write(&file, configuration)?;
+    let file = folder.written("fieldgate.toml", &configuration)?;
     let mut command = Command::new(program);
     Broker::start(
         command.args(["run", "-q", "--config"]).arg(&file),

@@ -2,8 +2,8 @@
 //!
 //! `bench` measures the broker that is named; `bench compare` starts this one and mosquitto, each
 //! pinned to the same CPU, and measures both in turn; `bench memory` starts this one and measures
-//! what it keeps. [`load`] says how a run goes and what its
-//! latencies mean.
+//! what it keeps; `bench relay` is what the comparison holds both against. [`load`] says how a run
+//! goes and what its latencies mean.
 
 mod broker;
 mod compare;
@@ -11,6 +11,7 @@ mod histogram;
 mod load;
 mod memory;
 mod process;
+mod relay;
 mod report;
 
 use lexopt::Parser;
@@ -30,6 +31,9 @@ pub(crate) fn run(parser: Parser, globals: Globals) -> Result<u8, Failure> {
     };
     if options.compare {
         return compare::run(&options);
+    }
+    if options.relay {
+        return relay::run(options.port);
     }
     if options.memory {
         let clients = options.clients.unwrap_or(2000);
@@ -55,6 +59,7 @@ pub(crate) fn run(parser: Parser, globals: Globals) -> Result<u8, Failure> {
 struct Options {
     compare: bool,
     memory: bool,
+    relay: bool,
     json: bool,
     host: String,
     port: u16,
@@ -82,6 +87,7 @@ impl Options {
         let mut options = Self {
             compare: false,
             memory: false,
+            relay: false,
             json: false,
             host: "localhost".to_owned(),
             port: 1883,
@@ -108,14 +114,16 @@ impl Options {
                 Argument::Short('q') => "qos",
                 Argument::Short('V') => "version",
                 Argument::Short(_) => "",
-                Argument::Value(word)
-                    if word == "compare" && !options.compare && !options.memory =>
-                {
+                Argument::Value(word) if word == "compare" && options.is_plain() => {
                     options.compare = true;
                     continue;
                 }
-                Argument::Value(word) if word == "memory" && !options.compare => {
+                Argument::Value(word) if word == "memory" && options.is_plain() => {
                     options.memory = true;
+                    continue;
+                }
+                Argument::Value(word) if word == "relay" && options.is_plain() => {
+                    options.relay = true;
                     continue;
                 }
                 Argument::Value(word) if word == "field" => {
@@ -186,6 +194,11 @@ impl Options {
             options.scenarios = SCENARIOS.to_vec();
         }
         Ok(Some(options))
+    }
+
+    /// No other kind of benchmark was asked for yet.
+    const fn is_plain(&self) -> bool {
+        !(self.compare || self.memory || self.relay)
     }
 
     /// Every combination that is to be measured.
@@ -365,6 +378,7 @@ mod tests {
             &["compare", "--unix", "/x"],
             &["memory", "--unix", "/x"],
             &["memory", "compare"],
+            &["relay", "memory"],
             &["compare", "mesh"],
             &["compare", "--clients", "3"],
             &["--repeat", "3"],
