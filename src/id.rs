@@ -87,6 +87,11 @@ impl fmt::Display for RequestId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleId(pub u16);
 
+/// A queue that outlives its connection and this process: a session's, or that of a bridge's rule.
+/// Counted up from 1, never reused, also not after a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueId(pub u64);
+
 /// Log sequence number: a place in the journal. What is at or below the synced mark survives a
 /// power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -13,6 +13,7 @@ use crate::field::bus::{BusOp, BusOutcome, BusSettings};
 use crate::field::line::{LineCommand, LineEvent};
 use crate::field::port::{PortCommand, PortEvent};
 use crate::id::{BusId, ConnId, ControlId, LineId, ListenerId, PortId, RequestId};
+use crate::journal::disk::{DiskCommand, DiskEvent};
 use crate::time::{Duration, Instant};
 
 /// Something happened.
@@ -103,6 +104,8 @@ pub enum Input {
     },
     /// An answer of the journal.
     Journal(JournalEvent),
+    /// An answer of the disk that the journal is on.
+    Disk(DiskEvent),
     /// Stop cleanly: outputs to their safe state, `offline`, DISCONNECT. [`Notice::Stopped`] says
     /// when it is done.
     Stop,
@@ -250,6 +253,8 @@ pub enum Output {
     },
     /// For the journal.
     Journal(JournalCommand),
+    /// For the disk that the journal is on. In order; answered by [`Input::Disk`].
+    Disk(DiskCommand),
     /// Something that the host's surroundings want to know.
     Notice(Notice),
 }

@@ -217,6 +217,7 @@ impl Gateway {
             Input::Journal(JournalEvent::Fetched { message, .. }) => {
                 self.broker.handle_fetched(now, message, &mut self.outbox);
             }
+            Input::Disk(_) => debug_assert!(false, "nothing is kept on a disk yet"),
             Input::Stop => self.stop(now),
         }
         self.route(now);

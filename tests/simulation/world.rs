@@ -1225,6 +1225,7 @@ impl World {
                         payload: None,
                     }));
                 }
+                Output::Disk(command) => panic!("nobody asked for {command:?}"),
                 Output::Notice(notice) => {
                     self.ready |= notice == Notice::Ready;
                     if notice == Notice::Stopped {

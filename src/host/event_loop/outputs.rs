@@ -82,6 +82,7 @@ impl EventLoop {
                 self.inputs
                     .push_back(Input::Journal(JournalEvent::Fetched { message, payload }));
             }
+            Output::Disk(_) => debug_assert!(false, "nothing is kept on a disk yet"),
             Output::Notice(notice) => self.notice(now, &notice),
         }
     }
