@@ -1,0 +1,7 @@
+//! The journal on a disk that loses power, fails, and fills up.
+
+mod crashes;
+mod disk;
+mod hostile;
+mod house;
+mod rules;
