@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use fieldgate::config::{self, Environment, Source};
+use fieldgate::gateway::settings::JournalSettings;
 use regex_lite::Regex;
 
 fn root() -> &'static Path {
@@ -96,7 +97,13 @@ fn the_limits_shown_are_the_defaults() {
         broker.response_information.take().is_some(),
         "nor are clients told where to be answered"
     );
+    let rules = std::mem::take(&mut broker.durability.rules);
+    assert!(
+        !rules.is_empty(),
+        "and nothing else decides what waits for the disk"
+    );
     assert_eq!(broker, silent.gateway.broker);
+    assert_eq!(shown.gateway.journal, Some(JournalSettings::default()));
     assert_eq!(shown.control.socket, silent.control.socket);
     assert_eq!(shown.log.level, silent.log.level);
     let local = &shown.gateway.listeners["local"];
@@ -117,7 +124,7 @@ fn the_limits_shown_are_the_defaults() {
 
 /// A table in which nothing but an unknown key is wrong, for each kind of table: the message lists
 /// the keys that are known.
-const TABLES: [&str; 24] = [
+const TABLES: [&str; 28] = [
     "",
     "[gateway]\n",
     "[gateway.defaults]\n",
@@ -125,6 +132,10 @@ const TABLES: [&str; 24] = [
     "[broker.queue]\n",
     "[broker.retained]\n",
     "[broker.publish_quota]\n",
+    "[broker.durability]\n",
+    "[broker.durability]\ndefault = { interval = \"1s\", @ = 1 }\n",
+    "[broker.durability]\nrules = [{ filter = \"a\", level = \"none\", @ = 1 }]\n",
+    "[journal]\n",
     "[listener.x]\nbind = \"[::1]:1\"\n",
     "[listener.x]\nbind = \"[::1]:1\"\ntls = { certificate = \"a\", key = \"b\", @ = 1 }\n",
     "[listener.x]\nbind = \"[::1]:1\"\nprotocols = [\"websocket\"]\nwebsocket = { @ = 1 }\n",

@@ -4,6 +4,7 @@
 
 pub use super::access::{AccessSettings, Effect, Order, Pattern, Rule, Rules, Who};
 use crate::mqtt::QoS;
+use crate::mqtt::topic;
 use crate::time::Duration;
 use crate::units::Rate;
 
@@ -75,6 +76,8 @@ pub struct Settings {
     pub check_payload_format: bool,
     /// What CONNACK tells clients that ask for Response Information (3.2.2.3.15).
     pub response_information: Option<Box<str>>,
+    /// What an acknowledgement waits for. Without a journal nothing is durable, whatever this says.
+    pub durability: Durability,
     /// Who is who, and who may do what.
     pub access: AccessSettings,
 }
@@ -111,9 +114,41 @@ impl Default for Settings {
             shared_subscriptions: true,
             check_payload_format: false,
             response_information: None,
+            durability: Durability::default(),
             access: AccessSettings::default(),
         }
     }
+}
+
+/// How durable messages are, by their topics.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Durability {
+    /// Of a topic that no rule matches.
+    pub default: Level,
+    /// Checked Topic Filters, not shared ones; the first that matches decides.
+    pub rules: Vec<(Box<str>, Level)>,
+}
+
+impl Durability {
+    /// How durable messages of this topic are. It must have been checked.
+    pub fn level_of(&self, topic: &str) -> Level {
+        self.rules
+            .iter()
+            .find(|(filter, _)| topic::matches(filter, topic))
+            .map_or(self.default, |(_, level)| *level)
+    }
+}
+
+/// How durable a message is that somebody durable takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Level {
+    /// It is acknowledged when it is on the disk.
+    #[default]
+    Strict,
+    /// It is acknowledged at once, and on the disk within this time.
+    Interval(Duration),
+    /// It is acknowledged at once, and lost when the power fails.
+    None,
 }
 
 /// Where the clients of a listener are to go instead.
@@ -170,4 +205,33 @@ pub enum WhenFull {
     Refuse,
     /// The subscriber's connection is closed with 0x97; its session and queue stay.
     Disconnect,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_rule_that_matches_a_topic_decides() {
+        let interval = Level::Interval(Duration::from_secs(1));
+        let durability = Durability {
+            default: Level::Strict,
+            rules: vec![
+                ("shed/+/raw/#".into(), Level::None),
+                ("shed/#".into(), interval),
+                ("shed/pump/#".into(), Level::Strict),
+            ],
+        };
+        for (topic, level) in [
+            ("shed/pump/raw", Level::None),
+            ("shed/pump/raw/a/b", Level::None),
+            ("shed/pump/state", interval),
+            ("shed", interval),
+            ("barn/pump/raw", Level::Strict),
+            ("$SYS/broker/uptime", Level::Strict),
+        ] {
+            assert_eq!(durability.level_of(topic), level, "{topic}");
+        }
+        assert_eq!(Durability::default().level_of("shed"), Level::Strict);
+    }
 }

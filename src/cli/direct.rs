@@ -156,6 +156,7 @@ fn only(config: &Config, name: &str, wanted: Use<'_>) -> Result<Config, Failure>
     }
     // What is asked for is wanted now, whatever the schedule of a gateway would be.
     Ok(Config {
+        journal: None,
         listeners: std::collections::BTreeMap::new(),
         devices: [(name.into(), device)].into(),
         ..config.clone()

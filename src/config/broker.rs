@@ -88,6 +88,7 @@ impl Broker {
             broker.strangers(cx, &section);
             broker.queues(cx, &section);
             broker.features(cx, &section);
+            broker.settings.durability = super::durability::read(cx, &section);
             if let Some(entry) = section.get(cx, "listen")
                 && let Some(value) = cx.flag(entry)
             {

@@ -9,7 +9,6 @@ use super::diagnostic::{Diagnostic, Span};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Group {
     Root,
-    Broker,
     /// `[gateway.defaults]` and devices. What is later there is later on points too.
     Common,
     /// A point that its driver brings along. What is later on other points is later there too.
@@ -19,15 +18,13 @@ pub(super) enum Group {
 }
 
 /// Keys that come later: where, the key, and how the message calls it.
-const KEYS: [(Group, &str, &str); 17] = [
-    (Group::Root, "journal", "[journal]"),
+const KEYS: [(Group, &str, &str); 15] = [
     (Group::Root, "spi", "[spi.N]"),
     (Group::Root, "onewire", "[onewire]"),
     (Group::Root, "tcp", "[tcp.NAME]"),
     (Group::Root, "bridge", "[bridge.NAME]"),
     (Group::Root, "home_assistant", "[home_assistant]"),
     (Group::Root, "http", "[http]"),
-    (Group::Broker, "durability", "[broker.durability]"),
     (Group::Common, "area", "area"),
     (Group::Common, "icon", "icon"),
     (Group::Common, "device_class", "device_class"),
@@ -134,7 +131,6 @@ mod tests {
         for (group, key, what) in KEYS {
             let text = match group {
                 Group::Root => format!("[{key}.x]\ny = 1\n"),
-                Group::Broker => format!("[broker.{key}]\nx = 1\n"),
                 Group::Common => format!("[device.m]\ndriver = \"system\"\n{key} = \"x\"\n"),
                 Group::Point => format!("{POINT}kind = \"input\"\nline = 4\n{key} = \"x\"\n"),
                 Group::FixedPoint => format!(

@@ -19,9 +19,11 @@ mod chip;
 mod common;
 mod device;
 mod diagnostic;
+mod durability;
 mod gateway;
 mod gpio;
 mod header;
+mod journal;
 mod later;
 mod lines;
 mod listener;
@@ -289,6 +291,7 @@ fn meant(cx: &mut read::Cx<'_>, table: &tree::Table) -> Meant {
     let log = gateway::log(cx, &root);
     let control = gateway::control(cx, &root);
     let mut broker = broker::Broker::read(cx, &root);
+    let journal = journal::read(cx, &root, &gateway, &broker.settings);
     let access = access::read(cx, &root);
     broker.settings.access.rules = access.rules;
     let has_passwords = access.files.passwords.is_some();
@@ -304,6 +307,7 @@ fn meant(cx: &mut read::Cx<'_>, table: &tree::Table) -> Meant {
             name: gateway.name,
             base_topic: gateway.base_topic,
             broker: broker.settings,
+            journal,
             exempt_addresses: broker.exempt,
             listeners,
             devices: devices.configs,

@@ -18,6 +18,12 @@ pub(super) enum Place {
     Retained,
     /// `publish_quota = { … }`
     Quota,
+    Durability,
+    /// One of `rules` of `[broker.durability]`.
+    DurabilityRule,
+    /// `{ interval = … }`
+    Interval,
+    Journal,
     Access,
     /// One of `[[access.rule]]`.
     Rule,
@@ -54,7 +60,7 @@ pub(super) enum Place {
 }
 
 impl Place {
-    const ALL: [Self; 29] = [
+    const ALL: [Self; 33] = [
         Self::Root,
         Self::Gateway,
         Self::Defaults,
@@ -62,6 +68,10 @@ impl Place {
         Self::Queue,
         Self::Retained,
         Self::Quota,
+        Self::Durability,
+        Self::DurabilityRule,
+        Self::Interval,
+        Self::Journal,
         Self::Access,
         Self::Rule,
         Self::Listener,
@@ -91,8 +101,8 @@ impl Place {
     const fn own_keys(self) -> &'static [&'static str] {
         match self {
             Self::Root => &[
-                "gateway", "broker", "access", "listener", "i2c", "gpio", "serial", "device",
-                "log", "control",
+                "gateway", "broker", "journal", "access", "listener", "i2c", "gpio", "serial",
+                "device", "log", "control",
             ],
             Self::Gateway => &["name", "base_topic", "data_dir", "time_format", "defaults"],
             Self::Defaults | Self::FixedPoint => &[],
@@ -126,9 +136,14 @@ impl Place {
                 "subscription_identifiers",
                 "check_payload_format",
                 "response_information",
+                "durability",
             ],
             Self::Queue => &["messages", "bytes", "when_full"],
             Self::Retained | Self::Quota => &["messages", "bytes"],
+            Self::Durability => &["default", "rules"],
+            Self::DurabilityRule => &["filter", "level"],
+            Self::Interval => &["interval"],
+            Self::Journal => &["size", "segment", "sync_within"],
             Self::Access => &["password_file", "acl_file", "default", "group", "rule"],
             Self::Rule => &[
                 "user",
@@ -256,7 +271,6 @@ impl Place {
     fn group(self) -> Group {
         match self {
             Self::Root => Group::Root,
-            Self::Broker => Group::Broker,
             Self::Defaults | Self::System | Self::Chip | Self::Lines | Self::Text => Group::Common,
             Self::FixedPoint => Group::FixedPoint,
             Self::InputPoint
@@ -278,6 +292,10 @@ impl Place {
             Self::Queue => "[broker.queue]",
             Self::Retained => "[broker.retained]",
             Self::Quota => "[broker.publish_quota]",
+            Self::Durability => "[broker.durability]",
+            Self::DurabilityRule => "`rules` of [broker.durability]",
+            Self::Interval => "`{ interval = … }`",
+            Self::Journal => "[journal]",
             Self::Access => "[access]",
             Self::Rule => "[[access.rule]]",
             Self::Listener => "[listener.NAME]",

@@ -3,8 +3,8 @@
 
 use core::fmt::Write as _;
 
-use super::{LogLevel, Meant, access, broker, common, gateway, gpio, lines, transport};
-use crate::broker::settings::{Effect, Who};
+use super::{LogLevel, Meant, access, broker, common, durability, gateway, gpio, lines, transport};
+use crate::broker::settings::{Effect, Level, Who};
 use crate::field::line::{Chip, LineRef};
 use crate::field::port::{Parity, PortSettings};
 use crate::field::settings::{
@@ -31,6 +31,7 @@ impl Meant {
         };
         out.gateway();
         out.broker();
+        out.journal();
         out.access();
         for (name, listener) in &self.gateway.listeners {
             out.listener(name, listener);
@@ -214,6 +215,31 @@ impl Printer<'_> {
         ];
         for (key, rate) in rates {
             self.text(key, rate.as_deref().unwrap_or("unlimited"));
+        }
+        self.durability();
+    }
+
+    fn durability(&mut self) {
+        let durability = &self.meant.gateway.broker.durability;
+        self.table("broker.durability");
+        self.line("default", &level(durability.default));
+        if !durability.rules.is_empty() {
+            let rules = durability.rules.iter();
+            let rules = rules.map(|(filter, of)| {
+                let (filter, level) = (quoted(filter), level(*of));
+                format!("{{ filter = {filter}, level = {level} }}")
+            });
+            let rules: Vec<_> = rules.collect();
+            self.line("rules", &format!("[{}]", rules.join(", ")));
+        }
+    }
+
+    fn journal(&mut self) {
+        if let Some(journal) = self.meant.gateway.journal {
+            self.table("journal");
+            self.text("size", &format_size(journal.size));
+            self.text("segment", &format_size(journal.segment.into()));
+            self.duration("sync_within", journal.sync_within);
         }
     }
 
@@ -619,5 +645,14 @@ fn bare_or_quoted(key: &str) -> String {
         key.to_owned()
     } else {
         quoted(key)
+    }
+}
+
+fn level(level: Level) -> String {
+    match level {
+        Level::Interval(within) => {
+            format!("{{ interval = {} }}", quoted(&format_duration(within)))
+        }
+        level => quoted(word(&durability::LEVELS, level)),
     }
 }

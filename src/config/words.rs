@@ -23,8 +23,7 @@ const WORDS: [(&str, &str, &str); 84] = [
     (
         "persistence",
         MOSQUITTO,
-        "[journal], which is not available in this version: sessions and retained messages \
-            are in memory",
+        "`data_dir` in [gateway]: what is to outlive a restart is in its journal",
     ),
     ("persistence_file", MOSQUITTO, "`data_dir` in [gateway]"),
     ("persistence_location", MOSQUITTO, "`data_dir` in [gateway]"),

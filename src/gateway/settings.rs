@@ -9,6 +9,7 @@ use std::str::FromStr;
 use crate::broker;
 use crate::field;
 use crate::pipeline;
+use crate::time::Duration;
 
 /// What the gateway is to be.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,12 +20,38 @@ pub struct Config {
     pub base_topic: Box<str>,
     /// The broker's limits.
     pub broker: broker::settings::Settings,
+    /// What outlives the process. `None`: nothing does, for there is no folder to keep it in.
+    pub journal: Option<JournalSettings>,
     /// The broker's limits of one address are not for these.
     pub exempt_addresses: Vec<Network>,
     /// Where clients may connect, by the table's name.
     pub listeners: BTreeMap<Box<str>, ListenerSettings>,
     /// By name.
     pub devices: BTreeMap<Box<str>, DeviceConfig>,
+}
+
+/// `[journal]`. Where it is kept is the host's to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalSettings {
+    /// Bytes of all its segments together, at most.
+    pub size: u64,
+    /// Bytes of one of them: a multiple of 4096, and an eighth of `size` at most.
+    pub segment: u32,
+    /// What nobody waits for is on the disk within this time.
+    pub sync_within: Duration,
+}
+
+impl Default for JournalSettings {
+    fn default() -> Self {
+        Self {
+            // A small part of the smallest card that one buys, and three times what the broker's
+            // own limits let it keep: cleaning then copies little.
+            size: 1 << 30,
+            // About what an SD card erases at once.
+            segment: 4 << 20,
+            sync_within: Duration::from_secs(1),
+        }
+    }
 }
 
 /// One device: what it is, and how its points are published.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use fieldgate::broker::settings::{Effect, WhenFull, Who};
-use fieldgate::config::LogLevel;
+use fieldgate::broker::settings::{Effect, Level, WhenFull, Who};
+use fieldgate::config::{Environment, LogLevel, Source, parse};
 use fieldgate::field::line::{Bias, Chip, Edges, LineRef};
 use fieldgate::field::port::Parity;
 use fieldgate::field::settings::{Driver, GpioKind, I2cChip, OnStart, SafeState, TextKind};
-use fieldgate::gateway::settings::Bind;
+use fieldgate::gateway::settings::{Bind, JournalSettings};
 use fieldgate::mqtt::QoS;
 use fieldgate::pipeline::settings::{PayloadFormat, TimeFormat};
 use fieldgate::point::PointKind;
@@ -39,6 +39,17 @@ memory = "96MiB"
 queue = { messages = 10000, bytes = "16MiB", when_full = "drop_newest" }
 queues = "256MiB"
 retained = { messages = 100000, bytes = "64MiB" }
+[broker.durability]
+default = "strict"
+rules = [
+    { filter = "shed/+/raw/#", level = "none" },
+    { filter = "shed/#", level = { interval = "1s" } },
+]
+
+[journal]
+size = "1GiB"
+segment = "4MiB"
+sync_within = "1s"
 
 [access]
 default = "deny"
@@ -173,6 +184,15 @@ fn the_documented_example_means_what_it_says() {
     let operators = ["anna", "panel"].map(Box::from);
     assert_eq!(rules.list[0].who, Who::Users(operators.into()));
     assert!(!rules.list[1].subscribe && rules.list[1].effect == Effect::Deny);
+    let durability = std::mem::take(&mut broker.durability);
+    assert_eq!(durability.default, Level::Strict);
+    let within = Level::Interval(Duration::from_secs(1));
+    let rules = [
+        ("shed/+/raw/#".into(), Level::None),
+        ("shed/#".into(), within),
+    ];
+    assert_eq!(durability.rules, rules);
+    assert_eq!(meant.gateway.journal, Some(JournalSettings::default()));
     assert_eq!(broker, fieldgate::broker::settings::Settings::default());
     assert_eq!(broker.queue.when_full, WhenFull::DropNewest);
 
@@ -292,6 +312,42 @@ fn nothing_at_all_is_a_broker_on_loopback() {
         loaded.meant.data_dir.unwrap().to_str(),
         Some("/var/lib/fieldgate")
     );
+}
+
+/// Nothing is durable then, and whoever wants it to be is told.
+#[test]
+fn without_a_folder_there_is_no_journal() {
+    let nowhere = Environment {
+        state_directory: None,
+        ..super::machine()
+    };
+    let said = |text: &str| {
+        let loaded = parse([Source::new("x.toml", text)], &nowhere).expect(text);
+        assert_eq!(loaded.meant.gateway.journal, None, "{text}");
+        loaded.warnings.render(false)
+    };
+    assert_eq!(said(""), "");
+    assert_eq!(said("[broker.durability]\ndefault = \"none\"\n"), "");
+    insta::assert_snapshot!(
+        "no_folder_for_a_journal",
+        said("[journal]\nsize = \"1GiB\"\n")
+    );
+    for asking in [
+        "[broker.durability]\ndefault = \"strict\"\n",
+        "[broker.durability]\ndefault = \"none\"\nrules = [{ filter = \"a\", level = \"strict\" }]\n",
+    ] {
+        assert!(said(asking).contains("x.toml:1:9"), "{}", said(asking));
+    }
+    let here = "[gateway]\ndata_dir = \"data\"\n[journal]\nsegment = \"64KiB\"\n";
+    let loaded = parse([Source::new("/etc/x.toml", here)], &nowhere).expect(here);
+    assert_eq!(
+        loaded.warnings.warnings(),
+        1,
+        "a packet is larger than a segment"
+    );
+    let journal = loaded.meant.gateway.journal.expect("a journal");
+    assert_eq!(journal.segment, 64 << 10);
+    assert_eq!(loaded.meant.data_dir, Some("/etc/data".into()));
 }
 
 #[test]

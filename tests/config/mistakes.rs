@@ -221,6 +221,38 @@ const MISTAKES: &[(&str, &str)] = &[
         "queue_larger_than_queues",
         "[broker]\nqueue = { bytes = \"512MiB\" }\nmax_packet_size = \"200MiB\"\n",
     ),
+    (
+        "durability_wrong",
+        "[broker.durability]\ndefault = \"interval\"\nrules = [{ filter = \"a/#/b\", level = \
+      \"strict\" }, { filter = \"$share/g/a\", level = { interval = \"1d\" } }, { filter = \"a\" }, \
+      { level = { within = \"1s\" } }, \"a\", { filter = \"b\", level = \"lazy\" }, { filter = \"c\", \
+      level = 1 }]\n",
+    ),
+    (
+        "durability_is_no_table",
+        "[broker]\ndurability = \"strict\"\n",
+    ),
+    (
+        "durability_rules_are_no_list",
+        "[broker.durability]\nrules = { filter = \"a\", level = \"none\" }\n",
+    ),
+    (
+        "journal_wrong",
+        "[journal]\nsize = 100\nsegment = \"1000000B\"\nsync_within = \"1ms\"\nfolder = \"x\"\n",
+    ),
+    ("journal_of_few_segments", "[journal]\nsize = \"16MiB\"\n"),
+    (
+        "journal_of_too_few_small_segments",
+        "[journal]\nsize = \"512KiB\"\nsegment = \"72KiB\"\n",
+    ),
+    (
+        "journal_of_many_segments",
+        "[journal]\nsize = \"1000GiB\"\nsegment = \"1MiB\"\n",
+    ),
+    (
+        "journal_meets_its_limits_first",
+        "[broker]\nqueues = \"1GiB\"\nmax_packet_size = \"3MiB\"\n",
+    ),
     // buses
     (
         "bus_nobody_declared",
@@ -475,6 +507,7 @@ fn what_is_called_a_mistake_is_refused_and_what_is_odd_is_not() {
             "line_is_txd",
             "serial_port_odd",
             "passwords_in_the_clear",
+            "journal_meets_its_limits_first",
         ]
         .contains(name);
         assert_eq!(read(text).is_ok(), is_odd, "{name}");

@@ -76,6 +76,11 @@ fn odd_settings_print_as_they_mean() {
     );
     round_trip("[broker]\nkeep_alive_override = \"1m\"\nmemory = \"1GB\"\n");
     round_trip(
+        "[broker.durability]\ndefault = { interval = \"90s\" }\nrules = [{ filter = 'a\"/#', level = \
+         { interval = \"250ms\" } }, { filter = \"#\", level = \"none\" }]\n[journal]\nsize = \
+         \"64MiB\"\nsegment = \"260KiB\"\nsync_within = \"10ms\"\n",
+    );
+    round_trip(
         "[gateway]\ntime_format = \"unix_ns\"\n[device.m]\ndriver = \"system\"\nenabled = false\n\
          [device.n]\ndriver = \"system\"\nsimulated = true\nlabel = 'a \"b\" \\ c'\n",
     );

@@ -60,6 +60,7 @@ impl Plan {
             name: "test".into(),
             base_topic: "test".into(),
             broker: self.broker.clone(),
+            journal: None,
             exempt_addresses: self.exempt_addresses.clone(),
             listeners: BTreeMap::from([("default".into(), listener)]),
             devices: self.devices.clone(),
