@@ -43,6 +43,7 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
             path: meant.control.socket,
             group: meant.control.group,
         }),
+        data_dir: meant.data_dir,
         loader: Some(Arc::new(move || reload(&path))),
         handle_signals: true,
         ..HostSettings::default()

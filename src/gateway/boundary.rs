@@ -346,7 +346,7 @@ pub struct HostCounters {
     pub worker_expired: u64,
     /// Answers of workers that came after that.
     pub worker_late: u64,
-    /// Buses and GPIO chips whose worker owes an overdue answer now: a health fault.
+    /// Buses, GPIO chips and disks whose worker owes an overdue answer now: a health fault.
     pub workers_stuck: u64,
     /// Threads that open, close or load something now.
     pub errands: u64,

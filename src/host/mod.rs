@@ -12,6 +12,7 @@
 //! | `users` | names of unix sockets' peers |
 //! | `worker` | threads for what blocks, and the mailbox that wakes the loop |
 //! | `bus`, `gpio/`, `serial` | I2C and the machine's files, lines, ttys |
+//! | `disk/` | the journal's folder |
 //! | `password` | hashes of passwords |
 //! | `control` | the control socket and who may use it |
 //! | `signal`, `systemd`, `log`, `footprint` | the process's surroundings |
@@ -21,6 +22,7 @@ mod bus;
 mod clock;
 mod control;
 pub mod dial;
+pub mod disk;
 mod event_loop;
 mod footprint;
 mod gpio;
@@ -43,6 +45,7 @@ mod worker;
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use crate::gateway::boundary::HostCounters;
@@ -72,6 +75,9 @@ pub struct HostSettings {
     pub on_event: Option<Box<Observer>>,
     /// Whether SIGTERM, SIGINT and SIGHUP are the gateway's, as they are in `run` and `demo`.
     pub handle_signals: bool,
+    /// Where the gateway keeps what outlives it; `None`: nowhere. Nothing is touched there before
+    /// the gateway asks for it.
+    pub data_dir: Option<PathBuf>,
     /// For the gateway's generator; `None`: from the kernel.
     pub seed: Option<u64>,
 }

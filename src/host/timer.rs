@@ -10,6 +10,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::os::fd::{AsFd, AsRawFd};
 
+use super::disk;
 use super::token::Source;
 use crate::deadlines::ExactDeadlines;
 use crate::id::{ConnId, ControlId, ListenerId, PortId, RequestId};
@@ -36,6 +37,8 @@ pub(super) enum TimerKey {
     Bus(RequestId),
     /// A GPIO operation is answered, by the loop if need be.
     LineOp(u64),
+    /// The journal's disk is answered for, by the loop if need be.
+    Disk(disk::Side),
     /// A serial port must have opened.
     PortOpen(PortId),
     /// The configuration must have been read.

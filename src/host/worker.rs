@@ -17,7 +17,7 @@ use mio::{Registry, Waker};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::token::Source;
-use super::{bus, gpio, net, serial};
+use super::{bus, disk, gpio, net, serial};
 use crate::gateway::settings::Config;
 use crate::id::ConnId;
 
@@ -39,6 +39,8 @@ pub(super) enum Answer {
     Bus(bus::Answer),
     /// Of a GPIO operation.
     Line(gpio::Answer),
+    /// Of a command for the journal's disk.
+    Disk(disk::Answer),
     /// Of a serial port being opened.
     Port(serial::Answer),
     /// Of a password.

@@ -9,6 +9,7 @@ mod authority;
 mod bench;
 mod connections;
 mod devices;
+mod disk;
 mod process;
 mod proxies;
 mod sockets;

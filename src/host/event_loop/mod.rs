@@ -26,6 +26,7 @@ use mio::{Events, Poll};
 use self::doors::IsNew;
 use super::bus::Buses;
 use super::control::{Control, Served};
+use super::disk::Disk;
 use super::gpio::{EdgesRead, Lines};
 use super::net::{Closing, Connection, Credentials, Lingering, Listener, Proxied};
 use super::password::Passwords;
@@ -104,6 +105,7 @@ pub struct EventLoop {
     connections: GenSlab<ConnId, Connection>,
     lingering: Lingering,
     buses: Buses,
+    disk: Disk,
     lines: Lines,
     ports: Ports,
     passwords: Passwords,
@@ -118,6 +120,8 @@ pub struct EventLoop {
     load_count: u64,
     on_event: Option<Box<Observer>>,
     stop: Stop,
+    /// When [`STOP_LIMIT`] is over, once a stop was asked for.
+    stop_by: Instant,
     /// Fed at the end of this turn, if it finishes.
     watchdog_is_due: bool,
     counters: HostCounters,
@@ -196,6 +200,7 @@ impl EventLoop {
             connections: GenSlab::new(),
             lingering: Lingering::default(),
             buses: Buses::new(mailbox.clone()),
+            disk: Disk::new(mailbox.clone(), settings.data_dir),
             lines: Lines::new(mailbox.clone()),
             ports: Ports::new(mailbox.clone(), errands.clone()),
             passwords: Passwords::new(mailbox.clone()),
@@ -207,6 +212,7 @@ impl EventLoop {
             load_count: 0,
             on_event: settings.on_event,
             stop: Stop::No,
+            stop_by: Instant::FAR_FUTURE,
             watchdog_is_due: false,
             counters: HostCounters::default(),
             poll,
@@ -263,8 +269,8 @@ impl EventLoop {
             Stop::No => {
                 self.stop = Stop::Asked;
                 self.systemd.stopping();
-                let limit = clock::monotonic() + STOP_LIMIT;
-                self.timers.arm(TimerKey::StopGuard, limit);
+                self.stop_by = clock::monotonic() + STOP_LIMIT;
+                self.timers.arm(TimerKey::StopGuard, self.stop_by);
                 self.inputs.push_back(Input::Stop);
             }
             Stop::Asked | Stop::LastBytes(_) => self.stop = Stop::Done(ExitReason::Interrupted),
@@ -289,7 +295,7 @@ impl EventLoop {
 
     /// What the host has met with.
     pub fn counters(&self) -> HostCounters {
-        let (buses, lines) = (self.buses.health(), self.lines.health());
+        let workers = [self.buses.health(), self.lines.health(), self.disk.health()];
         let control = self
             .control
             .as_ref()
@@ -301,9 +307,10 @@ impl EventLoop {
             credentials_failed: self.credentials.failures(),
             lingering: self.lingering.len() as u64,
             linger_cut_short: self.lingering.cut_short(),
-            worker_expired: self.counters.worker_expired + buses.expired + lines.expired,
-            worker_late: buses.late + lines.late,
-            workers_stuck: (buses.stuck + lines.stuck) as u64,
+            worker_expired: self.counters.worker_expired
+                + workers.iter().map(|health| health.expired).sum::<u64>(),
+            worker_late: workers.iter().map(|health| health.late).sum(),
+            workers_stuck: workers.iter().map(|health| health.stuck as u64).sum(),
             errands: self.errands.running() as u64,
             control_refused: control.refused,
             control_overflowed: control.overflowed,
@@ -366,6 +373,14 @@ impl EventLoop {
                 .buses
                 .answered(&mut self.timers, answer)
                 .map(|(request, outcome)| Input::Bus { request, outcome }),
+            Answer::Disk(answer) => {
+                let gateway = &mut self.gateway;
+                self.disk
+                    .answered(&mut self.timers, now.monotonic, answer, |event| {
+                        gateway.handle_input(now, Input::Disk(event));
+                    });
+                None
+            }
             Answer::Line(answer) => self
                 .lines
                 .answered(registry, &mut self.timers, answer)
@@ -630,6 +645,13 @@ impl EventLoop {
                         .handle_input(now, Input::Bus { request, outcome });
                 }
             }
+            TimerKey::Disk(side) => {
+                let gateway = &mut self.gateway;
+                self.disk
+                    .expired(&mut self.timers, now.monotonic, side, |event| {
+                        gateway.handle_input(now, Input::Disk(event));
+                    });
+            }
             TimerKey::LineOp(op) => {
                 if let Some(event) = self.lines.expired(registry, op) {
                     self.gateway.handle_input(now, line_input(event));
@@ -647,6 +669,14 @@ impl EventLoop {
                 self.loaded(now, outcome);
             }
             TimerKey::Watchdog => self.watchdog_is_due = true,
+            // What is being written to the disk has until the limit of the whole stop.
+            TimerKey::StopGuard
+                if matches!(self.stop, Stop::LastBytes(_))
+                    && self.disk.is_writing()
+                    && now.monotonic < self.stop_by =>
+            {
+                self.timers.arm(TimerKey::StopGuard, self.stop_by);
+            }
             TimerKey::StopGuard => {
                 log::warn!("a clean stop took too long");
                 self.stop = Stop::Done(ExitReason::Stopped);
@@ -687,7 +717,12 @@ impl EventLoop {
                     .connections
                     .iter()
                     .all(|(_, connection)| connection.closing != Closing::Flush);
-            if all_is_said || now.monotonic >= until {
+            let (is_over, limit) = if self.disk.is_writing() {
+                (false, until.max(self.stop_by))
+            } else {
+                (all_is_said, until)
+            };
+            if is_over || now.monotonic >= limit {
                 self.stop = Stop::Done(ExitReason::Stopped);
             }
         }
@@ -734,5 +769,109 @@ fn message_of(panic: &(dyn Any + Send)) -> Box<str> {
         text.as_str().into()
     } else {
         "a panic without a message".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::PathBuf;
+
+    use nix::sys::stat::Mode;
+
+    use super::*;
+    use crate::host::disk::Side;
+    use crate::journal::disk::{BatchId, DiskCommand, Slot};
+
+    struct Folder(PathBuf);
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// A loop whose disk is in the middle of a commit: the segment is a FIFO, which does not open
+    /// before somebody opens its other end.
+    fn committing(name: &str) -> (EventLoop, Folder, PathBuf) {
+        let name = format!("fieldgate-stop-{name}-{}", std::process::id());
+        let folder = Folder(std::env::temp_dir().join(name));
+        let _ = fs::remove_dir_all(&folder.0);
+        fs::create_dir_all(folder.0.join("journal")).unwrap();
+        let segment = folder.0.join("journal/00000000.seg");
+        nix::unistd::mkfifo(&segment, Mode::S_IRWXU).unwrap();
+
+        let config = Config {
+            name: "test".into(),
+            base_topic: "test".into(),
+            broker: crate::broker::settings::Settings::default(),
+            journal: None,
+            exempt_addresses: Vec::new(),
+            listeners: BTreeMap::new(),
+            devices: BTreeMap::new(),
+        };
+        let settings = HostSettings {
+            data_dir: Some(folder.0.clone()),
+            ..HostSettings::default()
+        };
+        let mut event_loop = EventLoop::new(config, settings).unwrap();
+        let command = DiskCommand::Commit {
+            batch: BatchId(1),
+            slot: Slot(0),
+            offset: 0,
+            bytes: vec![0; 4096],
+        };
+        let (now, timers) = (clock::monotonic(), &mut event_loop.timers);
+        let disk = &mut event_loop.disk;
+        disk.submit(timers, now, command, |event| panic!("{event:?}"));
+        (event_loop, folder, segment)
+    }
+
+    /// Turns until it ends, or until its last bytes have had twice their time.
+    fn turn_to_the_end(event_loop: &mut EventLoop) -> Option<ExitReason> {
+        let limit = clock::monotonic() + 2 * LAST_BYTES;
+        while clock::monotonic() < limit {
+            let wait = limit.since(clock::monotonic());
+            if let Flow::Exit(reason) = event_loop.turn(Some(wait)).unwrap() {
+                return Some(reason);
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_stop_waits_for_a_commit_that_is_under_way() {
+        let (mut event_loop, _folder, segment) = committing("waits");
+        event_loop.stop();
+        assert_eq!(turn_to_the_end(&mut event_loop), None);
+        fs::File::open(segment).unwrap();
+        // The gateway has not asked for it, and is not to hear of it.
+        let late = clock::monotonic() + Duration::from_secs(3600);
+        let mut told = 0;
+        event_loop
+            .disk
+            .expired(&mut event_loop.timers, late, Side::Write, |_| told += 1);
+        assert_eq!((told, event_loop.counters().workers_stuck), (1, 1));
+        let end = turn_to_the_end(&mut event_loop);
+        assert_eq!(end, Some(ExitReason::Stopped));
+        let counters = event_loop.counters();
+        assert_eq!((counters.workers_stuck, counters.worker_late), (0, 1));
+    }
+
+    #[test]
+    fn a_stop_waits_for_no_disk_longer_than_for_everything() {
+        let (mut event_loop, _folder, segment) = committing("limit");
+        let asked = clock::monotonic();
+        event_loop.stop();
+        assert_eq!(turn_to_the_end(&mut event_loop), None);
+        let end = turn_to_the_end(&mut event_loop);
+        assert_eq!(end, Some(ExitReason::Stopped));
+        let took = clock::monotonic().since(asked);
+        assert!(
+            took >= STOP_LIMIT && took < STOP_LIMIT + LAST_BYTES,
+            "{took:?}"
+        );
+        fs::File::open(segment).unwrap();
     }
 }

@@ -82,7 +82,12 @@ impl EventLoop {
                 self.inputs
                     .push_back(Input::Journal(JournalEvent::Fetched { message, payload }));
             }
-            Output::Disk(_) => debug_assert!(false, "nothing is kept on a disk yet"),
+            Output::Disk(command) => {
+                let (timers, inputs) = (&mut self.timers, &mut self.inputs);
+                self.disk.submit(timers, now.monotonic, command, |event| {
+                    inputs.push_back(Input::Disk(event));
+                });
+            }
             Output::Notice(notice) => self.notice(now, &notice),
         }
     }
