@@ -1,9 +1,9 @@
 //! `bench relay`: moves publications from socket to socket and does nothing else.
 //!
-//! What it costs is what the kernel costs: no broker that reads and writes the same sockets can cost
-//! less, so it is the floor under a figure of the comparison. It answers the first packets of an
-//! MQTT 3.1.1 client, and after that looks at no byte: what comes from any connection goes to the
-//! one that subscribed last, with one write a turn. That is enough for a fan-in at QoS 0.
+//! What it costs is what the kernel costs: no broker that reads and writes the same sockets can
+//! cost less, so it is the floor under a figure of the comparison. It answers the first packets of
+//! an MQTT 3.1.1 client, and after that looks at no byte: what comes from any connection goes to
+//! the one that subscribed last, with one write a turn. That is enough for a fan-in at QoS 0.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
