@@ -164,6 +164,7 @@ impl Broker {
             .is_empty()
             .then(|| self.assign_client_id());
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
+        let before_all = self.settle.last();
         let connection = self.connections.get(conn);
         if let Some(redirect) = connection.and_then(|connection| connection.redirect.as_deref()) {
             // Since it has said CONNECT.
@@ -194,7 +195,8 @@ impl Broker {
         let keep_alive = keep_alive.filter(|_| connect.version.is_v5());
         let keep_alive = keep_alive.unwrap_or(connect.keep_alive);
         self.attach(conn, id, connect, granted, keep_alive);
-        let lsn = self.settle.log();
+        self.keep_session(id);
+        let lsn = self.logged_since(before_all);
         log::info!(
             "connected {} {} user={} version={} clean={} present={is_present} \
              keep_alive={keep_alive}",
@@ -443,14 +445,14 @@ impl Broker {
                     let topic = messages.get(reference.message).message.topic();
                     !permissions.may_receive(topic)
                 },
-                |reference| gone.push(reference.message),
+                |reference| gone.push(reference),
             );
             stats.refused_deliveries += gone.len() as u64;
-            for message in gone {
-                messages.release(message);
-            }
             self.queued -= count;
             self.queued_bytes -= bytes;
+            for reference in gone {
+                self.let_go(id, &reference);
+            }
         }
     }
 
@@ -562,6 +564,7 @@ impl Broker {
             is_open: false,
             resend_from: (session.inflight.len() > 0).then_some(0), // [MQTT-4.4.0-1]
             released_before: 0,
+            unsent: std::collections::VecDeque::new(),
         });
         self.connected += 1;
         self.stats.connected_maximum = self.stats.connected_maximum.max(self.connected as u64);

@@ -9,7 +9,7 @@ use super::message::{Draw, Stored};
 use super::queue::{Entry, Identifiers, Reference};
 use super::retained::Seen;
 use super::session::Link;
-use super::{Broker, Output, aliases};
+use super::{Broker, Output, aliases, keep};
 use crate::buffer::{Outbox, SendQueue};
 use crate::id::{ConnId, MessageId, SessionId};
 use crate::mqtt::{Ack, Packet, PacketId, PublishProperties, QoS, SubscriptionIdentifiers};
@@ -71,9 +71,50 @@ impl Broker {
 
     fn step(&mut self, id: SessionId, queue: &mut SendQueue, scan: &mut usize) -> Step {
         match self.resend(id, queue) {
+            Step::Empty => {}
+            other => return other,
+        }
+        match self.send_settled(id, queue) {
             Step::Empty => self.draw(id, queue, scan),
             other => other,
         }
+    }
+
+    /// Sends a QoS 2 message of which it is synced by now that it is under way.
+    fn send_settled(&mut self, id: SessionId, queue: &mut SendQueue) -> Step {
+        let synced = self.settle.synced();
+        let Some((session, link)) = open_session(&mut self.sessions, id) else {
+            return Step::Empty;
+        };
+        let Some((order, _)) = link
+            .unsent
+            .front()
+            .copied()
+            .filter(|(_, lsn)| *lsn <= synced)
+        else {
+            return Step::Empty;
+        };
+        if let Some(sent) = session.inflight.first_since(order)
+            && sent.order == order
+            && let Stage::Published(reference) = &sent.stage
+        {
+            let stored = match self.messages.draw(reference.message, id) {
+                Draw::Ready(stored) => stored,
+                Draw::Pending(fetch) => return pending(&mut self.outputs, &mut self.stats, fetch),
+            };
+            let sending = Sending {
+                dup: false,
+                qos: reference.qos,
+                retain: reference.retain,
+                packet_id: Some(sent.packet_id),
+                identifiers: &reference.identifiers,
+            };
+            // It fitted when it was drawn, and only grows shorter.
+            sending.write(stored, link, self.now, queue);
+            self.stats.publishes_sent += 1;
+        }
+        link.unsent.pop_front();
+        Step::Done
     }
 
     /// Sends one unacknowledged packet again, with its identifier [MQTT-4.4.0-1].
@@ -115,10 +156,16 @@ impl Broker {
                     self.stats.retransmissions += 1;
                 } else {
                     // The client has come back and takes less than before [MQTT-3.1.2-25].
-                    let message = reference.message;
-                    session.inflight.remove(order);
-                    self.messages.release(message);
+                    link.resend_from = Some(order + 1);
+                    let gone = session.inflight.remove(order);
                     self.stats.dropped_too_large += 1;
+                    if let Some(sent) = gone
+                        && let Stage::Published(reference) = sent.stage
+                    {
+                        self.forget_sent(id, sent.sequence);
+                        self.let_go(id, &reference);
+                    }
+                    return Step::Done;
                 }
             }
         }
@@ -160,12 +207,22 @@ impl Broker {
                         identifiers: subscription.identifier.into_iter().collect(),
                         share: None,
                         cost: stored.cost(),
+                        sequence: 0,
                     };
                     (reference, true)
                 }
             },
         };
+        // It is sent once, also if the power fails meanwhile (4.3.3).
+        let waits = reference.qos == QoS::ExactlyOnce && reference.sequence != 0;
         let is_expired = self.messages.get(reference.message).is_expired(now);
+        let has_room = self.keeper.as_ref().is_none_or(|keeper| keeper.has_room());
+        if waits && !is_expired && !has_room {
+            return Step::Blocked;
+        }
+        if !waits && !link.unsent.is_empty() {
+            return Step::Blocked; // Behind those that wait for their sync.
+        }
         if !is_expired && reference.qos > QoS::AtMostOnce && link.unacknowledged >= link.window {
             return Step::Blocked; // [MQTT-3.3.4-9]
         }
@@ -195,8 +252,10 @@ impl Broker {
                     sending.packet_id = Some(session.inflight.unused_id());
                     link.unacknowledged += 1;
                 }
-                sending.write(stored, link, now, queue);
-                self.stats.publishes_sent += 1;
+                if !waits {
+                    sending.write(stored, link, now, queue);
+                    self.stats.publishes_sent += 1;
+                }
             } else {
                 self.stats.dropped_too_large += 1; // [MQTT-3.1.2-25]
             }
@@ -215,11 +274,22 @@ impl Broker {
             self.queued -= 1;
             self.queued_bytes -= reference.cost;
             if !is_kept {
-                self.messages.release(reference.message);
+                self.let_go(id, &reference);
+                return Step::Done;
             }
         }
         if is_kept {
-            session.inflight.send(reference);
+            let sequence = reference.sequence;
+            let packet_id = session.inflight.send(reference);
+            let order = session.inflight.last_order();
+            if waits {
+                let lsn = self.keep_sent(id, packet_id, keep::Stage::Published, sequence);
+                let lsn = lsn.unwrap_or_default();
+                if let Some((_, link)) = open_session(&mut self.sessions, id) {
+                    link.unsent.push_back((order, lsn));
+                }
+                self.hold(lsn, keep::Held::Session(id, order));
+            }
         }
         Step::Done
     }

@@ -30,6 +30,8 @@ pub(super) struct Inflight {
     bytes: usize,
     next_id: PacketId,
     next_order: u64,
+    /// What is here was partly sent before the process began, under any identifiers.
+    is_restored: bool,
     /// For the entries; what they refer to is charged where it is kept.
     charge: Charge,
 }
@@ -40,6 +42,8 @@ pub(super) struct Sent {
     /// Counts up; a resumption remembers how far it has come by it.
     pub(super) order: u64,
     pub(super) packet_id: PacketId,
+    /// Of the message in the session's queue as it is kept; 0: it is not kept.
+    pub(super) sequence: u64,
     pub(super) stage: Stage,
 }
 
@@ -70,6 +74,7 @@ impl Inflight {
             bytes: 0,
             next_id: PacketId::FIRST,
             next_order: 0,
+            is_restored: false,
             charge: memory.charge(0),
         }
     }
@@ -82,6 +87,7 @@ impl Inflight {
         self.entries.push_back(Sent {
             order: self.next_order,
             packet_id,
+            sequence: reference.sequence,
             stage: Stage::Published(reference),
         });
         self.next_order += 1;
@@ -128,6 +134,39 @@ impl Inflight {
     /// PUBCOMP.
     pub(super) fn pubcomp(&mut self, id: PacketId) -> Acked {
         self.finish(id, |stage| matches!(stage, Stage::Released))
+    }
+
+    /// Puts back what was sent before the process ended: a PUBLISH, or the PUBREL of one. Behind
+    /// those that are there.
+    pub(super) fn restore(
+        &mut self,
+        packet_id: PacketId,
+        sequence: u64,
+        published: Option<Reference>,
+    ) {
+        self.bytes += published.as_ref().map_or(0, |reference| reference.cost);
+        self.entries.push_back(Sent {
+            order: self.next_order,
+            packet_id,
+            sequence,
+            stage: published.map_or(Stage::Released, Stage::Published),
+        });
+        self.next_order += 1;
+        self.next_id = packet_id.next();
+        self.is_restored = true;
+        self.charge_entries();
+    }
+
+    /// The order of what was sent last.
+    pub(super) fn last_order(&self) -> u64 {
+        self.next_order.saturating_sub(1)
+    }
+
+    /// The number of the message under this packet identifier in the queue as it is kept; 0: there
+    /// is none, or it is not kept.
+    pub(super) fn sequence_of(&self, packet_id: PacketId) -> u64 {
+        let at = self.position(packet_id);
+        at.map_or(0, |at| self.entries[at].sequence)
     }
 
     /// The first entry of this order or a later one.
@@ -197,7 +236,7 @@ impl Inflight {
             .entries
             .front()
             .map_or(self.next_order, |sent| sent.order);
-        if self.next_order - oldest >= u64::from(u16::MAX) {
+        if self.next_order - oldest >= u64::from(u16::MAX) || self.is_restored {
             while self.position(id).is_some() {
                 id = id.next();
             }
@@ -220,6 +259,7 @@ mod tests {
             identifiers: crate::broker::queue::Identifiers::new(),
             share: None,
             cost: 1,
+            sequence: 0,
         }
     }
 

@@ -43,6 +43,8 @@ enum Residency {
     Away,
     /// Asked for; these sessions wait.
     Fetching(Vec<SessionId>),
+    /// In memory, and not to be seen before it is synced; these sessions wait.
+    Held(Vec<SessionId>),
 }
 
 /// What asking for a message brings.
@@ -116,11 +118,30 @@ impl Messages {
                 stored.residency = Residency::Fetching(vec![session]);
                 Draw::Pending(Some(id))
             }
-            Residency::Fetching(waiting) => {
+            Residency::Fetching(waiting) | Residency::Held(waiting) => {
                 if !waiting.contains(&session) {
                     waiting.push(session);
                 }
                 Draw::Pending(None)
+            }
+        }
+    }
+
+    /// Nobody draws it before [`Messages::free`]. It was kept just now.
+    pub(super) fn hold(&mut self, id: MessageId) {
+        self.stored_mut(id).residency = Residency::Held(Vec::new());
+    }
+
+    /// It may be drawn; gives back who waits for it. A message that is gone has nobody.
+    pub(super) fn free(&mut self, id: MessageId) -> Vec<SessionId> {
+        let Some(stored) = self.slab.get_mut(id) else {
+            return Vec::new();
+        };
+        match core::mem::replace(&mut stored.residency, Residency::Resident) {
+            Residency::Held(waiting) => waiting,
+            other => {
+                stored.residency = other;
+                Vec::new()
             }
         }
     }
@@ -133,7 +154,10 @@ impl Messages {
         };
         match core::mem::replace(&mut stored.residency, Residency::Resident) {
             Residency::Fetching(waiting) => waiting,
-            Residency::Resident | Residency::Away => Vec::new(),
+            other => {
+                stored.residency = other;
+                Vec::new()
+            }
         }
     }
 

@@ -50,6 +50,7 @@ mod connect;
 mod connection;
 mod draw;
 mod inflight;
+pub mod keep;
 mod message;
 mod packets;
 mod publish;
@@ -80,6 +81,7 @@ use self::access::{Access, AccessSettings, Permissions};
 use self::admission::{Addresses, Excess};
 use self::authenticate::Authenticator;
 use self::connection::{CONNECTION_BYTES, Connection, Pause, Phase, Tag};
+use self::keep::Keeper;
 use self::message::Messages;
 use self::publish::Room;
 use self::publish::Scratch;
@@ -134,6 +136,8 @@ pub struct Broker {
     access: Access,
     authenticator: Authenticator,
     settle: Settle,
+    /// While what must outlive the process is kept.
+    keeper: Option<Box<Keeper>>,
     deadlines: Deadlines<Timer>,
     outputs: VecDeque<Output>,
     resumed: VecDeque<ConnId>,
@@ -263,6 +267,7 @@ impl Broker {
             access: Access::default(),
             authenticator,
             settle: Settle::default(),
+            keeper: None,
             deadlines: Deadlines::new(),
             outputs: VecDeque::new(),
             resumed: VecDeque::new(),
@@ -290,6 +295,7 @@ impl Broker {
         self.now = now;
         self.memory.set_limit(settings.memory);
         let before = core::mem::replace(&mut self.settings, settings);
+        self.reconfigure_keeping();
         if before.access.rules != self.settings.access.rules {
             self.apply_rules();
         }
@@ -447,10 +453,12 @@ impl Broker {
                 Timer::Session(session) => self.on_session_timer(session),
             }
         }
-        while let Some(message) = self.retained.pop_expired(now.monotonic) {
+        while let Some((topic, number, message)) = self.retained.pop_expired(now.monotonic) {
+            self.forget_retained(number, &topic, None);
             self.messages.release(message);
             self.stats.retained_expired += 1;
         }
+        self.keep_dirty();
         self.finish(outbox);
     }
 
@@ -514,10 +522,12 @@ impl Broker {
 
     /// When [`Broker::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match (self.deadlines.next(), self.retained.next_expiry()) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        }
+        let next = [
+            self.deadlines.next(),
+            self.retained.next_expiry(),
+            self.next_dirty(),
+        ];
+        next.into_iter().flatten().min()
     }
 
     /// Ends every connection, 5.0 clients with 0x8B, and refuses new ones. Sessions stay as they
@@ -528,6 +538,7 @@ impl Broker {
         for conn in self.connections.keys() {
             self.disconnect(conn, ReasonCode::ServerShuttingDown, "", outbox);
         }
+        self.keep_dirty();
         self.finish(outbox);
     }
 
@@ -682,7 +693,8 @@ impl Broker {
         }
         self.hand_over(id, Away::Lost);
         let session = self.sessions.get_mut(id).expect("it stays");
-        // QoS 0 was for a client that is there; only the rest is session state (4.1).
+        // QoS 0 was for a client that is there; only the rest is session state (4.1), and nothing
+        // else is kept.
         let messages = &mut self.messages;
         let stats = &mut self.stats;
         let (count, bytes) = session.queue.purge(
@@ -695,6 +707,7 @@ impl Broker {
         self.queued -= count;
         self.queued_bytes -= bytes;
         session.expires_at = session.end_after(self.now.monotonic);
+        self.note_end(id);
         self.arm_session(id);
     }
 
@@ -712,6 +725,7 @@ impl Broker {
     /// Forgets a session and everything in it, but for a will that waits, which is published now
     /// [MQTT-3.1.2-8]. Its client is not connected.
     fn remove_session(&mut self, id: SessionId) {
+        self.forget_session(id);
         let Some(mut session) = self.sessions.remove(id) else {
             return;
         };
@@ -916,7 +930,6 @@ impl Broker {
             session.client_id.escape_debug()
         );
         self.stats.expired_sessions += 1;
-        self.settle.log();
         self.remove_session(id); // [MQTT-4.1.0-2]
     }
 
@@ -1029,6 +1042,9 @@ impl Broker {
         let linked = self.sessions.iter().filter(|(_, one)| one.link.is_some());
         assert_eq!(linked.count(), self.connected);
         for (_, message) in self.retained.iter() {
+            *references.entry(message).or_default() += 1;
+        }
+        for message in self.keeper.iter().flat_map(|keeper| keeper.recovering()) {
             *references.entry(message).or_default() += 1;
         }
         let kept: BTreeMap<_, _> = self.messages.references().collect();

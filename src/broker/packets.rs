@@ -2,6 +2,7 @@
 
 use super::connection::{Pause, Phase, Tag};
 use super::inflight::Acked;
+use super::keep::Stage;
 use super::queue::Reference;
 use super::session::{NEVER, Session};
 use super::settings::PublishQuota;
@@ -151,6 +152,7 @@ impl Broker {
 
     fn on_pubrec(&mut self, conn: ConnId, id: SessionId, ack: &Ack<'_>, outbox: &mut Outbox) {
         let inflight = &mut self.session_mut(id).inflight;
+        let sequence = inflight.sequence_of(ack.packet_id);
         let acked = if ack.reason.is_error() {
             inflight.pubrec_failed(ack.packet_id)
         } else {
@@ -162,9 +164,19 @@ impl Broker {
             Acked::Unknown if !ack.reason.is_error() => Some(ReasonCode::PacketIdentifierNotFound),
             Acked::Done(_) | Acked::Unknown => None,
         };
+        let mut lsn = Lsn(0);
+        match acked {
+            Acked::Release(Some(_)) => {
+                let released = self.keep_sent(id, ack.packet_id, Stage::Released, sequence);
+                lsn = released.unwrap_or_default();
+            }
+            // It came before, and may not be synced yet.
+            Acked::Release(None) => lsn = self.settle.last(),
+            Acked::Done(_) => self.forget_sent(id, sequence),
+            Acked::Unknown => {}
+        }
         self.on_acked(conn, id, acked, ack, outbox);
         if let Some(reason) = answer {
-            let lsn = self.settle.log();
             let pubrel = Packet::Pubrel(Ack::new(ack.packet_id, reason));
             self.answer(conn, lsn, Kind::Other, &pubrel, outbox);
         }
@@ -177,7 +189,12 @@ impl Broker {
         packet_id: PacketId,
         outbox: &mut Outbox,
     ) {
-        let acked = self.session_mut(id).inflight.pubcomp(packet_id);
+        let inflight = &mut self.session_mut(id).inflight;
+        let sequence = inflight.sequence_of(packet_id);
+        let acked = inflight.pubcomp(packet_id);
+        if matches!(acked, Acked::Done(_)) {
+            self.sent_is_over(id, packet_id, sequence);
+        }
         self.on_acked(conn, id, acked, &Ack::success(packet_id), outbox);
     }
 
@@ -216,18 +233,21 @@ impl Broker {
             );
         }
         if let Some(reference) = gone {
-            self.messages.release(reference.message);
+            self.let_go(id, &reference);
         }
     }
 
     /// A QoS 2 message is released by its sender [MQTT-4.3.3-11].
     fn on_pubrel(&mut self, conn: ConnId, id: SessionId, packet_id: PacketId, outbox: &mut Outbox) {
         let was_known = self.session_mut(id).received.release(packet_id);
-        let (reason, lsn) = if was_known {
-            (ReasonCode::Success, self.settle.log())
+        let before = self.settle.last();
+        self.forget_received(id, packet_id);
+        let lsn = self.logged_since(before);
+        let reason = if was_known {
+            ReasonCode::Success
         } else {
             self.stats.unknown_packet_ids += 1;
-            (ReasonCode::PacketIdentifierNotFound, Lsn(0))
+            ReasonCode::PacketIdentifierNotFound
         };
         let pubcomp = Packet::Pubcomp(Ack::new(packet_id, reason));
         self.answer(conn, lsn, Kind::Pubcomp, &pubcomp, outbox);
@@ -248,6 +268,7 @@ impl Broker {
             }
             let granted = self.session_expiry_granted(asked);
             self.session_mut(id).expiry_seconds = granted;
+            self.keep_session(id);
         }
         let fate = if disconnect.reason == ReasonCode::NORMAL_DISCONNECTION {
             Fate::Discard // [MQTT-3.14.4-3]
@@ -261,7 +282,6 @@ impl Broker {
             disconnect.reason,
             Expiry(session.expiry_seconds),
         );
-        self.settle.log();
         self.detach(conn, fate);
         self.outputs.push_back(Output::Close {
             conn,

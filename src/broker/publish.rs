@@ -7,21 +7,24 @@
 
 use super::access::{Permissions, Verdict};
 use super::aliases::write_head;
+use super::keep::{self, Held, Key, KeyKind, Target, What};
 use super::message;
 use super::queue::{Identifiers, Reference};
 use super::retained::{Age, Limits};
 use super::routes::Route;
 use super::session::Arrival;
-use super::settings::WhenFull;
+use super::settings::{Level, WhenFull};
 use super::settle::Kind;
 use super::shared;
 use super::subscriptions::Match;
 use super::{Broker, LastWill, Origin, Output, Taker};
 use crate::buffer::{COPY_MAX, HIGH_WATER, Outbox, Payload, SendQueue};
+use smallvec::SmallVec;
+
 use crate::id::{ConnId, Lsn, MessageId, SessionId, ShareId};
 use crate::mqtt::{
-    Ack, ApplicationMessage, Packet, PayloadFormat, ProtocolVersion, Publish, PublishProperties,
-    QoS, ReasonCode, SubscriptionIdentifier, SubscriptionIdentifiers, TopicName,
+    Ack, ApplicationMessage, Packet, PacketId, PayloadFormat, ProtocolVersion, Publish,
+    PublishProperties, QoS, ReasonCode, SubscriptionIdentifier, SubscriptionIdentifiers, TopicName,
 };
 
 /// What became of a publication.
@@ -70,6 +73,14 @@ struct Fanout<'a> {
     /// The payload to be shared, made when the first taker needs it.
     body: Option<Payload>,
     kept: Kept,
+    /// How what of it is kept outlives the process; `None`: not at all.
+    level: Option<Level>,
+    /// By whom, or as what.
+    targets: SmallVec<[Target; 2]>,
+    /// Nobody gets it before it is synced (QoS 2): who has sent it, under which identifier.
+    sender: Option<(SessionId, PacketId)>,
+    /// What waits for that beside sessions.
+    held: Vec<Output>,
 }
 
 /// Whether the publication is kept in the store.
@@ -115,6 +126,10 @@ impl Broker {
             publish: message,
             body: None,
             kept: Kept::NotYet,
+            level: None,
+            targets: SmallVec::new(),
+            sender: None,
+            held: Vec::new(),
         };
         self.retain(&mut fanout, Age::Old);
         if let Kept::As(message) = fanout.kept {
@@ -251,7 +266,7 @@ impl Broker {
         } else {
             self.route(&by, publish, body, outbox)
         };
-        let mut lsn = published.lsn;
+        let lsn = published.lsn;
         // 3.1.1 has no way to refuse: there a message that reaches nobody is acknowledged (3.3.5-2
         // of 3.1.1).
         let reason = match published.refused {
@@ -266,7 +281,6 @@ impl Broker {
             (false, _) => (Kind::PublishDone, Packet::Puback(ack)),
             (true, true) => (Kind::PublishDone, Packet::Pubrec(ack)), // [MQTT-4.3.3-9]
             (true, false) => {
-                lsn = self.settle.log();
                 if let Some(session) = self.sessions.get_mut(id) {
                     session.received.note(packet_id);
                 }
@@ -322,11 +336,24 @@ impl Broker {
                 .matches
                 .extend(route.matches.iter().filter(is_wanted));
         }
+        let level = self.level_of(topic);
+        let received = self.received_key(by, publish).filter(|_| level.is_some());
         let mut fanout = Fanout {
             origin,
             publish,
             body,
             kept: Kept::NotYet,
+            level,
+            sender: match (by, publish.packet_id) {
+                (By::Client(id), Some(packet_id))
+                    if received.is_some() && level == Some(Level::Strict) =>
+                {
+                    Some((*id, packet_id))
+                }
+                _ => None,
+            },
+            targets: received.into_iter().map(Target::Key).collect(),
+            held: Vec::new(),
         };
         let published = self.fan_out(&route, &mut scratch, verdict, &mut fanout, outbox);
         if let Kept::As(message) = fanout.kept {
@@ -337,6 +364,55 @@ impl Broker {
         self.scratch = scratch;
         self.routes.put(route);
         published
+    }
+
+    /// Under which key it is kept that this QoS 2 message has come.
+    fn received_key(&self, by: &By<'_>, publish: &Publish<'_>) -> Option<Key> {
+        let By::Client(id) = *by else {
+            return None;
+        };
+        let packet_id = publish.packet_id?;
+        let kept = self.sessions.get(id)?.kept?;
+        (publish.qos == QoS::ExactlyOnce)
+            .then(|| kept.key(KeyKind::Received, packet_id.value().into()))
+    }
+
+    /// Keeps a publication for all who want that, in one record. What its sender's answer waits
+    /// for; 0: nothing.
+    fn keep_publication(&mut self, fanout: &mut Fanout<'_>) -> Lsn {
+        let targets = core::mem::take(&mut fanout.targets);
+        let Some(level) = fanout.level.filter(|_| !targets.is_empty()) else {
+            return Lsn(0);
+        };
+        let is_told_only =
+            |target: &Target| matches!(target, Target::Key(key) if key.kind == KeyKind::Received);
+        let body = if targets.iter().all(is_told_only) {
+            keep::encode_presence()
+        } else {
+            match fanout.kept {
+                Kept::As(message) => {
+                    keep::encode_message(&self.messages.get(message).message, self.now)
+                }
+                Kept::NotYet | Kept::Refused => return Lsn(0),
+            }
+        };
+        let lsn = self.log(Some(level), What::Record { targets, body });
+        if let Some((session, packet_id)) = fanout.sender {
+            let message = match fanout.kept {
+                Kept::As(message) => Some(message),
+                Kept::NotYet | Kept::Refused => None,
+            };
+            let taken = Held::Taken {
+                session,
+                packet_id,
+                message,
+            };
+            self.hold(lsn, taken);
+            for output in fanout.held.drain(..) {
+                self.hold(lsn, Held::Delivery(output));
+            }
+        }
+        if level == Level::Strict { lsn } else { Lsn(0) }
     }
 
     /// Whether it may be published: what is known of a client is not asked again.
@@ -386,7 +462,6 @@ impl Broker {
             self.stats.refused_queue_full += 1;
             return Published::refused(ReasonCode::QuotaExceeded);
         }
-        let before = self.settle.last();
         if fanout.publish.retain {
             if verdict == Verdict::AllowedNeverRetained {
                 self.stats.retained_commands += 1;
@@ -431,9 +506,8 @@ impl Broker {
         if matched == 0 {
             self.stats.unmatched += 1;
         }
-        let after = self.settle.last();
         Published {
-            lsn: if after > before { after } else { Lsn(0) },
+            lsn: self.keep_publication(fanout),
             matched,
             refused: None,
         }
@@ -448,12 +522,17 @@ impl Broker {
                 fanout.message(body, self.now)
             }
         };
-        self.outputs.push_back(Output::Delivery {
+        let delivery = Output::Delivery {
             taker,
             origin: fanout.origin,
             message,
             is_replay: false,
-        });
+        };
+        if fanout.sender.is_some() {
+            fanout.held.push(delivery);
+        } else {
+            self.outputs.push_back(delivery);
+        }
     }
 
     /// To the member of a group whose turn it is.
@@ -500,6 +579,8 @@ impl Broker {
             };
             if link.is_open
                 && session.queue.is_empty()
+                && link.unsent.is_empty()
+                && fanout.sender.is_none()
                 && outbox
                     .queue(link.conn)
                     .is_some_and(|queue| queue.len() < HIGH_WATER)
@@ -570,18 +651,26 @@ impl Broker {
             return;
         };
         self.messages.retain(message);
-        let reference = Reference {
+        let mut reference = Reference {
             message,
             qos: delivery.qos,
             retain: delivery.retain,
             identifiers: Identifiers::from_slice(delivery.identifiers),
             share: delivery.share,
             cost,
+            sequence: 0,
         };
-        self.push_reference(id, reference);
-        if delivery.qos > QoS::AtMostOnce {
-            self.settle.log();
+        if fanout.level.is_some()
+            && delivery.qos > QoS::AtMostOnce
+            && let Some(kept) = &mut self.session_mut(id).kept
+        {
+            reference.sequence = kept.next();
+            let queue = kept.queue;
+            fanout
+                .targets
+                .push(keep::queue_target(queue, &reference, &self.shared));
         }
+        self.push_reference(id, reference);
     }
 
     /// Puts a reference, which holds its message, into a session's queue whatever its limits say.
@@ -679,15 +768,15 @@ impl Broker {
                 }
                 is_over
             },
-            |reference| gone.push(reference.message),
+            |reference| gone.push(reference),
         );
         session.queue.set_expires_first(first);
-        for message in gone {
-            messages.release(message);
-            stats.dropped_expired += 1;
-        }
+        stats.dropped_expired += gone.len() as u64;
         self.queued -= count;
         self.queued_bytes -= bytes;
+        for reference in gone {
+            self.let_go(id, &reference);
+        }
     }
 
     fn drop_oldest(&mut self, id: SessionId) -> bool {
@@ -700,7 +789,7 @@ impl Broker {
         };
         self.queued -= 1;
         self.queued_bytes -= oldest.cost;
-        self.messages.release(oldest.message);
+        self.let_go(id, &oldest);
         true
     }
 
@@ -772,10 +861,11 @@ impl Broker {
     /// Makes the publication its topic's retained message, or removes that if it is empty.
     fn retain(&mut self, fanout: &mut Fanout<'_>, age: Age) {
         let topic = fanout.publish.topic;
-        self.settle.log();
+        let number = self.retained.number(topic);
         if fanout.publish.payload.is_empty() {
             if let Some(message) = self.retained.remove(topic) {
                 self.messages.release(message); // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
+                self.forget_retained(number, topic, fanout.level);
             }
             return;
         }
@@ -793,6 +883,11 @@ impl Broker {
             self.messages.retain(message);
             Some(before)
         });
+        if stored.is_some() {
+            self.keep_retained(fanout);
+        } else {
+            self.forget_retained(number, topic, fanout.level);
+        }
         let before = stored.unwrap_or_else(|| {
             self.stats.retained_refused += 1;
             if self.stats.retained_refused.is_power_of_two() {
@@ -805,6 +900,29 @@ impl Broker {
         });
         if let Some(before) = before {
             self.messages.release(before); // [MQTT-3.3.1-5]
+        }
+    }
+}
+
+impl Broker {
+    /// A topic has another retained message. Whoever publishes at QoS 0 does not wait, and neither
+    /// do we: of what changes often, the last is kept in time.
+    fn keep_retained(&mut self, fanout: &mut Fanout<'_>) {
+        let topic = fanout.publish.topic;
+        let is_waited_for = fanout.publish.qos > QoS::AtMostOnce
+            && matches!(fanout.origin, Origin::Client(_) | Origin::Bridge(_));
+        match fanout.level {
+            None => {
+                let number = self.retained.number(topic);
+                self.forget_retained(number, topic, None);
+            }
+            Some(Level::Strict) if is_waited_for => {
+                fanout
+                    .targets
+                    .extend(self.retained_key(topic).map(Target::Key));
+            }
+            Some(Level::Interval(within)) => self.keep_retained_within(topic, within),
+            Some(_) => self.keep_retained_within(topic, self.sync_within()),
         }
     }
 }

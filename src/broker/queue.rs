@@ -31,6 +31,8 @@ pub(super) struct Reference {
     pub(super) share: Option<ShareId>,
     /// Bytes that it counts in the queue, whoever else refers to the message.
     pub(super) cost: usize,
+    /// Its number in the session's queue as it is kept; 0: it is not kept.
+    pub(super) sequence: u64,
 }
 
 impl Clone for Reference {
@@ -83,6 +85,21 @@ impl Queue {
         self.bytes += reference.cost;
         self.expires_first = self.expires_first.min(expires_at);
         self.entries.push_back(Entry::Message(reference));
+        self.charge.set(self.messages * REFERENCE_BYTES);
+    }
+
+    /// Puts a message back that was taken out: before those that came after it.
+    pub(super) fn put_back(&mut self, reference: Reference, expires_at: Instant) {
+        self.messages += 1;
+        self.bytes += reference.cost;
+        self.expires_first = self.expires_first.min(expires_at);
+        let is_before = |entry: &Entry| match entry {
+            Entry::Message(other) => other.sequence != 0 && other.sequence < reference.sequence,
+            Entry::Replay(_) => false,
+        };
+        let later = self.entries.iter().position(|entry| !is_before(entry));
+        let at = later.unwrap_or(self.entries.len());
+        self.entries.insert(at, Entry::Message(reference));
         self.charge.set(self.messages * REFERENCE_BYTES);
     }
 
@@ -164,6 +181,40 @@ impl Queue {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter()
+    }
+
+    /// The messages that wait, oldest first.
+    pub(super) fn references(&self) -> impl Iterator<Item = MessageId> {
+        self.entries.iter().filter_map(|entry| match entry {
+            Entry::Message(reference) => Some(reference.message),
+            Entry::Replay(_) => None,
+        })
+    }
+
+    /// Of the messages that wait: the one at this place.
+    pub(super) fn reference_mut(&mut self, at: usize) -> Option<&mut Reference> {
+        let references = self.entries.iter_mut().filter_map(|entry| match entry {
+            Entry::Message(reference) => Some(reference),
+            Entry::Replay(_) => None,
+        });
+        references.into_iter().nth(at)
+    }
+
+    /// Takes out the message with this number. They lie in order, but for what other members of a
+    /// group have handed over.
+    pub(super) fn take_sequence(&mut self, sequence: u64) -> Option<Reference> {
+        let is_it = |entry: &Entry| match entry {
+            Entry::Message(reference) => reference.sequence == sequence,
+            Entry::Replay(_) => false,
+        };
+        let at = self.entries.iter().position(is_it)?;
+        match self.entries.remove(at) {
+            Some(Entry::Message(reference)) => {
+                self.forget(reference.cost);
+                Some(reference)
+            }
+            _ => None,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -35,6 +35,8 @@ const TOPIC_BYTES: usize = 3 * size_of::<(Rc<str>, Entry)>() / 2 + 16;
 struct Entry {
     message: MessageId,
     number: u64,
+    /// Under which number it is kept; 0: it is not, or not yet.
+    kept: u64,
     bytes: usize,
     expires_at: Instant,
 }
@@ -80,6 +82,7 @@ impl Retained {
     ) -> Result<Option<MessageId>, Full> {
         let bytes = bytes + topic.len() + size_of::<Entry>();
         let before = self.topics.get(topic).map_or(0, |entry| entry.bytes);
+        let kept = self.topics.get(topic).map_or(0, |entry| entry.kept);
         let messages = self.topics.len() + usize::from(before == 0);
         if messages > limits.messages || self.bytes - before + bytes > limits.bytes {
             return Err(Full);
@@ -107,6 +110,7 @@ impl Retained {
             Entry {
                 message,
                 number,
+                kept,
                 bytes,
                 expires_at,
             },
@@ -126,14 +130,32 @@ impl Retained {
         Some(entry.message)
     }
 
-    /// Takes out one message that has expired by `now`.
-    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<MessageId> {
+    /// Takes out one message that has expired by `now`: its topic, the number under which it is
+    /// kept, and itself.
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<(Rc<str>, u64, MessageId)> {
         let ((at, _), topic) = self.expiries.first_key_value()?;
         if *at > now {
             return None;
         }
         let topic = topic.clone();
-        self.remove(&topic)
+        let number = self.number(&topic);
+        let message = self.remove(&topic)?;
+        Some((topic, number, message))
+    }
+
+    /// A topic's message.
+    pub(super) fn get(&self, topic: &str) -> Option<MessageId> {
+        self.topics.get(topic).map(|entry| entry.message)
+    }
+
+    /// Under which number a topic's message is kept; 0: it is not, or there is none.
+    pub(super) fn number(&self, topic: &str) -> u64 {
+        self.topics.get(topic).map_or(0, |entry| entry.kept)
+    }
+
+    /// See [`Retained::number`].
+    pub(super) fn number_mut(&mut self, topic: &str) -> Option<&mut u64> {
+        self.topics.get_mut(topic).map(|entry| &mut entry.kept)
     }
 
     /// When the next message expires.
@@ -415,7 +437,10 @@ mod tests {
         }
         assert_eq!(retained.next_expiry(), Some(at(20)));
         assert_eq!(retained.pop_expired(at(19)), None);
-        assert_eq!(retained.pop_expired(at(20)), Some(message(1)));
+        assert_eq!(
+            retained.pop_expired(at(20)),
+            Some(("b".into(), 0, message(1)))
+        );
         assert_eq!(retained.remove("a"), Some(message(2)));
         assert_eq!((retained.next_expiry(), retained.bytes()), (None, 0));
     }

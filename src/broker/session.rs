@@ -4,14 +4,16 @@
 //! queue, what is unacknowledged in both directions, and, while the client is connected, what its
 //! connection takes.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::access::Permissions;
 use super::aliases::Aliases;
 use super::inflight::Inflight;
+use super::keep::Kept;
 use super::queue::Queue;
 use crate::buffer::{Charge, Memory};
-use crate::id::{ConnId, ShareId};
+use crate::id::{ConnId, Lsn, ShareId};
 use crate::mqtt::{ApplicationMessage, PacketId, ProtocolVersion};
 use crate::time::{Duration, Instant};
 
@@ -24,6 +26,8 @@ pub(super) struct Session {
     pub(super) client_id: Rc<str>,
     /// Whose it is: nobody else may go on with it.
     pub(super) user: Option<Rc<str>>,
+    /// Its place in what outlives the process, if it does.
+    pub(super) kept: Option<Kept>,
     /// What its client may do; `None` while there are no rules.
     pub(super) permissions: Option<Rc<Permissions>>,
     /// While a client is connected.
@@ -39,6 +43,11 @@ pub(super) struct Session {
     pub(super) queue: Queue,
     pub(super) inflight: Inflight,
     pub(super) received: Received,
+    /// Sequence numbers of QoS 2 messages that are over and have older ones before them that are
+    /// not: until those are, it must not be forgotten that these are. In order.
+    pub(super) over: Vec<u64>,
+    /// Something of it may not be kept, for the journal did not take it.
+    pub(super) is_unsure: bool,
     /// The groups that it is a member of.
     pub(super) shares: Vec<ShareId>,
     /// For itself; its queue is charged where it grows.
@@ -64,6 +73,9 @@ pub(super) struct Link {
     pub(super) is_open: bool,
     /// While a resumed session sends again: everything before this order has been.
     pub(super) resend_from: Option<u64>,
+    /// Of the unacknowledged ones, by order: not sent yet, and when they may be. Sequence numbers do
+    /// not fall.
+    pub(super) unsent: VecDeque<(u64, Lsn)>,
     /// And every PUBREL before this order, some ahead of publications that wait for room.
     pub(super) released_before: u64,
 }
@@ -91,6 +103,7 @@ impl Session {
         Self {
             client_id,
             user: None,
+            kept: None,
             permissions: None,
             link: None,
             expiry_seconds: 0,
@@ -100,6 +113,8 @@ impl Session {
             queue: Queue::new(memory),
             inflight: Inflight::new(memory),
             received: Received::new(memory),
+            over: Vec::new(),
+            is_unsure: false,
             shares: Vec::new(),
             _charge: charge,
         }
@@ -138,7 +153,7 @@ impl Session {
             || self
                 .link
                 .as_ref()
-                .is_some_and(|link| link.resend_from.is_some())
+                .is_some_and(|link| link.resend_from.is_some() || !link.unsent.is_empty())
     }
 }
 
@@ -198,6 +213,11 @@ impl Received {
                 self.charge_ids();
             }
         }
+    }
+
+    /// Every identifier, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = PacketId> {
+        self.ids.iter().map(|received| received.id)
     }
 
     /// PUBREL; whether the identifier was known.

@@ -53,6 +53,13 @@ pub(super) enum Kind {
     Last,
 }
 
+impl Kind {
+    /// Whether it answers a PUBLISH.
+    const fn is_of_publish(self) -> bool {
+        matches!(self, Self::PublishDone | Self::PublishTaken)
+    }
+}
+
 impl Settle {
     /// A number for a change that the journal is to keep.
     pub(super) fn log(&mut self) -> Lsn {
@@ -62,6 +69,20 @@ impl Settle {
 
     pub(super) fn last(&self) -> Lsn {
         self.last
+    }
+
+    pub(super) fn synced(&self) -> Lsn {
+        self.synced
+    }
+
+    /// Who waits for this, or for it and what was changed with it.
+    pub(super) fn waiting_for(&self, lsn: Lsn) -> Vec<ConnId> {
+        // An answer waits for the last of the changes that it stands for.
+        let first = self.waiting.partition_point(|waiting| waiting.lsn < lsn);
+        let of = self.waiting.get(first).map(|waiting| waiting.lsn);
+        let rest = self.waiting.iter().skip(first);
+        let waiting = rest.take_while(|waiting| Some(waiting.lsn) == of);
+        waiting.map(|waiting| waiting.conn).collect()
     }
 
     /// How many wait: for `check_invariants`.
@@ -209,7 +230,7 @@ impl Broker {
                 continue;
             };
             connection.waiting -= 1;
-            if matches!(kind, Kind::PublishDone | Kind::PublishTaken) {
+            if kind.is_of_publish() {
                 connection.unsettled -= 1;
             }
             if !bytes.is_empty()
@@ -220,6 +241,7 @@ impl Broker {
             }
             self.answered(conn, kind, outbox);
         }
+        self.release_held(synced, outbox);
     }
 
     fn push_waiting(&mut self, conn: ConnId, lsn: Lsn, kind: Kind, bytes: SmallVec<[u8; 16]>) {
@@ -232,7 +254,7 @@ impl Broker {
         });
         if let Some(connection) = self.connections.get_mut(conn) {
             connection.waiting += 1;
-            if matches!(kind, Kind::PublishDone | Kind::PublishTaken) {
+            if kind.is_of_publish() {
                 connection.unsettled += 1;
             }
         }

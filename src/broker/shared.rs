@@ -72,6 +72,21 @@ impl Shared {
         self.by_filter.get(filter).copied()
     }
 
+    /// What a group is called, `$share/NAME/` included.
+    pub(super) fn filter(&self, share: ShareId) -> Option<&str> {
+        Some(&self.groups.get(share)?.filter)
+    }
+
+    /// How a session has subscribed as a member of these groups.
+    pub(super) fn of(&self, session: SessionId, shares: &[ShareId]) -> Vec<(String, Subscription)> {
+        let all = shares.iter().filter_map(|share| {
+            let group = self.groups.get(*share)?;
+            let member = &group.members[group.position(session)?];
+            Some((group.filter.to_string(), member.subscription))
+        });
+        all.collect()
+    }
+
     /// Groups, each of which is one taker in the trie.
     pub(super) fn groups(&self) -> usize {
         self.groups.len()
@@ -275,7 +290,9 @@ impl Broker {
             Away::Unsubscribed(_) => Fitness::Away,
         };
         for reference in waiting {
-            if self.give(&reference, worst).is_none() {
+            if self.give(&reference, worst).is_some() {
+                self.consumed(id, reference.sequence);
+            } else {
                 // Nobody is better off: it waits where it was.
                 self.push_reference(id, reference);
             }
@@ -294,15 +311,14 @@ impl Broker {
             cost: reference.cost,
         };
         let member = self.choose(share, offer, worst, None)?;
-        self.push_reference(
-            member.session,
-            Reference {
-                qos: published.min(member.subscription.maximum_qos),
-                retain: member.subscription.retain_as_published && retain,
-                identifiers: identifiers_of(&member),
-                ..reference.clone()
-            },
-        );
+        let mut given = Reference {
+            qos: published.min(member.subscription.maximum_qos),
+            retain: member.subscription.retain_as_published && retain,
+            identifiers: identifiers_of(&member),
+            ..reference.clone()
+        };
+        self.keep_entry(member.session, &mut given);
+        self.push_reference(member.session, given);
         Some(())
     }
 

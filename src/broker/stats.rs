@@ -136,6 +136,16 @@ stats! {
     retained_expired,
     /// Commands with RETAIN=1, which are delivered and not stored.
     retained_commands,
+    /// Changes that the journal did not take: no room, or no disk.
+    unkept,
+    /// Clients disconnected without an answer because of that.
+    disconnected_unkept,
+    /// Sessions that came back from the journal at the start.
+    recovered_sessions,
+    /// Messages waiting in their queues that came back with them.
+    recovered_messages,
+    /// Records that came back from the journal and could not be read.
+    unrecovered,
     /// Draws that had to wait for the journal.
     fetches,
 }

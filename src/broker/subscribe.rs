@@ -78,6 +78,7 @@ impl Broker {
         }
         let mut reasons = core::mem::take(&mut self.scratch.reasons);
         let mut replays = Replays::new();
+        let before = self.settle.last();
         for request in &subscribe.requests {
             // As a sequence of single requests [MQTT-3.8.4-5]. What is retained is looked for when
             // all are done: a packet may name one filter a hundred thousand times.
@@ -87,7 +88,7 @@ impl Broker {
         }
         self.start_replays(session, replays);
         // The subscriptions are the session's, and may have to outlive a power cut.
-        let lsn = self.settle.log();
+        let lsn = self.logged_since(before);
         let suback = Packet::Suback(Suback {
             packet_id: subscribe.packet_id, // [MQTT-3.8.4-2]
             properties: AckProperties {
@@ -156,6 +157,7 @@ impl Broker {
         };
         let subscription = Subscription::new(options, identifier);
         let granted = ReasonCode::granted(options.maximum_qos); // [MQTT-3.8.4-7]
+        self.keep_subscription(id, filter, subscription);
         if is_shared {
             // Nothing retained comes with it (4.8.2).
             self.join_share(id, request.filter, subscription);
@@ -216,9 +218,11 @@ impl Broker {
     ) {
         let mut reasons = core::mem::take(&mut self.scratch.reasons);
         let mut gone = BTreeSet::new();
+        let before = self.settle.last();
         for filter in &unsubscribe.filters {
             if filter.is_shared() {
                 reasons.push(if self.leave_share(session, filter.as_str()) {
+                    self.forget_subscription(session, filter.as_str());
                     ReasonCode::Success
                 } else {
                     ReasonCode::NoSubscriptionExisted
@@ -227,6 +231,8 @@ impl Broker {
             }
             let taker = Taker::Session(session);
             let removed = self.subscriptions.remove(taker, filter.as_str());
+            // Also of one that is gone already: it may be kept nevertheless.
+            self.forget_subscription(session, filter.as_str());
             if removed.is_none() {
                 reasons.push(ReasonCode::NoSubscriptionExisted);
                 continue;
@@ -239,7 +245,7 @@ impl Broker {
             let queue = &mut self.session_mut(session).queue;
             queue.cancel_replays(|filter| gone.contains(filter));
         }
-        let lsn = self.settle.log();
+        let lsn = self.logged_since(before);
         let unsuback = Packet::Unsuback(Unsuback {
             packet_id: unsubscribe.packet_id, // [MQTT-3.10.4-5]
             properties: AckProperties::default(),

@@ -232,6 +232,35 @@ impl Subscriptions {
         Some(node.takers[at].1)
     }
 
+    /// Every filter that a taker has, and how it has subscribed to it.
+    pub fn of(&self, taker: Taker) -> Vec<(String, Subscription)> {
+        let places = self.takers.get(&taker).map_or(&[][..], Vec::as_slice);
+        let all = places.iter().filter_map(|place| {
+            let node = &self.nodes[place.node() as usize];
+            let at = node.search(taker, place.is_tail()).ok()?;
+            Some((self.filter_at(*place), node.takers[at].1))
+        });
+        all.collect()
+    }
+
+    fn filter_at(&self, place: Place) -> String {
+        let mut levels = Vec::new();
+        if place.is_tail() {
+            levels.push("#");
+        }
+        let mut at = place.node();
+        while at != ROOT {
+            let Node { parent, level, .. } = &self.nodes[at as usize];
+            levels.push(match *level {
+                PLUS => "+",
+                level => &self.levels.names[level as usize].0,
+            });
+            at = *parent;
+        }
+        levels.reverse();
+        levels.join("/")
+    }
+
     /// How many filters a taker has.
     pub fn count_of(&self, taker: Taker) -> usize {
         self.takers.get(&taker).map_or(0, Vec::len)

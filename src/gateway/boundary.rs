@@ -286,6 +286,11 @@ pub enum Notice {
     Reloaded,
     /// Everything that [`Input::Stop`] asked for is done, or its time is up.
     Stopped,
+    /// The start cannot go on, and nothing was touched: the process ends with this.
+    Failed {
+        /// What is wrong, for people.
+        why: Box<str>,
+    },
 }
 
 /// What the journal is asked. Until there is one, only fetches exist: a message that is not in
@@ -367,6 +372,8 @@ pub enum TimerKind {
     Field,
     /// An interval, a silence, an unanswered command.
     Pipeline,
+    /// A batch that is due, another try.
+    Journal,
     /// The end of a clean stop, a status interval.
     Gateway,
 }

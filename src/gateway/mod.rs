@@ -16,6 +16,7 @@
 //!
 //! | file | does |
 //! |---|---|
+//! | `durable` | what the broker wants kept, to the journal and back |
 //! | `route` | carries values between machines that do not know one another |
 //! | `registry` | which devices and points there are, and what a reload changes |
 //! | `requests` | the verbs of the control socket and of `BASE/gateway/request/…` |
@@ -24,6 +25,7 @@
 //! | `system` | `$SYS` |
 
 pub mod boundary;
+mod durable;
 mod health;
 mod registry;
 mod requests;
@@ -38,6 +40,7 @@ use std::rc::Rc;
 use self::boundary::{
     CloseCause, HostCounters, Input, JournalEvent, Notice, Output, Peer, TimerKind,
 };
+use self::durable::Durable;
 use self::health::Health;
 use self::registry::Registry;
 use self::requests::Requests;
@@ -48,7 +51,7 @@ use crate::buffer::{CHUNK_SIZE, Memory, Outbox, RecvBuffer, SendQueue};
 use crate::field::Field;
 use crate::field::line::LineEvent;
 use crate::field::port::PortEvent;
-use crate::id::{ConnId, LineId, ListenerId, Lsn, PortId};
+use crate::id::{ConnId, LineId, ListenerId, PortId};
 use crate::pipeline::Pipeline;
 use crate::rng::Rng;
 use crate::slab::{GenSlab, IdTable};
@@ -67,6 +70,8 @@ pub struct Gateway {
     broker: Broker,
     field: Field,
     pipeline: Pipeline,
+    /// While there is a journal.
+    durable: Option<Durable>,
     registry: Registry,
     requests: Requests,
     listeners: GenSlab<ListenerId, Listener>,
@@ -123,6 +128,7 @@ struct Listener {
 enum Awaited {
     Listener(ListenerId),
     Line(LineId),
+    Journal,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +165,7 @@ impl Gateway {
             broker,
             field: Field::new(&mut rng),
             pipeline: Pipeline::new(),
+            durable: None,
             registry: Registry::default(),
             requests: Requests::default(),
             listeners: GenSlab::new(),
@@ -180,12 +187,24 @@ impl Gateway {
             config,
         };
         gateway.pipeline.set_base_topic(&gateway.config.base_topic);
-        gateway.open_house(now);
-        gateway.add_devices(now);
-        gateway.update_listeners();
+        match gateway.config.journal {
+            Some(settings) => {
+                gateway.broker.start_keeping(settings.sync_within);
+                gateway.durable = Some(Durable::new(&settings, &gateway.memory));
+                gateway.awaited.insert(Awaited::Journal);
+            }
+            None => gateway.start(now),
+        }
         gateway.route(now);
         gateway.announce_if_ready();
         gateway
+    }
+
+    /// Opens the house to everybody.
+    fn start(&mut self, now: Now) {
+        self.open_house(now);
+        self.add_devices(now);
+        self.update_listeners();
     }
 
     /// Something happened. Outputs may follow.
@@ -217,7 +236,7 @@ impl Gateway {
             Input::Journal(JournalEvent::Fetched { message, .. }) => {
                 self.broker.handle_fetched(now, message, &mut self.outbox);
             }
-            Input::Disk(_) => debug_assert!(false, "nothing is kept on a disk yet"),
+            Input::Disk(event) => self.handle_disk(now, event),
             Input::Stop => self.stop(now),
         }
         self.route(now);
@@ -229,18 +248,24 @@ impl Gateway {
         self.broker.handle_timeout(now, &mut self.outbox);
         self.field.handle_timeout(now);
         self.pipeline.handle_timeout(now);
-        self.tell_system(now);
-        self.tell_health(now);
+        if let Some(durable) = &mut self.durable {
+            durable.journal.handle_timeout(now);
+        }
+        if !self.awaited.contains(&Awaited::Journal) {
+            self.tell_system(now);
+            self.tell_health(now);
+        }
         self.advance_stop(now);
         self.route(now);
     }
 
     /// Ends a turn's decisions: acknowledgements whose records are synced become bytes.
     pub fn end_turn(&mut self, now: Now) {
-        // Without a journal everything that was decided is as durable as it will get: the mark is
-        // always current.
-        self.broker.end_turn(now, Lsn(u64::MAX), &mut self.outbox);
-        self.tell_health(now);
+        let synced = self.settle_journal(now);
+        self.broker.end_turn(now, synced, &mut self.outbox);
+        if !self.awaited.contains(&Awaited::Journal) {
+            self.tell_health(now);
+        }
         self.route(now);
         while let Some(conn) = self.broker.poll_resumed() {
             self.resumed.push_back(conn);
@@ -318,6 +343,14 @@ impl Gateway {
             // Something came up after this turn's outputs were drained.
             return Some((Instant::from_nanos(0), TimerKind::Gateway));
         }
+        let journal = match &self.durable {
+            // A turn has appended something after it was sealed.
+            Some(durable) if durable.is_waited_for() => Some(Instant::from_nanos(0)),
+            Some(durable) => durable.journal.poll_timeout(),
+            None => None,
+        };
+        // Until then nothing is told.
+        let is_read = !self.awaited.contains(&Awaited::Journal);
         let gateway = match self.life {
             Life::Stopping {
                 told: Told::Due, ..
@@ -329,9 +362,10 @@ impl Gateway {
             (self.broker.poll_timeout(), TimerKind::Broker),
             (self.field.poll_timeout(), TimerKind::Field),
             (self.pipeline.poll_timeout(), TimerKind::Pipeline),
+            (journal, TimerKind::Journal),
             (gateway, TimerKind::Gateway),
-            (self.system.next(), TimerKind::Gateway),
-            (self.health.next(), TimerKind::Gateway),
+            (self.system.next().filter(|_| is_read), TimerKind::Gateway),
+            (self.health.next().filter(|_| is_read), TimerKind::Gateway),
         ]
         .into_iter()
         .filter_map(|(at, kind)| at.map(|at| (at, kind)))
@@ -605,7 +639,8 @@ impl Gateway {
         let Life::Stopping { deadline, told } = self.life else {
             return;
         };
-        let quiet = told == Told::Yes && self.field.is_stopped() && self.recv.is_empty();
+        let is_kept = self.durable.as_ref().is_none_or(Durable::is_quiet);
+        let quiet = told == Told::Yes && self.field.is_stopped() && self.recv.is_empty() && is_kept;
         if quiet || now.monotonic >= deadline {
             if !quiet {
                 log::warn!(

@@ -39,6 +39,7 @@ impl Gateway {
                 quiet = false;
                 self.route_broker(now, output);
             }
+            quiet &= !self.route_journal(now);
             if quiet {
                 break;
             }

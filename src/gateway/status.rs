@@ -87,6 +87,7 @@ impl Gateway {
                 "reason": reason,
             },
             "host": self.host,
+            "journal": self.journal_json(),
             "broker": self.broker.stats().entries().collect::<BTreeMap<_, _>>(),
             "field": self.field_json(),
             "pipeline": self.pipeline.stats(),

@@ -123,6 +123,11 @@ pub enum HostError {
         /// What the kernel said.
         error: io::Error,
     },
+    /// The gateway cannot start, and says why.
+    Refused {
+        /// For people.
+        why: Box<str>,
+    },
     /// The loop panicked: a bug of ours. Outputs were made safe as far as it still could.
     Panicked {
         /// Of the panic.
@@ -136,6 +141,7 @@ impl fmt::Display for HostError {
         match self {
             Self::System { what, .. } => f.write_str(what),
             Self::Control { path, .. } => write!(f, "control socket {path}"),
+            Self::Refused { why } => f.write_str(why),
             Self::Panicked { message } => write!(f, "internal error: {message}"),
         }
     }
@@ -145,7 +151,7 @@ impl std::error::Error for HostError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::System { error, .. } | Self::Control { error, .. } => Some(error),
-            Self::Panicked { .. } => None,
+            Self::Refused { .. } | Self::Panicked { .. } => None,
         }
     }
 }

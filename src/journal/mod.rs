@@ -115,6 +115,10 @@ pub const SEGMENT_MIN: u32 = 8 * BLOCK;
 /// Bytes that wait for the disk, beyond which owners' data is refused.
 pub const UNSYNCED_MAX: usize = 4 * 1024 * 1024;
 
+/// So many queues are accounted for after every call; more, after every so many.
+const QUEUES_FEW: usize = 64;
+const ACCOUNT_EVERY: u32 = 64;
+
 /// How large a journal is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -158,6 +162,16 @@ pub enum Target<'a> {
     Queue {
         /// Which.
         queue: QueueId,
+        /// A few bytes of the owner's, at most 65 535.
+        note: &'a [u8],
+    },
+    /// The same, under a number of the owner's: not below the next, and above those before it in
+    /// this record.
+    Numbered {
+        /// Which.
+        queue: QueueId,
+        /// The entry's number.
+        sequence: u64,
         /// A few bytes of the owner's, at most 65 535.
         note: &'a [u8],
     },
@@ -443,6 +457,10 @@ pub struct Journal {
     told_full: bool,
     summary: Summary,
     stats: Stats,
+    /// What the queues take in memory, as it was when they were last looked through.
+    queues_bytes: usize,
+    /// Calls since then.
+    unaccounted: u32,
     charge: Charge,
 }
 
@@ -472,6 +490,8 @@ impl Journal {
             told_full: false,
             summary: Summary::default(),
             stats: Stats::default(),
+            queues_bytes: 0,
+            unaccounted: 0,
             charge: memory.charge(0),
         }
     }
@@ -490,9 +510,9 @@ impl Journal {
         let body_len: usize = body.iter().map(|part| part.len()).sum();
         let targets_len: usize = targets.iter().map(record::target_len).sum();
         let is_long = |target: &Target<'_>| match target {
-            Target::Key { note, .. } | Target::Queue { note, .. } => {
-                note.len() > usize::from(u16::MAX)
-            }
+            Target::Key { note, .. }
+            | Target::Queue { note, .. }
+            | Target::Numbered { note, .. } => note.len() > usize::from(u16::MAX),
         };
         let too_large = targets.len() > usize::from(u16::MAX) || targets.iter().any(is_long);
         let len = if too_large {
@@ -515,6 +535,19 @@ impl Journal {
                         queue: id,
                         kind: queue.kind,
                         sequence,
+                        note,
+                    }
+                }
+                Target::Numbered {
+                    queue: id,
+                    sequence,
+                    note,
+                } => {
+                    let queue = self.queues.get(&id).ok_or(Refused::NoQueue)?;
+                    Written::Entry {
+                        queue: id,
+                        kind: queue.kind,
+                        sequence: sequence.max(queue.next),
                         note,
                     }
                 }
@@ -897,11 +930,16 @@ impl Journal {
         };
         let tables = self.keys.len() * (size_of::<Key>() + size_of::<Value>())
             + self.graves.len() * (size_of::<Thing>() + size_of::<Value>());
-        let queues: usize = self.queues.values().map(Queue::footprint).sum();
+        // Many of them are not looked through in every turn.
+        self.unaccounted += 1;
+        if self.queues.len() < QUEUES_FEW || self.unaccounted >= ACCOUNT_EVERY {
+            self.unaccounted = 0;
+            self.queues_bytes = self.queues.values().map(Queue::footprint).sum();
+        }
         self.stats.memory = self.writer.footprint()
             + stream.map_or(0, walk::Stream::footprint)
             + tables * 3 / 2
-            + queues
+            + self.queues_bytes
             + self.event_bytes
             + self.table.segments.len() * size_of::<segment::Segment>();
         self.charge.set(self.stats.memory);

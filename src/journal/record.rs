@@ -98,7 +98,7 @@ pub(super) struct Spot {
 pub(super) fn target_len(target: &Target<'_>) -> usize {
     match target {
         Target::Key { note, .. } => 1 + 2 + 17 + note.len(),
-        Target::Queue { note, .. } => 1 + 2 + 16 + note.len(),
+        Target::Queue { note, .. } | Target::Numbered { note, .. } => 1 + 2 + 16 + note.len(),
     }
 }
 

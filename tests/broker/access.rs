@@ -80,7 +80,7 @@ cases! {
         let value = Publish { retain: true, ..publish(Q1, "shed/pump/running", "true") };
         let published = b.say(Origin::Field, &value);
         assert_eq!((published.matched, published.refused), (1, None));
-        assert!(published.lsn > fieldgate::id::Lsn(0));
+        assert_eq!(published.lsn, fieldgate::id::Lsn(0), "nobody waits for it to be kept");
         assert_eq!(b.read(conn), "PUBLISH shed/pump/running q1 #1 \"true\"");
         let uptime = Publish { retain: true, ..publish(Q0, "$SYS/broker/uptime", "1") };
         b.say(Origin::System, &uptime);

@@ -20,6 +20,8 @@ use fieldgate::rng::Rng;
 use fieldgate::slab::Key;
 use fieldgate::time::{Duration, Instant, Now, WallTime};
 
+use crate::ledger::Ledger;
+
 pub use ProtocolVersion::{V3, V4, V5};
 pub use QoS::{AtLeastOnce as Q1, AtMostOnce as Q0, ExactlyOnce as Q2};
 
@@ -39,6 +41,9 @@ macro_rules! cases {
 }
 pub(crate) use cases;
 
+/// How soon what nobody waits for is kept.
+pub const SYNC_WITHIN: Duration = Duration::from_secs(1);
+
 /// A client's end of a connection.
 struct Peer {
     version: ProtocolVersion,
@@ -57,6 +62,10 @@ pub struct House {
     pub memory: Memory,
     pub outbox: Outbox,
     pub now: Now,
+    /// What the broker has asked to be kept.
+    pub ledger: Ledger,
+    fetch: bool,
+    settings: Settings,
     peers: BTreeMap<ConnId, Peer>,
     next: u32,
     /// Where the journal's mark stands; `None` is current.
@@ -85,16 +94,26 @@ impl House {
 
     pub fn with(settings: Settings, fetch: bool) -> Self {
         let memory = Memory::new(usize::MAX);
+        let kept_settings = settings.clone();
         let mut broker = Broker::new(settings, &memory, &mut Rng::from_seed(7));
         broker.set_fetch_every_draw(fetch);
+        let mut outbox = Outbox::new(&memory);
+        let now = Now {
+            monotonic: Instant::from_nanos(1_000_000_000),
+            wall: WallTime::EARLIEST_PLAUSIBLE,
+        };
+        broker.start_keeping(SYNC_WITHIN);
+        broker.recovered(now, &mut outbox);
+        let mut ledger = Ledger::default();
+        broker.give_queue(ledger.next_queue());
         Self {
             broker,
-            outbox: Outbox::new(&memory),
+            outbox,
             memory,
-            now: Now {
-                monotonic: Instant::from_nanos(1_000_000_000),
-                wall: WallTime::EARLIEST_PLAUSIBLE,
-            },
+            now,
+            ledger,
+            fetch,
+            settings: kept_settings,
             peers: BTreeMap::new(),
             next: 0,
             mark: None,
@@ -110,6 +129,7 @@ impl House {
     pub fn set(&mut self, change: impl FnOnce(&mut Settings)) {
         let mut settings = Settings::default();
         change(&mut settings);
+        self.settings = settings.clone();
         self.broker
             .reconfigure(self.now, settings, &mut self.outbox);
         self.turn();
@@ -170,7 +190,7 @@ impl House {
     }
 
     fn outputs(&mut self) -> bool {
-        let mut busy = false;
+        let mut busy = self.note_changes();
         while let Some(output) = self.broker.poll_output() {
             busy = true;
             match output {
@@ -206,6 +226,48 @@ impl House {
             }
         }
         busy
+    }
+
+    fn note_changes(&mut self) -> bool {
+        let before = self.ledger.changes().len();
+        while let Some(change) = self.broker.poll_change() {
+            self.ledger.note(change);
+        }
+        if self.broker.wants_queue() {
+            self.broker.give_queue(self.ledger.next_queue());
+        }
+        self.ledger.changes().len() > before
+    }
+
+    /// The power fails and comes back after so many seconds: what the mark has passed is there
+    /// again, connections are not.
+    pub fn crash(&mut self, seconds: u64) {
+        self.note_changes();
+        let synced = self.mark.unwrap_or_else(|| self.broker.last_lsn());
+        self.start_again(synced, seconds);
+    }
+
+    fn start_again(&mut self, synced: Lsn, seconds: u64) {
+        self.ledger.crash(synced);
+        self.advance(Duration::from_secs(seconds));
+        let settings = self.settings.clone();
+        self.memory = Memory::new(usize::MAX);
+        self.outbox = Outbox::new(&self.memory);
+        self.broker = Broker::new(settings, &self.memory, &mut Rng::from_seed(8));
+        self.broker.set_fetch_every_draw(self.fetch);
+        self.broker.start_keeping(SYNC_WITHIN);
+        for record in self.ledger.records() {
+            self.broker.recover(self.now, record);
+        }
+        for (queue, next) in self.ledger.queues() {
+            self.broker.recover_queue(queue, next);
+        }
+        self.broker.recovered(self.now, &mut self.outbox);
+        self.peers.clear();
+        self.deliveries.clear();
+        self.mark = None;
+        self.note_changes();
+        self.turn();
     }
 
     /// Writes all that the connection has, as a socket with room would.

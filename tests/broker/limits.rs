@@ -310,7 +310,7 @@ cases! {
 
     fn a_5_0_client_is_held_by_the_receive_maximum_alone(b: &mut House) {
         b.set(|settings| settings.receive_maximum = 2);
-        let conn = b.client(V5, "a");
+        let conn = b.stayer(V5, "a");
         b.subscribe(conn, "t", Q1);
         let mark = b.broker.last_lsn();
         b.mark = Some(mark);

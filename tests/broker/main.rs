@@ -4,6 +4,8 @@
 //! first draw of a message wait for a fetch, as the journal will.
 
 mod house;
+mod keep;
+mod ledger;
 mod scram;
 
 mod access;

@@ -37,7 +37,7 @@ cases! {
     }
 
     fn answers_leave_in_order(b: &mut House) {
-        let conn = b.client(V5, "a");
+        let conn = b.stayer(V5, "a");
         b.mark = Some(b.broker.last_lsn());
         b.subscribe_with(conn, "t", options(Q1, RetainHandling::Send), None);
         b.send(conn, &Packet::Pingreq);
@@ -69,7 +69,7 @@ cases! {
 
     fn any_number_of_answers_may_wait(b: &mut House) {
         const REPETITIONS: usize = 70_000;
-        let conn = b.client(V5, "a");
+        let conn = b.stayer(V5, "a");
         b.mark = Some(b.broker.last_lsn());
         let mut bytes = Vec::new();
         Packet::Publish(publish(Q2, "t", "")).encode_into(V5, &mut bytes);
@@ -87,7 +87,7 @@ cases! {
         b.mark = Some(b.broker.last_lsn());
         let conn = b.open();
         let mut bytes = Vec::new();
-        Packet::Connect(connect(V5, "a")).encode_into(V5, &mut bytes);
+        Packet::Connect(lasting(V5, "a")).encode_into(V5, &mut bytes);
         bytes.extend([0xF1, 0]);
         b.send_bytes(conn, &bytes);
         assert!(b.is_open(conn));

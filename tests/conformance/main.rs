@@ -27,6 +27,12 @@
 )]
 #[path = "../broker/house.rs"]
 mod house;
+#[expect(
+    dead_code,
+    reason = "the broker's own tests use all of it, these only a part"
+)]
+#[path = "../broker/ledger.rs"]
+mod ledger;
 
 #[expect(
     dead_code,

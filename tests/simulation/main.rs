@@ -12,13 +12,17 @@
 //!   result, the gateway says what its hardware is, the relay is where the last command put it, and
 //!   after a stop where it is safe. Clients that are gone leave no session, no message and no byte.
 //!
+//! The third judge has a world of its own, in which the power goes (`power.rs`).
+//!
 //! A run with the same seed is the same run, to the last byte. `tests/mutants` shows that the judges
 //! see.
 
 mod client;
 mod devices;
+mod disk;
 mod model;
 mod oracle;
+mod power;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -68,6 +72,33 @@ fn every_seed_keeps_what_was_promised() {
         seeds < 20 || total.counts.has_all(),
         "something never happened"
     );
+}
+
+#[test]
+fn what_was_acknowledged_survives_the_power() {
+    if let Some(seed) = number("SIM_POWER") {
+        let _ = env_logger::try_init();
+        println!("seed {seed}: {:?}", power::World::new(seed).run());
+        return;
+    }
+    let seeds = number("SIM_SEEDS").unwrap_or(SEEDS_BY_DEFAULT);
+    let first = number("SIM_FIRST").unwrap_or(1);
+    let mut failed = Vec::new();
+    let mut total = power::Report::default();
+    for seed in first..first + seeds {
+        if let Ok(report) = catch_unwind(AssertUnwindSafe(|| power::World::new(seed).run())) {
+            total.add(&report);
+        } else {
+            eprintln!("replay with: SIM_POWER={seed} cargo test --test simulation power");
+            failed.push(seed);
+            if failed.len() == FAILURES_MAX {
+                break;
+            }
+        }
+    }
+    println!("{seeds} seeds: {total:?}");
+    assert!(failed.is_empty(), "seeds that lost something: {failed:?}");
+    assert!(seeds < 20 || total.has_all(), "something never happened");
 }
 
 #[test]

@@ -122,6 +122,8 @@ pub struct EventLoop {
     stop: Stop,
     /// When [`STOP_LIMIT`] is over, once a stop was asked for.
     stop_by: Instant,
+    /// Why the gateway cannot start.
+    failed: Option<Box<str>>,
     /// Fed at the end of this turn, if it finishes.
     watchdog_is_due: bool,
     counters: HostCounters,
@@ -213,6 +215,7 @@ impl EventLoop {
             on_event: settings.on_event,
             stop: Stop::No,
             stop_by: Instant::FAR_FUTURE,
+            failed: None,
             watchdog_is_due: false,
             counters: HostCounters::default(),
             poll,
@@ -247,7 +250,7 @@ impl EventLoop {
     /// One turn, which waits for at most `limit` (`None`: until something happens).
     ///
     /// # Errors
-    /// If the poll fails.
+    /// If the poll fails, or the gateway says that it cannot start.
     pub fn turn(&mut self, limit: Option<Duration>) -> Result<Flow, HostError> {
         self.wait(limit)?;
         self.counters.turns += 1;
@@ -260,6 +263,9 @@ impl EventLoop {
         self.do_outputs(now);
         self.write_out(now);
         self.feed_watchdog(now);
+        if let Some(why) = self.failed.take() {
+            return Err(HostError::Refused { why });
+        }
         Ok(self.flow(now))
     }
 

@@ -145,6 +145,7 @@ impl EventLoop {
             Notice::Reloaded => self.systemd.ready(),
             Notice::Reloading => self.systemd.reloading(),
             Notice::Stopped => self.last_bytes(now),
+            Notice::Failed { why } => self.failed = Some(why.clone()),
         }
         self.tell(HostEvent::Notice(notice));
     }

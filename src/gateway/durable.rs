@@ -1,0 +1,360 @@
+//! The journal's place in the house: what the broker wants kept goes in, what is synced comes out.
+//!
+//! ```text
+//! broker ── Change ──▶ journal ── DiskCommand ──▶ host
+//!   ▲                     │
+//!   ├──── synced mark ────┤   end_turn
+//!   └──── Recovered ──────┘   at the start, before a listener opens
+//! ```
+//!
+//! The broker counts its changes by itself; here a mark says which of its numbers is reached when
+//! the journal has synced which of its own.
+
+use std::collections::VecDeque;
+
+use serde_json::{Value, json};
+use smallvec::SmallVec;
+
+use super::boundary::{Notice, Output};
+use super::settings::JournalSettings;
+use super::{Awaited, Gateway, Life};
+use crate::broker::keep::{self, Change, KeyKind, What};
+use crate::broker::settings::Level;
+use crate::buffer::Memory;
+use crate::id::Lsn;
+use crate::journal::disk::{DiskError, DiskEvent};
+use crate::journal::{self, Class, Damage, Journal, QueueKind, Recovered, Refused, Unusable};
+use crate::mqtt::PublishProperties;
+use crate::time::Now;
+
+/// The journal, and what ties its numbers to the broker's.
+pub(super) struct Durable {
+    pub(super) journal: Journal,
+    /// Journal's number, broker's number: of changes that may not be synced yet, once a turn.
+    marks: VecDeque<(Lsn, Lsn)>,
+    /// Of the broker's.
+    synced: Lsn,
+    /// Something was appended that somebody waits for since the turn ended.
+    is_waited_for: bool,
+    /// Changes that were refused: the first of a row is told.
+    refused: u64,
+}
+
+impl Durable {
+    pub(super) fn new(settings: &JournalSettings, memory: &Memory) -> Self {
+        let settings = journal::Settings {
+            size: settings.size,
+            segment: settings.segment,
+        };
+        Self {
+            journal: Journal::new(settings, memory),
+            marks: VecDeque::new(),
+            synced: Lsn(0),
+            is_waited_for: false,
+            refused: 0,
+        }
+    }
+
+    /// Whether the next turn has something to commit that has not waited for a deadline.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.is_waited_for
+    }
+
+    /// Everything that was appended is on the disk.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.journal.synced() >= self.journal.last()
+    }
+}
+
+impl Gateway {
+    /// Carries changes into the journal and its commands to the host; whether there were any.
+    pub(super) fn route_journal(&mut self, now: Now) -> bool {
+        let mut is_busy = false;
+        // What one client has sent is kept as far as it goes, and nothing behind a gap.
+        let mut has_gap = false;
+        while let Some(change) = self.broker.poll_change() {
+            is_busy = true;
+            has_gap |= !self.append(now, change, has_gap);
+        }
+        let Some(durable) = &mut self.durable else {
+            return false;
+        };
+        // Before everything has come back nobody knows which numbers are free.
+        if self.broker.wants_queue() && !self.awaited.contains(&Awaited::Journal) {
+            self.broker.give_queue(durable.journal.new_queue_id());
+        }
+        while let Some(durable) = &mut self.durable
+            && let Some(event) = durable.journal.poll_event()
+        {
+            is_busy = true;
+            self.handle_journal(now, event);
+        }
+        while let Some(durable) = &mut self.durable
+            && let Some(command) = durable.journal.poll_command()
+        {
+            self.outputs.push_back(Output::Disk(command));
+        }
+        is_busy
+    }
+
+    /// Whether it was taken. `has_gap`: something before it was not.
+    fn append(&mut self, now: Now, change: Change, has_gap: bool) -> bool {
+        let Some(durable) = &mut self.durable else {
+            return true;
+        };
+        let journal = &mut durable.journal;
+        let Change { lsn, level, what } = change;
+        let class = match level {
+            Some(Level::Strict) => Class::Strict,
+            Some(Level::Interval(within)) => Class::Interval(within),
+            Some(Level::None) | None => Class::Lazy,
+        };
+        let appended = match what {
+            What::Record { .. } if has_gap && class == Class::Strict => Err(Refused::Full),
+            What::Record { targets, body } => {
+                let targets: SmallVec<[journal::Target<'_>; 4]> =
+                    targets.iter().map(target).collect();
+                journal.append(now, &targets, &[&body], class)
+            }
+            What::Delete(of) => Ok(journal.delete(now, key(of), class)),
+            What::MakeQueue(queue) => journal.make_queue(now, queue, QueueKind::Resident, class),
+            What::DropQueue(queue) => Ok(journal.drop_queue(now, queue, class)),
+            What::Consumed { queue, sequence } => {
+                journal.consume(now, queue, sequence);
+                return true;
+            }
+        };
+        match appended {
+            Ok(_) => {
+                durable.is_waited_for |= class == Class::Strict;
+                true
+            }
+            Err(refused) => {
+                durable.refused += 1;
+                if durable.refused.is_power_of_two() {
+                    let so_far = durable.refused;
+                    log::error!("not kept so_far={so_far}: {}", words(refused));
+                }
+                self.broker.handle_unkept(now, lsn, level, &mut self.outbox);
+                false
+            }
+        }
+    }
+
+    /// Seals what the turn has brought; the broker's number up to which everything is synced.
+    pub(super) fn settle_journal(&mut self, now: Now) -> Lsn {
+        self.route_journal(now);
+        let Some(durable) = &mut self.durable else {
+            // Without a journal nothing waits for anything.
+            return Lsn(u64::MAX);
+        };
+        durable.journal.end_turn(now);
+        durable.is_waited_for = false;
+        let (theirs, ours) = (durable.journal.last(), self.broker.last_lsn());
+        match durable.marks.back_mut() {
+            Some((last, mark)) if *last == theirs => *mark = ours,
+            _ => durable.marks.push_back((theirs, ours)),
+        }
+        while let Some((theirs, ours)) = durable.marks.front()
+            && *theirs <= durable.journal.synced()
+        {
+            durable.synced = *ours;
+            durable.marks.pop_front();
+        }
+        durable.synced
+    }
+
+    pub(super) fn handle_disk(&mut self, now: Now, event: DiskEvent) {
+        if let Some(durable) = &mut self.durable {
+            durable.journal.handle_disk(now, event);
+        }
+    }
+
+    fn handle_journal(&mut self, now: Now, event: journal::Event) {
+        match event {
+            journal::Event::Recovered(Recovered::Record {
+                keys,
+                entries,
+                body,
+            }) => {
+                let keys = keys.iter().filter_map(|(key, _)| own_key(*key)).collect();
+                let record = keep::Recovered {
+                    keys,
+                    entries,
+                    body,
+                };
+                self.broker.recover(now, record);
+            }
+            journal::Event::Recovered(Recovered::Queue { queue, state, .. }) => {
+                self.broker.recover_queue(queue, state.next);
+            }
+            journal::Event::RecoveryDone(summary) => {
+                let journal::Summary {
+                    segments,
+                    bytes,
+                    keys,
+                    queues,
+                    entries,
+                    damaged,
+                    torn,
+                    ..
+                } = summary;
+                log::info!(
+                    "journal read segments={segments} bytes={bytes} values={keys} \
+                     queues={queues} entries={entries} damaged={damaged} torn={torn}"
+                );
+                self.recovered(now);
+            }
+            journal::Event::Unusable(error) => self.journal_unusable(now, &error),
+            journal::Event::Damaged { slot, what } => {
+                let slot = slot.map_or("?".to_owned(), |slot| slot.0.to_string());
+                let what = match what {
+                    Damage::Segment => format!("segment {slot} cannot be read"),
+                    Damage::Bytes { offset } => format!("segment {slot} is bad at {offset}"),
+                    Damage::Entry(queue, sequence) => {
+                        format!("entry {sequence} of queue {} cannot be read", queue.0)
+                    }
+                };
+                log::error!("journal damaged: {what}");
+                self.tell_event(now, "journal_damaged", &what);
+            }
+            journal::Event::CommitFailed(error) => {
+                log::error!("journal cannot be written: {error}");
+                self.tell_event(now, "journal_failed", &error.to_string());
+            }
+            journal::Event::Full => {
+                log::error!("journal full: what cannot be kept is not acknowledged");
+                self.broker
+                    .handle_journal_room(now, false, &mut self.outbox);
+                self.tell_event(now, "journal_full", "");
+            }
+            journal::Event::Room => {
+                log::info!("journal has room again");
+                self.broker.handle_journal_room(now, true, &mut self.outbox);
+                self.tell_event(now, "journal_room", "");
+            }
+            journal::Event::Drawable(_) => {}
+        }
+    }
+}
+
+/// The journal's name for a target.
+fn target(of: &keep::Target) -> journal::Target<'_> {
+    match of {
+        keep::Target::Key(of) => journal::Target::Key {
+            key: key(*of),
+            note: &[],
+        },
+        keep::Target::Queue {
+            queue,
+            sequence,
+            note,
+        } => journal::Target::Numbered {
+            queue: *queue,
+            sequence: *sequence,
+            note,
+        },
+    }
+}
+
+fn words(refused: Refused) -> &'static str {
+    match refused {
+        Refused::Full => "the journal is full",
+        Refused::TooLarge => "a message is longer than a segment of the journal",
+        Refused::NotReady => "the journal is not read yet",
+        Refused::Failed => "no disk takes anything",
+        Refused::NoQueue => "the session's queue was damaged",
+    }
+}
+
+fn key(of: keep::Key) -> journal::Key {
+    journal::Key {
+        kind: of.kind as u8,
+        id: of.id,
+        sub: of.sub,
+    }
+}
+
+/// `None`: it is another owner's.
+fn own_key(of: journal::Key) -> Option<keep::Key> {
+    Some(keep::Key {
+        kind: KeyKind::from_u8(of.kind)?,
+        id: of.id,
+        sub: of.sub,
+    })
+}
+
+impl Gateway {
+    /// Everything that was kept is there again: the house is opened.
+    fn recovered(&mut self, now: Now) {
+        self.broker.recovered(now, &mut self.outbox);
+        self.awaited.remove(&Awaited::Journal);
+        if self.life == Life::Starting {
+            self.start(now);
+        }
+    }
+
+    /// Nothing can be read, or may be. What another process has locked, or a later version has
+    /// written, is not touched: that ends the start. Otherwise the gateway runs, and keeps nothing:
+    /// who waits for that is not answered.
+    fn journal_unusable(&mut self, now: Now, error: &Unusable) {
+        let why = match error {
+            Unusable::Disk(error) => error.to_string(),
+            Unusable::NewerVersion { slot, version } => format!(
+                "segment {} has been written by a newer version of fieldgate: format {version}, \
+                 this one reads up to {}",
+                slot.0,
+                journal::VERSION
+            ),
+        };
+        log::error!("journal cannot be used: {why}");
+        let is_final = matches!(
+            error,
+            Unusable::Disk(DiskError::Locked(_)) | Unusable::NewerVersion { .. }
+        );
+        if is_final && self.life == Life::Starting {
+            let why = format!("journal cannot be used: {why}").into_boxed_str();
+            self.outputs
+                .push_back(Output::Notice(Notice::Failed { why }));
+            return;
+        }
+        self.recovered(now);
+        self.tell_event(now, "journal_unusable", &why);
+    }
+
+    /// Counters of the journal; null without one.
+    pub(super) fn journal_json(&self) -> Value {
+        let Some(durable) = &self.durable else {
+            return Value::Null;
+        };
+        let stats = durable.journal.stats();
+        json!({
+            "segments": stats.segments,
+            "segments_free": stats.segments_free,
+            "live_bytes": stats.live_bytes,
+            "unsynced_bytes": stats.unsynced,
+            "memory": stats.memory,
+            "records": stats.records,
+            "commits": stats.commits,
+            "commits_failed": stats.commits_failed,
+            "bytes_written": stats.bytes_written,
+            "bytes_copied": stats.bytes_copied,
+            "cleanings": stats.cleanings,
+            "makes_failed": stats.makes_failed,
+            "reads_failed": stats.reads_failed,
+            "refused_full": stats.refused_full,
+            "refused_behind": stats.refused_behind,
+            "refused_failed": stats.refused_failed,
+            "refused_too_large": stats.refused_too_large,
+            "damaged": stats.damaged,
+            "torn": stats.torn,
+            "last_error": stats.last_error.as_ref().map(ToString::to_string),
+        })
+    }
+
+    /// Something that people should know, once: `BASE/gateway/events/NAME`.
+    fn tell_event(&mut self, now: Now, name: &str, what: &str) {
+        let topic = format!("{}/gateway/events/{name}", self.config.base_topic);
+        self.publish_text(now, &topic, what, false, &PublishProperties::default());
+    }
+}

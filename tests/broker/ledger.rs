@@ -1,0 +1,183 @@
+//! A journal without a disk: what the broker asked to be kept, and what of it is there after a
+//! crash.
+
+use std::collections::BTreeMap;
+
+use smallvec::SmallVec;
+
+use fieldgate::broker::keep::{Change, Key, Recovered, Target, What};
+use fieldgate::buffer::Payload;
+use fieldgate::id::{Lsn, QueueId};
+
+#[derive(Default)]
+pub struct Ledger {
+    queues: u64,
+    changes: Vec<Change>,
+    /// What was there when the present broker began.
+    base: State,
+}
+
+/// What the changes come to.
+#[derive(Default, Clone)]
+struct State {
+    bodies: Vec<Vec<u8>>,
+    keys: BTreeMap<Key, usize>,
+    queues: BTreeMap<QueueId, Queue>,
+}
+
+#[derive(Default, Clone)]
+struct Queue {
+    /// Sequence number: record, note, and whether it is done with.
+    next: u64,
+    entries: BTreeMap<u64, (usize, SmallVec<[u8; 16]>, bool)>,
+}
+
+impl Ledger {
+    /// Never the same twice.
+    pub fn next_queue(&mut self) -> QueueId {
+        self.queues += 1;
+        QueueId(self.queues)
+    }
+
+    pub fn note(&mut self, change: Change) {
+        if let Some(last) = self.changes.last() {
+            assert_eq!(change.lsn.0, last.lsn.0 + 1, "one after the other");
+        }
+        self.changes.push(change);
+    }
+
+    /// Changes since the start, or the last crash.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// Makes nonsense of every record; how many these were.
+    pub fn spoil(&mut self) -> usize {
+        let mut count = 0;
+        for change in &mut self.changes {
+            if let What::Record { body, .. } = &mut change.what {
+                body.truncate(body.len() / 2);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Only what the mark has passed has happened.
+    pub fn crash(&mut self, synced: Lsn) {
+        let mut state = std::mem::take(&mut self.base);
+        for change in self.changes.drain(..).take_while(|it| it.lsn <= synced) {
+            state.apply(change.what);
+        }
+        // Of what is done with, the journal knows how far everything is.
+        for queue in state.queues.values_mut() {
+            while let Some(first) = queue.entries.first_entry()
+                && first.get().2
+            {
+                first.remove();
+            }
+            queue.entries.values_mut().for_each(|entry| entry.2 = false);
+        }
+        self.base = state;
+    }
+
+    /// What comes back, each record once, in an order that means nothing.
+    pub fn records(&self) -> Vec<Recovered> {
+        let State {
+            bodies,
+            keys,
+            queues,
+        } = &self.base;
+        let record = |at: usize| Recovered {
+            keys: keys
+                .iter()
+                .filter(|(_, of)| **of == at)
+                .map(|(key, _)| *key)
+                .collect(),
+            entries: queues
+                .iter()
+                .flat_map(|(queue, it)| it.entries.iter().map(move |(at, it)| (*queue, *at, it)))
+                .filter(|(_, _, (of, ..))| *of == at)
+                .map(|(queue, sequence, (_, note, _))| (queue, sequence, note.clone()))
+                .collect(),
+            body: Payload::from(bodies[at].clone()),
+        };
+        (0..bodies.len())
+            .rev()
+            .map(record)
+            .filter(|record| !record.keys.is_empty() || !record.entries.is_empty())
+            .collect()
+    }
+
+    /// Every queue, and the number of its next entry.
+    pub fn queues(&self) -> Vec<(QueueId, u64)> {
+        let next = |queue: &Queue| queue.next.max(1);
+        self.base
+            .queues
+            .iter()
+            .map(|(id, queue)| (*id, next(queue)))
+            .collect()
+    }
+
+    /// How many values and entries there are now.
+    pub fn live(&self) -> (usize, usize) {
+        let mut state = self.base.clone();
+        for change in &self.changes {
+            state.apply(change.what.clone());
+        }
+        let entries = state
+            .queues
+            .values()
+            .flat_map(|queue| queue.entries.values());
+        let left = entries.filter(|(_, _, is_done)| !is_done).count();
+        (state.keys.len(), left)
+    }
+}
+
+impl State {
+    fn apply(&mut self, what: What) {
+        match what {
+            What::Record { targets, body } => {
+                let at = self.bodies.len();
+                self.bodies.push(body);
+                assert!(!targets.is_empty(), "a record is for somebody");
+                for target in targets {
+                    match target {
+                        Target::Key(key) => {
+                            self.keys.insert(key, at);
+                        }
+                        Target::Queue {
+                            queue,
+                            sequence,
+                            note,
+                        } => {
+                            let queue = self.queues.get_mut(&queue).expect("it was made");
+                            let last = queue.entries.keys().next_back();
+                            assert!(last.is_none_or(|last| *last < sequence), "in order");
+                            assert!(sequence >= queue.next, "a number is used once");
+                            queue.next = sequence + 1;
+                            let entry = (at, note.clone(), false);
+                            queue.entries.insert(sequence, entry);
+                        }
+                    }
+                }
+            }
+            What::Delete(key) => {
+                self.keys.remove(&key);
+            }
+            What::MakeQueue(queue) => {
+                self.queues.entry(queue).or_default();
+            }
+            What::DropQueue(queue) => {
+                self.queues.remove(&queue);
+            }
+            What::Consumed { queue, sequence } => {
+                if let Some(queue) = self.queues.get_mut(&queue)
+                    && let Some(entry) = queue.entries.get_mut(&sequence)
+                {
+                    entry.2 = true;
+                }
+            }
+        }
+    }
+}

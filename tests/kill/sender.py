@@ -1,0 +1,169 @@
+"""A publisher of MQTT 3.1.1 in a few lines, that goes on after whatever happened to its connection: what is not
+acknowledged is sent again, with DUP and its identifier, in order."""
+
+import collections
+import random
+import select
+import socket
+import struct
+import time
+
+# Unacknowledged at once.
+WINDOW = 20
+# A broker that is being killed all the time may take this long to acknowledge something.
+PATIENCE = 60
+
+PUBACK, PUBREC, PUBREL, PUBCOMP = 4, 5, 6, 7
+
+
+class Gone(Exception):
+    """The connection is."""
+
+
+def remaining_length(count):
+    encoded = b""
+    while True:
+        count, low = divmod(count, 128)
+        encoded += bytes([low | (0x80 if count else 0)])
+        if not count:
+            return encoded
+
+
+def packet(first, body):
+    return bytes([first]) + remaining_length(len(body)) + body
+
+
+def text(word):
+    return struct.pack(">H", len(word)) + word.encode()
+
+
+class Connection:
+    """A session of this name that outlives its connections, and the packets that come."""
+
+    def __init__(self, port, name):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.bytes = bytearray()
+        self.found = collections.deque()
+        self.send(packet(0x10, text("MQTT") + bytes([4, 0, 0, 60]) + text(name)))
+        kind, body = next(self.packets())
+        if kind != 0x20 or body[1] != 0:
+            raise Gone(f"refused: {kind:#x} {body.hex()}")
+        self.is_present = bool(body[0])
+
+    def close(self):
+        self.socket.close()
+
+    def send(self, data):
+        try:
+            self.socket.sendall(data)
+        except OSError as error:
+            raise Gone(error) from error
+
+    def packets(self, wait=PATIENCE):
+        """Those that have come, at least one, and none after `wait` seconds."""
+        self.found.extend(self._complete())
+        while not self.found:
+            readable, _, _ = select.select([self.socket], [], [], wait)
+            if not readable:
+                return
+            try:
+                data = self.socket.recv(65536)
+            except OSError as error:
+                raise Gone(error) from error
+            if not data:
+                raise Gone("closed")
+            self.bytes += data
+            self.found.extend(self._complete())
+        while self.found:
+            yield self.found.popleft()
+
+    def _complete(self):
+        while True:
+            length, shift, at = 0, 0, 1
+            while True:
+                if at >= len(self.bytes):
+                    return
+                byte = self.bytes[at]
+                length |= (byte & 0x7F) << shift
+                at, shift = at + 1, shift + 7
+                if not byte & 0x80:
+                    break
+            if len(self.bytes) < at + length:
+                return
+            kind, body = self.bytes[0], bytes(self.bytes[at : at + length])
+            del self.bytes[: at + length]
+            yield kind, body
+
+
+class Sender:
+    """Publishes `count` messages, payloads NAME NUMBER, to one topic; `acknowledged` is how many of them were, in
+    order. `port` is asked for anew for each connection."""
+
+    def __init__(self, name, port, topic, qos, count, seed):
+        self.name, self.port, self.topic, self.qos, self.count = name, port, topic, qos, count
+        self.acknowledged = 0
+        # Identifier: (number, released), oldest first.
+        self.underway = collections.OrderedDict()
+        self.next_number = 0
+        self.next_id = 1
+        self.connections = 0
+        self.random = random.Random(seed)
+
+    def run(self):
+        silent_since = time.monotonic()
+        before = -1
+        while self.acknowledged < self.count:
+            if self.acknowledged > before:
+                before, silent_since = self.acknowledged, time.monotonic()
+            if time.monotonic() - silent_since > PATIENCE:
+                raise AssertionError(f"{self.name}: {self.acknowledged} of {self.count} acknowledged, and no more")
+            try:
+                connection = Connection(self.port(), self.name)
+            except (Gone, OSError, StopIteration):
+                time.sleep(0.01)
+                continue
+            self.connections += 1
+            try:
+                self._serve(connection)
+            except Gone:
+                pass
+            finally:
+                connection.close()
+
+    def _publish(self, identifier, number, dup):
+        payload = f"{self.name} {number}".encode().ljust(self.random.choice((16, 64, 400)))
+        return packet(0x30 | self.qos << 1 | dup << 3, text(self.topic) + struct.pack(">H", identifier) + payload)
+
+    def _serve(self, connection):
+        again = b""
+        for identifier, (number, is_released) in self.underway.items():
+            if is_released:
+                again += packet(0x62, struct.pack(">H", identifier))
+            else:
+                again += self._publish(identifier, number, True)
+        if again:
+            connection.send(again)
+        while self.acknowledged < self.count:
+            fresh = b""
+            while len(self.underway) < WINDOW and self.next_number < self.count:
+                while self.next_id in self.underway:
+                    self.next_id = self.next_id % 65535 + 1
+                fresh += self._publish(self.next_id, self.next_number, False)
+                self.underway[self.next_id] = (self.next_number, False)
+                self.next_number += 1
+                self.next_id = self.next_id % 65535 + 1
+            if fresh:
+                connection.send(fresh)
+            answers = b""
+            for kind, body in connection.packets():
+                kind, identifier = kind >> 4, struct.unpack(">H", body[:2])[0]
+                if kind in (PUBACK, PUBCOMP):
+                    if self.underway.pop(identifier, None):
+                        self.acknowledged += 1
+                elif kind == PUBREC:
+                    number, _ = self.underway.get(identifier, (None, None))
+                    self.underway[identifier] = (number, True)
+                    answers += packet(0x62, struct.pack(">H", identifier))
+            if answers:
+                connection.send(answers)
