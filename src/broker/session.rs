@@ -73,8 +73,7 @@ pub(super) struct Link {
     pub(super) is_open: bool,
     /// While a resumed session sends again: everything before this order has been.
     pub(super) resend_from: Option<u64>,
-    /// Of the unacknowledged ones, by order: not sent yet, and when they may be. Sequence numbers do
-    /// not fall.
+    /// Of the unacknowledged ones, by order: not sent yet, and when they may be.
     pub(super) unsent: VecDeque<(u64, Lsn)>,
     /// And every PUBREL before this order, some ahead of publications that wait for room.
     pub(super) released_before: u64,

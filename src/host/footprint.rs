@@ -2,12 +2,19 @@
 //!
 //! The kernel maps a program's code in large steps, so that after the start nearly all of it is
 //! resident, most of which (reading the configuration, its diagnostics, the other commands) is not
-//! needed again. Once the gateway is ready its code is given up; what runs comes back from the page
-//! cache at its next use, at the cost of a few minor faults.
+//! needed again. Once the gateway is ready its code is given up, and once more when its devices and
+//! clients have had time to begin, which they do once too; what runs comes back from the page cache
+//! at its next use, at the cost of a few minor faults.
 
 use std::fs;
 
 use nix::libc;
+
+use crate::time::Duration;
+
+/// After the gateway is ready: devices and clients have begun. No timer of its own: with the next
+/// turn.
+pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(30);
 
 /// Gives up the resident pages of the program's own code. Nothing is lost: they are the file's.
 pub(super) fn forget_start() {

@@ -37,7 +37,7 @@ use super::timer::{Alarm, TimerKey, Timers};
 use super::token::{Readiness, Source};
 use super::users::Users;
 use super::worker::{Answer, Errands, Mailbox};
-use super::{ExitReason, HostError, HostSettings, Loader, Observer, clock};
+use super::{ExitReason, HostError, HostSettings, Loader, Observer, clock, footprint};
 use crate::field::line::LineEvent;
 use crate::field::port::PortEvent;
 use crate::gateway::Gateway;
@@ -122,6 +122,8 @@ pub struct EventLoop {
     stop: Stop,
     /// When [`STOP_LIMIT`] is over, once a stop was asked for.
     stop_by: Instant,
+    /// When what only the beginning needed is given up once more.
+    settled_at: Option<Instant>,
     /// Why the gateway cannot start.
     failed: Option<Box<str>>,
     /// Fed at the end of this turn, if it finishes.
@@ -215,6 +217,7 @@ impl EventLoop {
             on_event: settings.on_event,
             stop: Stop::No,
             stop_by: Instant::FAR_FUTURE,
+            settled_at: None,
             failed: None,
             watchdog_is_due: false,
             counters: HostCounters::default(),
@@ -263,6 +266,10 @@ impl EventLoop {
         self.do_outputs(now);
         self.write_out(now);
         self.feed_watchdog(now);
+        if self.settled_at.is_some_and(|at| at <= now.monotonic) {
+            self.settled_at = None;
+            footprint::forget_start();
+        }
         if let Some(why) = self.failed.take() {
             return Err(HostError::Refused { why });
         }

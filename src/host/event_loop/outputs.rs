@@ -141,6 +141,7 @@ impl EventLoop {
             Notice::Ready => {
                 self.systemd.ready();
                 footprint::forget_start();
+                self.settled_at = Some(now.monotonic + footprint::SETTLED_AFTER);
             }
             Notice::Reloaded => self.systemd.ready(),
             Notice::Reloading => self.systemd.reloading(),
