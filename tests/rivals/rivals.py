@@ -21,10 +21,13 @@ LONG_RUN = 5000
 
 # Their limits are the same, so that what is compared is what they do and not what they were told. Mosquitto's defaults,
 # where fieldgate's differ.
+# Neither keeps anything on a disk, so that what follows a step has come when its pings are answered.
 FIELDGATE_CONFIGURATION = """
 [broker]
 topic_alias_maximum = 10
 max_session_expiry = "unlimited"
+[broker.durability]
+default = "none"
 """
 MOSQUITTO_CONFIGURATION = "max_packet_size 1048576\n"
 
