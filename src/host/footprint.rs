@@ -1,10 +1,10 @@
 //! Resident memory: what only the start needed does not stay.
 //!
 //! The kernel maps code in large steps, the program's and that of its libraries, so that after the
-//! start nearly all of it is resident, most of which (reading the configuration, its diagnostics, the other commands) is not
-//! needed again. Once the gateway is ready its code is given up, and once more when its devices and
-//! clients have had time to begin, which they do once too; what runs comes back from the page cache
-//! at its next use, at the cost of a few minor faults.
+//! start nearly all of it is resident, most of which (reading the configuration, its diagnostics,
+//! the other commands) is not needed again. Once the gateway is ready its code is given up, and
+//! once more when its devices and clients have had time to begin, which they do once too; what runs
+//! comes back from the page cache at its next use, at the cost of a few minor faults.
 
 use std::fs;
 
