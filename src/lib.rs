@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | vocabulary | [`time`], [`units`], [`deadlines`], [`rng`], [`id`], [`slab`], [`buffer`], [`point`], [`credential`] | values; no I/O, no policy |
 //! | mqtt | [`mqtt`] | bytes to meaning and back, and the sans-I/O client |
-//! | machines | [`broker`], [`journal`], [`field`], [`pipeline`] | sans-I/O; strangers to one another (bridge will join them) |
+//! | machines | [`broker`], [`bridge`], [`journal`], [`field`], [`pipeline`] | sans-I/O; strangers to one another |
 //! | composition | [`gateway`] | one deterministic value: (state, now, input) in, outputs out |
 //! | configuration | [`config`] | the file as written to the gateway as meant |
 //! | operating system | [`host`] | the only code that knows Linux |
@@ -35,6 +35,7 @@ pub mod units;
 pub mod mqtt;
 
 // sans-I/O machines
+pub mod bridge;
 pub mod broker;
 pub mod field;
 pub mod journal;

@@ -158,6 +158,7 @@ fn only(config: &Config, name: &str, wanted: Use<'_>) -> Result<Config, Failure>
     Ok(Config {
         journal: None,
         listeners: std::collections::BTreeMap::new(),
+        bridges: std::collections::BTreeMap::new(),
         devices: [(name.into(), device)].into(),
         ..config.clone()
     })

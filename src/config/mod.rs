@@ -311,6 +311,8 @@ fn meant(cx: &mut read::Cx<'_>, table: &tree::Table) -> Meant {
             exempt_addresses: broker.exempt,
             listeners,
             devices: devices.configs,
+            // `bridge` is refused by name until it can be read.
+            bridges: BTreeMap::new(),
         },
         log,
         control: control.value,

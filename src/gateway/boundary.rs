@@ -5,14 +5,15 @@
 
 use core::fmt;
 
-use super::settings::{Bind, Config, TransportSettings};
+use super::settings::{Bind, Config, Target, TransportSettings};
+use crate::bridge::Credentials;
 use crate::broker::Password;
 use crate::buffer::Payload;
 use crate::credential::PasswordHash;
 use crate::field::bus::{BusOp, BusOutcome, BusSettings};
 use crate::field::line::{LineCommand, LineEvent};
 use crate::field::port::{PortCommand, PortEvent};
-use crate::id::{BusId, ConnId, ControlId, LineId, ListenerId, PortId, RequestId};
+use crate::id::{BridgeId, BusId, ConnId, ControlId, LineId, ListenerId, PortId, RequestId};
 use crate::journal::disk::{DiskCommand, DiskEvent};
 use crate::time::{Duration, Instant};
 
@@ -35,6 +36,15 @@ pub enum Input {
         listener: ListenerId,
         /// For the log and for limits: the client's own address, also behind a proxy.
         peer: Peer,
+    },
+    /// An upstream broker was dialled; see [`Output::Dial`]. The connection's buffers exist from
+    /// here on. If its bridge did not wait for it (see [`Output::Undial`]), the gateway closes it.
+    Dialled {
+        /// Who asked.
+        bridge: BridgeId,
+        /// The transport is wholly open, TLS and WebSocket included; or what went wrong, for the
+        /// log.
+        outcome: Result<Dialled, Box<str>>,
     },
     /// Bytes lie in the connection's receive buffer. A count of 0 asks to parse what is kept there
     /// (see `poll_resumed`).
@@ -109,6 +119,15 @@ pub enum Input {
     /// Stop cleanly: outputs to their safe state, `offline`, DISCONNECT. [`Notice::Stopped`] says
     /// when it is done.
     Stop,
+}
+
+/// A connection to an upstream broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dialled {
+    /// Minted by the host, like those of clients.
+    pub conn: ConnId,
+    /// What [`Target::username`] and [`Target::password`] said when it was dialled.
+    pub credentials: Credentials,
 }
 
 /// Who is at the other end.
@@ -202,6 +221,20 @@ pub enum Output {
         /// How.
         how: CloseHow,
     },
+    /// Connect to an upstream broker; answered by [`Input::Dialled`], within [`DIAL_TIMEOUT`] and
+    /// exactly once, unless [`Output::Undial`] comes before. At most one for each bridge at a time.
+    Dial {
+        /// Named by the answer.
+        bridge: BridgeId,
+        /// Where to, and how.
+        target: Box<Target>,
+    },
+    /// Forget a [`Output::Dial`] that is not answered yet. An answer that crosses this one is
+    /// met with [`Output::Close`].
+    Undial {
+        /// Whose.
+        bridge: BridgeId,
+    },
     /// Compare a password; answered by [`Input::Verified`], unless the connection is gone before.
     Verify {
         /// Whose.
@@ -274,6 +307,9 @@ pub enum CloseHow {
 
 /// How long [`CloseHow::AfterFlush`] may take.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long [`Output::Dial`] may take, from resolving a name to the end of the last handshake.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// For systemd, the log, and the exit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -368,6 +404,8 @@ pub struct HostCounters {
 pub enum TimerKind {
     /// A keep-alive, an expiry, a delay.
     Broker,
+    /// A pause between attempts, a keep-alive, the pace of a backlog.
+    Bridge,
     /// A schedule, a back-off, a pulse's end.
     Field,
     /// An interval, a silence, an unanswered command.

@@ -38,7 +38,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use self::boundary::{
-    CloseCause, HostCounters, Input, JournalEvent, Notice, Output, Peer, TimerKind,
+    CloseCause, CloseHow, Dialled, HostCounters, Input, JournalEvent, Notice, Output, Peer,
+    TimerKind,
 };
 use self::durable::Durable;
 use self::health::Health;
@@ -222,6 +223,7 @@ impl Gateway {
                 self.broker
                     .handle_verified(now, conn, is_right, &mut self.outbox);
             }
+            Input::Dialled { outcome, .. } => self.handle_dialled(&outcome),
             Input::Listening { listener, outcome } => self.handle_listening(listener, outcome),
             Input::Line { line, event } => {
                 if matches!(event, LineEvent::Ready { .. } | LineEvent::Lost(_)) {
@@ -395,6 +397,16 @@ impl Gateway {
     /// The broker, for a test host that plays a journal from which every message must be fetched.
     pub fn broker_mut(&mut self) -> &mut Broker {
         &mut self.broker
+    }
+
+    /// Nobody waits for a connection: it is closed.
+    fn handle_dialled(&mut self, outcome: &Result<Dialled, Box<str>>) {
+        if let Ok(Dialled { conn, .. }) = *outcome {
+            self.outputs.push_back(Output::Close {
+                conn,
+                how: CloseHow::Now,
+            });
+        }
     }
 
     fn handle_accepted(&mut self, now: Now, conn: ConnId, listener: ListenerId, peer: &Peer) {

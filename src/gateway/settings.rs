@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use crate::bridge;
+use crate::bridge::settings::{Endpoint, SecretSource};
 use crate::broker;
 use crate::field;
 use crate::pipeline;
@@ -28,6 +30,8 @@ pub struct Config {
     pub listeners: BTreeMap<Box<str>, ListenerSettings>,
     /// By name.
     pub devices: BTreeMap<Box<str>, DeviceConfig>,
+    /// Upstream brokers, by name.
+    pub bridges: BTreeMap<Box<str>, bridge::settings::Settings>,
 }
 
 /// `[journal]`. Where it is kept is the host's to know.
@@ -148,6 +152,20 @@ pub enum CertificateName {
     Subject,
     /// The first e-mail address, DNS name or URI of its alternative names.
     Alternative,
+}
+
+/// Where an upstream broker is, what is between its socket and MQTT, and what is to be read before
+/// it is dialled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Name or address, and the path of a WebSocket.
+    pub endpoint: Endpoint,
+    /// For an endpoint that is encrypted.
+    pub tls: bridge::settings::TlsSettings,
+    /// Read anew at each dial, so that a secret may change while the gateway runs.
+    pub username: Option<SecretSource>,
+    /// See `username`. A file that cannot be read fails the dial.
+    pub password: Option<SecretSource>,
 }
 
 /// Addresses that begin alike: `10.0.0.0/8`.

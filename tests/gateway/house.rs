@@ -262,7 +262,12 @@ impl House {
                 self.loads.push_back(request);
             }
             Output::Notice(notice) => self.said.push(format!("{notice:?}").to_lowercase()),
-            Output::Port(_) | Output::Journal(_) | Output::Disk(_) | Output::Verify { .. } => {
+            Output::Dial { .. }
+            | Output::Undial { .. }
+            | Output::Port(_)
+            | Output::Journal(_)
+            | Output::Disk(_)
+            | Output::Verify { .. } => {
                 panic!("nobody asked for {output:?}")
             }
         }

@@ -64,6 +64,7 @@ impl Plan {
             exempt_addresses: self.exempt_addresses.clone(),
             listeners: BTreeMap::from([("default".into(), listener)]),
             devices: self.devices.clone(),
+            bridges: BTreeMap::new(),
         }
     }
 

@@ -88,6 +88,9 @@ impl EventLoop {
                     inputs.push_back(Input::Disk(event));
                 });
             }
+            Output::Dial { .. } | Output::Undial { .. } => {
+                debug_assert!(false, "no configuration has a bridge yet");
+            }
             Output::Notice(notice) => self.notice(now, &notice),
         }
     }
