@@ -390,6 +390,57 @@ impl Client {
         self.options.clean_start = clean_start;
     }
 
+    /// User name and password of the next connections.
+    ///
+    /// # Errors
+    /// If no CONNECT can be made with them; then those before stay.
+    pub fn set_credentials(
+        &mut self,
+        username: Option<String>,
+        password: Option<Vec<u8>>,
+    ) -> Result<(), OptionsError> {
+        let options = ConnectOptions {
+            username,
+            password,
+            ..self.options.clone()
+        };
+        options.check()?;
+        self.options = options;
+        Ok(())
+    }
+
+    /// The will of the next connections.
+    ///
+    /// # Errors
+    /// If no CONNECT can be made with it; then the one before stays.
+    pub fn set_will(&mut self, will: Option<WillOptions>) -> Result<(), OptionsError> {
+        let options = ConnectOptions {
+            will,
+            ..self.options.clone()
+        };
+        options.check()?;
+        self.options = options;
+        Ok(())
+    }
+
+    /// How many QoS 1 and 2 messages of ours may be under way from now on; at least 1. Those that
+    /// are stay so; on the next connection they too are sent again only as far as this allows.
+    pub fn set_inflight_maximum(&mut self, inflight_maximum: u16) {
+        self.options.inflight_maximum = inflight_maximum.max(1);
+        if self.state == State::Connected {
+            self.window.widen(self.quota());
+            self.queue_publications();
+        }
+    }
+
+    /// Takes back a message between two connections: it is not sent again, and nothing will say
+    /// what became of it. If it is a QoS 2 message that the server may have, its identifier is
+    /// released on the next connection, so that the next message with it is not taken for this one.
+    /// `false` if there is a connection, or no message that can be taken back.
+    pub fn withdraw(&mut self, packet_id: PacketId) -> bool {
+        self.state == State::Idle && self.window.withdraw(packet_id)
+    }
+
     /// Our client identifier: as configured, or as the server assigned it; empty if neither.
     pub fn client_id(&self) -> &str {
         if self.options.client_id.is_empty() {
@@ -515,7 +566,12 @@ impl Client {
         for packet_id in releases {
             self.send(&Packet::Pubrel(Ack::success(packet_id)));
         }
-        self.window.begin(self.limits.receive_maximum.value());
+        let aliases = self.options.outgoing_topic_aliases;
+        self.transmit.begin(
+            aliases.min(self.limits.topic_alias_maximum), // [MQTT-3.2.2-17]
+            self.limits.maximum_packet_size as usize,
+        );
+        self.window.begin(self.quota());
         self.queue_publications();
     }
 
@@ -664,6 +720,12 @@ impl Client {
         self.events.push_back(Event::Closed(cause));
     }
 
+    /// How many QoS 1 and 2 messages may be sent and not acknowledged on this connection.
+    fn quota(&self) -> u16 {
+        let receive_maximum = self.limits.receive_maximum.value();
+        receive_maximum.min(self.options.inflight_maximum) // [MQTT-3.3.4-7]
+    }
+
     /// Queues publications while the server has room for them.
     fn queue_publications(&mut self) {
         while let Some(publication) = self.window.poll_queue() {
@@ -810,6 +872,7 @@ fn limits_before_connack(options: &ConnectOptions) -> ServerLimits {
         maximum_qos: QoS::ExactlyOnce,
         retain_available: true,
         wildcard_subscriptions: true,
+        topic_alias_maximum: 0,
         subscription_identifiers: options.version.is_v5(),
         shared_subscriptions: true,
         keep_alive: options.keep_alive,
@@ -833,6 +896,7 @@ fn limits_of(connack: &Connack<'_>, options: &ConnectOptions) -> ServerLimits {
             }),
         maximum_qos: said.maximum_qos.unwrap_or(unsaid.maximum_qos),
         retain_available: said.retain_available.unwrap_or(true),
+        topic_alias_maximum: said.topic_alias_maximum.unwrap_or(0),
         wildcard_subscriptions: said.wildcard_subscription_available.unwrap_or(true),
         subscription_identifiers: said
             .subscription_identifier_available

@@ -41,6 +41,9 @@ pub struct ConnectOptions {
     /// The highest Topic Alias that the server may use towards us; 5.0 only. Each costs a topic's
     /// memory.
     pub topic_alias_maximum: u16,
+    /// Topic Aliases that we use towards the server, if it takes as many; 5.0 only. The first topics
+    /// of a connection get them, and each costs its topic's memory.
+    pub outgoing_topic_aliases: u16,
     /// User Properties of the CONNECT; 5.0 only.
     pub user_properties: UserPropertiesBuf,
     /// From the transport being there to CONNACK.
@@ -86,6 +89,7 @@ impl Default for ConnectOptions {
             receive_maximum: ReceiveMaximum::new(20).expect("20 is not 0"),
             maximum_packet_size: 1024 * 1024,
             topic_alias_maximum: 0,
+            outgoing_topic_aliases: 0,
             user_properties: UserPropertiesBuf::new(),
             connect_timeout: Duration::from_secs(30),
             inflight_maximum: 20,
@@ -252,6 +256,8 @@ pub struct ServerLimits {
     pub maximum_qos: QoS,
     /// Whether RETAIN may be set.
     pub retain_available: bool,
+    /// The highest Topic Alias that it takes.
+    pub topic_alias_maximum: u16,
     /// Whether filters may have wildcards.
     pub wildcard_subscriptions: bool,
     /// Whether a SUBSCRIBE may carry an identifier.

@@ -2,13 +2,13 @@
 //!
 //! Control packets are encoded at once, side by side. A publication is a reference, and encoded
 //! when it is drawn: until then it can lose its connection without having cost a copy, and its
-//! expiry is told as of then.
+//! expiry is told as of then, and a Topic Alias stands for its topic if the server takes some.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use crate::buffer::{COPY_MAX, SendQueue};
-use crate::mqtt::basic::{PacketId, ProtocolVersion, QoS};
+use crate::mqtt::basic::{PacketId, ProtocolVersion, QoS, TopicAlias};
 use crate::mqtt::message::ApplicationMessage;
 use crate::mqtt::packet::Packet;
 use crate::time::Instant;
@@ -23,7 +23,22 @@ pub(super) struct TransmitQueue {
     control_start: usize,
     /// Invariant: the weights of the publications in `items`.
     publish_bytes: usize,
+    aliases: Aliases,
 }
+
+/// The Topic Aliases of a connection. The first topics get them and keep them: with more topics
+/// than aliases, replacing them would cost three bytes each time and gain nothing.
+#[derive(Debug, Default)]
+struct Aliases {
+    /// Invariant: at most `maximum`, numbered from 1 without a gap.
+    known: BTreeMap<Box<str>, TopicAlias>,
+    maximum: u16,
+    /// Bytes of a packet that the server takes.
+    packet_max: usize,
+}
+
+/// Bytes of the property that a Topic Alias is: its identifier and two of number.
+const ALIAS_LEN: usize = 3;
 
 #[derive(Debug)]
 enum Item {
@@ -41,6 +56,15 @@ pub(super) struct Publication {
 }
 
 impl TransmitQueue {
+    /// The server takes so many aliases, and packets of so many bytes.
+    pub(super) fn begin(&mut self, alias_maximum: u16, packet_max: usize) {
+        self.aliases = Aliases {
+            known: BTreeMap::new(),
+            maximum: alias_maximum,
+            packet_max,
+        };
+    }
+
     pub(super) fn push(&mut self, version: ProtocolVersion, packet: &Packet<'_>) {
         let start = self.control.len();
         packet.encode_into(version, &mut self.control);
@@ -98,7 +122,7 @@ impl TransmitQueue {
                 }
                 Item::Publish(publication) => {
                     self.publish_bytes -= weight(&publication.message);
-                    encode(&publication, version, now, out);
+                    encode(&publication, version, now, &mut self.aliases, out);
                     if let Some(id) = publication.packet_id {
                         sent(id);
                     }
@@ -130,10 +154,32 @@ pub(super) fn packet_len(message: &ApplicationMessage, version: ProtocolVersion)
     publish.encoded_len(version)
 }
 
-fn encode(publication: &Publication, version: ProtocolVersion, now: Instant, out: &mut SendQueue) {
+fn encode(
+    publication: &Publication,
+    version: ProtocolVersion,
+    now: Instant,
+    aliases: &mut Aliases,
+    out: &mut SendQueue,
+) {
     let mut publish = publication.message.as_publish(version, now);
     publish.packet_id = publication.packet_id;
     publish.dup = publication.dup;
+    if aliases.maximum > 0 && version.is_v5() {
+        let topic = publish.topic;
+        let mut alias = aliases.known.get(topic).copied();
+        if alias.is_some() {
+            publish.topic = ""; // 5.0, 3.3.2.3.4
+        } else if aliases.known.len() < usize::from(aliases.maximum)
+            && publish.encoded_len(version) + 2 * ALIAS_LEN <= aliases.packet_max
+        {
+            // The lengths before them may grow by a byte each too.
+            alias = TopicAlias::new(aliases.known.len() as u16 + 1);
+            aliases
+                .known
+                .extend(alias.map(|alias| (topic.into(), alias)));
+        }
+        publish.properties.topic_alias = alias;
+    }
     let len = publish.encoded_len(version);
     if len <= COPY_MAX {
         publish.encode(version, out.reserve(len));

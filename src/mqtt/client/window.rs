@@ -31,6 +31,8 @@ pub(super) struct Window {
     backlog_from: u64,
     /// PUBLISH packets that may still be sent (4.9).
     quota: u16,
+    /// What the quota of this connection began with, or was widened to.
+    granted: u16,
 }
 
 #[derive(Debug)]
@@ -234,6 +236,38 @@ impl Window {
             "nothing was sent on this connection yet"
         );
         self.quota = quota;
+        self.granted = quota;
+    }
+
+    /// There are as many places as this, if that is more than before on this connection.
+    pub(super) fn widen(&mut self, granted: u16) {
+        self.quota += granted.saturating_sub(self.granted);
+        self.granted = self.granted.max(granted);
+    }
+
+    /// Forgets a message that is not queued or sent on this connection. If the server may have it,
+    /// its identifier is left to be released.
+    pub(super) fn withdraw(&mut self, id: PacketId) -> bool {
+        let Some(Place::Flight(seq)) = self.by_id.get(&id) else {
+            return false;
+        };
+        let seq = *seq;
+        if self.flights[&seq].phase != Phase::Backlog {
+            return false;
+        }
+        self.by_id.remove(&id);
+        let flight = self.flights.remove(&seq);
+        if flight.is_some_and(|it| it.ever_sent && it.message.qos() == QoS::ExactlyOnce) {
+            let release = Release {
+                packet_id: id,
+                reason: ReasonCode::Success,
+                counted: false,
+            };
+            let seq = self.next_seq();
+            self.releases.insert(seq, release);
+            self.by_id.insert(id, Place::Release(seq));
+        }
+        true
     }
 
     /// Takes out the messages that the server of this connection does not take.

@@ -204,3 +204,55 @@ fn the_expiry_interval_is_what_is_left_when_it_is_sent() {
     let publish = Publish::parse(V5, &sent[0]).expect("a PUBLISH");
     assert_eq!(publish.properties.message_expiry_interval, Some(15));
 }
+
+#[test]
+fn the_first_topics_of_a_connection_get_the_aliases_that_the_server_takes() {
+    let options = ConnectOptions {
+        outgoing_topic_aliases: 8,
+        ..lasting(V5)
+    };
+    let takes_two = ConnackProperties {
+        topic_alias_maximum: Some(2),
+        ..ConnackProperties::default()
+    };
+    let aliased = |topic, alias, dup| {
+        let Packet::Publish(publish) = publish(topic, QOS_0, 0, dup) else {
+            unreachable!("it is one");
+        };
+        Packet::Publish(Publish {
+            properties: PublishProperties {
+                topic_alias: fieldgate::mqtt::TopicAlias::new(alias),
+                ..PublishProperties::default()
+            },
+            ..publish
+        })
+    };
+    let mut harness = Harness::connected_with(options.clone(), takes_two);
+    for topic in ["a", "b", "a", "c", "b"] {
+        harness.publish(topic, QOS_0);
+    }
+    harness.assert_sent(&[
+        aliased("a", 1, false),
+        aliased("b", 2, false),
+        aliased("", 1, false),
+        publish("c", QOS_0, 0, false),
+        aliased("", 2, false),
+    ]);
+    // They end with the connection.
+    harness.client.handle_closed();
+    harness.events();
+    harness.connect(true, takes_two);
+    harness.publish("b", QOS_0);
+    harness.assert_sent(&[aliased("b", 1, false)]);
+    // A packet that just fits is not made larger, and a server that says nothing gets none.
+    let unaliased = publish("a", QOS_0, 0, false);
+    let just_fits = ConnackProperties {
+        maximum_packet_size: core::num::NonZeroU32::new(bytes_of(&unaliased, V5).len() as u32),
+        ..takes_two
+    };
+    for properties in [just_fits, ConnackProperties::default()] {
+        let mut harness = Harness::connected_with(options.clone(), properties);
+        harness.publish("a", QOS_0);
+        harness.assert_sent(&[publish("a", QOS_0, 0, false)]);
+    }
+}

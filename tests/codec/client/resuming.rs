@@ -168,3 +168,54 @@ fn a_session_that_was_not_asked_for_is_a_violation() {
     harness.receive_bytes(b"\x20\x02\x01\x00");
     assert_eq!(harness.violation(), Violation::SessionPresentUnasked);
 }
+
+#[test]
+fn a_window_that_is_narrowed_holds_back_what_is_sent_again_until_it_is_widened() {
+    let mut harness = Harness::connected(lasting(V5));
+    for topic in ["a", "b", "c"] {
+        harness.publish(topic, QOS_1);
+    }
+    harness.sent();
+    harness.client.set_inflight_maximum(1);
+    harness.resume();
+    harness.assert_sent(&[publish("a", QOS_1, 1, true)]);
+    harness.client.set_inflight_maximum(2);
+    harness.assert_sent(&[publish("b", QOS_1, 2, true)]);
+    harness.receive(&puback(1));
+    harness.assert_sent(&[publish("c", QOS_1, 3, true)]);
+    harness.receive(&puback(2));
+    harness.receive(&puback(3));
+    harness.events();
+    // Two places are two places, also after that.
+    harness.publish("d", QOS_1);
+    harness.publish("e", QOS_1);
+    assert_eq!(
+        harness.client.publish(message("f", QOS_1)),
+        Err(Refusal::Full)
+    );
+}
+
+#[test]
+fn a_message_that_is_withdrawn_is_not_sent_again_and_its_identifier_is_released() {
+    for version in [V4, V5] {
+        let mut harness = Harness::connected(lasting(version));
+        harness.publish("a", QOS_1);
+        harness.publish("b", QOS_2);
+        harness.publish("c", QOS_2);
+        assert!(!harness.client.withdraw(id(1)), "there is a connection");
+        harness.sent();
+        harness.publish("unsent", QOS_2);
+        harness.client.handle_closed();
+        harness.events();
+        for taken_back in [1, 2, 4] {
+            assert!(harness.client.withdraw(id(taken_back)));
+            assert!(!harness.client.withdraw(id(taken_back)), "it is gone");
+        }
+        harness.connect(true, ConnackProperties::default());
+        // The server may have the second one; the fourth it never saw.
+        harness.assert_sent(&[pubrel(2), publish("c", QOS_2, 3, true)]);
+        harness.receive(&pubcomp(2));
+        assert_eq!(harness.events(), [published(2, ReasonCode::Success)]);
+        assert_eq!(harness.client.inflight(), 1);
+    }
+}
