@@ -390,35 +390,16 @@ impl Client {
         self.options.clean_start = clean_start;
     }
 
-    /// User name and password of the next connections.
+    /// What the next connections are made with. Between two of them only. The session is kept,
+    /// whatever changes: whether there still is one, the server says.
     ///
     /// # Errors
-    /// If no CONNECT can be made with them; then those before stay.
-    pub fn set_credentials(
-        &mut self,
-        username: Option<String>,
-        password: Option<Vec<u8>>,
-    ) -> Result<(), OptionsError> {
-        let options = ConnectOptions {
-            username,
-            password,
-            ..self.options.clone()
-        };
+    /// If no CONNECT can be made of them; then those before stay.
+    pub fn set_options(&mut self, options: ConnectOptions) -> Result<(), OptionsError> {
+        debug_assert!(!self.is_open(), "a connection keeps what it began with");
         options.check()?;
-        self.options = options;
-        Ok(())
-    }
-
-    /// The will of the next connections.
-    ///
-    /// # Errors
-    /// If no CONNECT can be made with it; then the one before stays.
-    pub fn set_will(&mut self, will: Option<WillOptions>) -> Result<(), OptionsError> {
-        let options = ConnectOptions {
-            will,
-            ..self.options.clone()
-        };
-        options.check()?;
+        // Before 3.1.1 nobody says, and under another identifier there is none.
+        self.has_session &= self.options.client_id == options.client_id;
         self.options = options;
         Ok(())
     }

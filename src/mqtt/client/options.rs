@@ -41,8 +41,8 @@ pub struct ConnectOptions {
     /// The highest Topic Alias that the server may use towards us; 5.0 only. Each costs a topic's
     /// memory.
     pub topic_alias_maximum: u16,
-    /// Topic Aliases that we use towards the server, if it takes as many; 5.0 only. The first topics
-    /// of a connection get them, and each costs its topic's memory.
+    /// Topic Aliases that we use towards the server, if it takes as many; 5.0 only. The first
+    /// topics of a connection get them, and each costs its topic's memory.
     pub outgoing_topic_aliases: u16,
     /// User Properties of the CONNECT; 5.0 only.
     pub user_properties: UserPropertiesBuf,
