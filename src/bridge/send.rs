@@ -1,0 +1,399 @@
+//! What goes up: taking in, drawing, and what becomes of it.
+
+use std::rc::Rc;
+
+use super::message::{Age, Marks, Onward, onward};
+use super::queue::{Entry, Lane, Seq};
+use super::{
+    Bridge, Cargo, DeadReason, HOPS_MAX, Output, PUT_OFF, SUSPECT_ALONE, SUSPECT_MAX, State,
+    TRIES_MAX, window,
+};
+use crate::buffer::SendQueue;
+use crate::id::{ConnId, RuleId};
+use crate::mqtt::client::Refusal;
+use crate::mqtt::{ApplicationMessage, PacketId, ReasonCode, TopicName};
+use crate::time::{Instant, Now};
+
+/// What became of an entry that was to be sent.
+enum Sent {
+    Yes,
+    /// There is no room: try again later.
+    NotNow,
+    /// It has left the queue.
+    Never,
+}
+
+impl Bridge {
+    /// A message that a sending rule's filter matches. What this bridge itself has brought is not
+    /// to be given to it.
+    pub fn send(&mut self, now: Now, rule: RuleId, message: &ApplicationMessage) {
+        let index = usize::from(rule.0);
+        let (Some(rule), Some(mapping)) = (self.settings.send.get(index), self.send.get(index))
+        else {
+            // A message that crosses a reload.
+            return;
+        };
+        let topic = message.topic();
+        if !mapping.matches(topic) {
+            return;
+        }
+        if !mapping.source_names(&self.settings.base_topic, topic) {
+            self.stats.commands_kept += 1;
+            return;
+        }
+        let Some(target) = mapping.map(topic) else {
+            self.stats.unmapped += 1;
+            return;
+        };
+        if Marks::of(message).hops >= HOPS_MAX {
+            self.stats.loops += 1;
+            return;
+        }
+        let to = Onward {
+            topic: TopicName::new(&target).expect("a mapped topic is one"),
+            qos: rule.qos,
+            retain: message.retain(),
+            origin: Some(&self.settings.origin),
+            age: Age::Live,
+        };
+        let time = Some(now.wall).filter(|wall| wall.is_plausible());
+        self.stats.queued += 1;
+        let Some(message) = onward(message, to, now.monotonic) else {
+            let message = Rc::new(message.clone());
+            self.dead_letter(message, time, DeadReason::TooManyProperties);
+            return;
+        };
+        let backlog = self.backlog.get(index).and_then(Option::as_ref);
+        let entry = Entry {
+            message: Rc::new(message),
+            backlog_topic: backlog.and_then(|mapping| mapping.map(topic)),
+            keep: rule.keep,
+            lanes: rule.lanes,
+            at: now.monotonic,
+            time,
+        };
+        self.queue.push(now.monotonic, entry);
+        self.wake = true;
+        self.update_stats();
+        self.check_invariants();
+    }
+
+    /// Draws and encodes until about `budget` bytes wait in `out`, or nothing more is to be sent.
+    pub fn fill(&mut self, now: Now, conn: ConnId, budget: usize, out: &mut SendQueue) {
+        if self.conn != Some(conn) {
+            return;
+        }
+        let now = now.monotonic;
+        let mut more = false;
+        while out.len() < budget {
+            more = self.client.poll_transmit(now, out);
+            if more {
+                break;
+            }
+            self.has_flushed |= matches!(self.state, State::Up { .. });
+            if !self.draw(now) {
+                break;
+            }
+            more = true;
+        }
+        out.set_more(more);
+        self.finish_closing();
+        self.update_stats();
+        self.check_invariants();
+    }
+
+    /// Gives the client what it has room for; whether that was anything.
+    fn draw(&mut self, now: Instant) -> bool {
+        let mut has_drawn = false;
+        while let Some((seq, lane)) = self.next_entry(now) {
+            match self.send_entry(now, seq, lane) {
+                Sent::Yes => has_drawn = true,
+                Sent::Never => {}
+                Sent::NotNow => break,
+            }
+        }
+        has_drawn
+    }
+
+    /// What is to be sent next: live before backlog.
+    fn next_entry(&mut self, now: Instant) -> Option<(Seq, Lane)> {
+        self.pace_at = None;
+        let is_up = matches!(self.state, State::Up { .. });
+        if !is_up || self.hold_until.is_some() || self.queue.is_drained() {
+            return None;
+        }
+        if !self.pace.allows(now) {
+            self.pace_at = Some(self.pace.next());
+            return None;
+        }
+        if let Some((seq, _)) = self.queue.front(now, Lane::Live) {
+            return Some((seq, Lane::Live));
+        }
+        if !self.queue.has_backlog() || self.backlog_in_flight() >= self.backlog_window() {
+            return None;
+        }
+        if !self.replay.allows(now) {
+            self.pace_at = Some(self.replay.next());
+            return None;
+        }
+        let (seq, _) = self.queue.front(now, Lane::Backlog)?;
+        Some((seq, Lane::Backlog))
+    }
+
+    fn backlog_in_flight(&self) -> usize {
+        let is_backlog =
+            |what| matches!(what, Cargo::Message { lane, .. } if lane == Lane::Backlog);
+        let flights = self.flights.values();
+        flights.filter(|flight| is_backlog(flight.what)).count()
+    }
+
+    /// How much of the window the backlog may have, so that a live message finds a place.
+    fn backlog_window(&self) -> usize {
+        let receive_maximum = self.client.limits().receive_maximum.value();
+        let window = receive_maximum.min(self.client.options().inflight_maximum);
+        usize::from((window - (window / 4).max(1)).max(1))
+    }
+
+    fn send_entry(&mut self, now: Instant, seq: Seq, lane: Lane) -> Sent {
+        let Some(entry) = self.queue.get(seq) else {
+            return Sent::Never;
+        };
+        let limits = *self.client.limits();
+        let profile = self.settings.profile.limits();
+        let is_v5 = self.client.options().version.is_v5();
+        let is_backlog = lane == Lane::Backlog;
+        let message = entry.message.clone();
+        let topic = match &entry.backlog_topic {
+            Some(topic) if is_backlog && !is_v5 => topic,
+            _ => message.topic(),
+        };
+        if topic.len() > profile.topic_len_max
+            || topic.matches('/').count() > profile.topic_separators_max
+        {
+            return self.give_up(seq, DeadReason::TopicOutOfProfile);
+        }
+        let len = message.payload().len();
+        if len > profile.payload_max {
+            let max = profile.payload_max;
+            return self.give_up(seq, DeadReason::TooLarge { len, max });
+        }
+        let qos = message
+            .qos()
+            .min(limits.maximum_qos)
+            .min(profile.maximum_qos);
+        if !self.client.can_publish(qos) {
+            return Sent::NotNow;
+        }
+        // A newer value is not to be overwritten by an older one.
+        let is_superseded = is_backlog && self.queue.is_superseded(seq);
+        let has_retain = limits.retain_available && profile.retain && !is_superseded;
+        let retain = message.retain() && has_retain;
+        let is_changed = topic != message.topic()
+            || qos != message.qos()
+            || retain != message.retain()
+            || is_backlog && is_v5;
+        let outgoing = if is_changed {
+            let to = Onward {
+                topic: TopicName::new(topic).expect("a mapped topic is one"),
+                qos,
+                retain,
+                origin: None,
+                age: match lane {
+                    Lane::Live => Age::Live,
+                    Lane::Backlog => Age::Backlog(entry.time),
+                },
+            };
+            let Some(changed) = onward(&message, to, now) else {
+                return self.give_up(seq, DeadReason::TooManyProperties);
+            };
+            Rc::new(changed)
+        } else {
+            message.clone()
+        };
+        let packet_id = match self.client.publish(outgoing.clone()) {
+            Ok(packet_id) => packet_id,
+            Err(Refusal::PacketTooLarge { len, max }) => {
+                let max = max as usize;
+                return self.give_up(seq, DeadReason::TooLarge { len, max });
+            }
+            Err(Refusal::QosNotSupported) => {
+                return self.give_up(seq, DeadReason::Refused(ReasonCode::QosNotSupported));
+            }
+            Err(Refusal::RetainNotSupported) => {
+                return self.give_up(seq, DeadReason::Refused(ReasonCode::RetainNotSupported));
+            }
+            Err(_) => return Sent::NotNow,
+        };
+        self.stats.lowered_qos += u64::from(qos < message.qos());
+        self.stats.cleared_retain += u64::from(retain != message.retain());
+        self.stats.sent += 1;
+        self.stats.sent_backlog += u64::from(is_backlog);
+        self.pace.spend(now);
+        if is_backlog {
+            self.replay.spend(now);
+        }
+        if !is_v5
+            && self
+                .receive
+                .iter()
+                .any(|rule| rule.matches(outgoing.topic()))
+        {
+            let topic = outgoing.topic().as_bytes();
+            let echo = self.sent_before.fingerprint(&[topic, outgoing.payload()]);
+            self.sent_before.insert(now, echo);
+        }
+        self.queue.draw(seq);
+        match packet_id {
+            Some(packet_id) => self.note_flight(now, packet_id, Cargo::Message { seq, lane }),
+            // Nobody will say what became of it.
+            None => self.queue.consume(seq),
+        }
+        Sent::Yes
+    }
+
+    /// A message of ours is settled, one way or another.
+    pub(super) fn on_published(&mut self, now: Instant, packet_id: PacketId, reason: ReasonCode) {
+        // What was withdrawn is settled too, and nobody's any more.
+        let Some(flight) = self.flights.remove(&packet_id) else {
+            return;
+        };
+        self.progress_at = now;
+        self.wake = true;
+        let Cargo::Message { seq, .. } = flight.what else {
+            return;
+        };
+        if self.suspect.take().is_some() {
+            self.client.set_inflight_maximum(window(&self.settings));
+        }
+        if !reason.is_error() {
+            self.refusals.remove(&seq);
+            self.stats.acknowledged += 1;
+            self.queue.consume(seq);
+            return;
+        }
+        match reason {
+            // Of our own client: this peer takes less than the one before, so it goes as that
+            // one does.
+            ReasonCode::QosNotSupported | ReasonCode::RetainNotSupported => self.put_back(seq),
+            ReasonCode::QuotaExceeded => {
+                self.hold_until = Some(now + PUT_OFF);
+                self.put_back(seq);
+            }
+            ReasonCode::PacketTooLarge => {
+                // Of our own client too, which says no more; the topic and properties are the rest.
+                let len = self.queue.get(seq).map_or(0, |it| it.message.footprint());
+                let max = self.client.limits().maximum_packet_size as usize;
+                self.give_up(seq, DeadReason::TooLarge { len, max });
+            }
+            ReasonCode::NotAuthorized
+            | ReasonCode::TopicNameInvalid
+            | ReasonCode::PayloadFormatInvalid => {
+                self.give_up(seq, DeadReason::Refused(reason));
+            }
+            _ => {
+                let tries = self.refusals.entry(seq).or_default();
+                *tries += 1;
+                if *tries >= TRIES_MAX {
+                    self.give_up(seq, DeadReason::Refused(reason));
+                } else {
+                    self.hold_until = Some(now + PUT_OFF);
+                    self.put_back(seq);
+                }
+            }
+        }
+    }
+
+    fn put_back(&mut self, seq: Seq) {
+        self.stats.put_off += 1;
+        self.queue.rewind(seq);
+    }
+
+    /// When the link counts as stalled.
+    pub(super) fn stalled_at(&self) -> Option<Instant> {
+        let after = self.settings.stalled_after?;
+        let is_waiting = !self.flights.is_empty() || !self.asked.is_empty();
+        is_waiting.then_some(self.progress_at + after)
+    }
+
+    pub(super) fn note_flight(&mut self, now: Instant, packet_id: PacketId, what: Cargo) {
+        if self.flights.is_empty() && self.asked.is_empty() {
+            self.progress_at = now;
+        }
+        let order = self.next_flight;
+        self.next_flight += 1;
+        let flight = super::Flight { order, what };
+        self.flights.insert(packet_id, flight);
+    }
+
+    /// The peer has closed the connection: it may be for the message that has waited longest for
+    /// its acknowledgement.
+    pub(super) fn suspect_oldest(&mut self) {
+        let oldest = self.flights.values().min_by_key(|flight| flight.order);
+        let Some(Cargo::Message { seq, .. }) = oldest.map(|flight| flight.what) else {
+            return;
+        };
+        if !self.has_flushed {
+            return;
+        }
+        self.suspect = match self.suspect {
+            Some((before, times)) if before == seq => Some((seq, times + 1)),
+            _ => Some((seq, 1)),
+        };
+        if self
+            .suspect
+            .is_some_and(|(_, times)| times == SUSPECT_ALONE)
+        {
+            let name = &self.name;
+            log::warn!("bridge {name}: a message may be what the peer closes the connection for");
+        }
+    }
+
+    /// Takes out the message that the peer has closed the connection for too often. Between two
+    /// connections.
+    pub(super) fn give_up_suspect(&mut self) {
+        let Some((seq, times)) = self.suspect else {
+            return;
+        };
+        let is_it = |what| matches!(what, Cargo::Message { seq: it, .. } if it == seq);
+        let found = self.flights.iter().find(|(_, flight)| is_it(flight.what));
+        if times < SUSPECT_MAX {
+            return;
+        }
+        if let Some(packet_id) = found.map(|(id, _)| *id)
+            && self.client.withdraw(packet_id)
+        {
+            self.flights.remove(&packet_id);
+            self.give_up(seq, DeadReason::ClosesConnection);
+        }
+        self.suspect = None;
+    }
+
+    fn give_up(&mut self, seq: Seq, reason: DeadReason) -> Sent {
+        self.refusals.remove(&seq);
+        if let Some(entry) = self.queue.get(seq) {
+            let (message, time) = (entry.message.clone(), entry.time);
+            self.queue.consume(seq);
+            self.dead_letter(message, time, reason);
+        }
+        Sent::Never
+    }
+
+    fn dead_letter(
+        &mut self,
+        message: Rc<ApplicationMessage>,
+        time: Option<crate::time::WallTime>,
+        reason: DeadReason,
+    ) {
+        self.stats.dead_letters += 1;
+        log::warn!(
+            "bridge {} gives up topic={} {reason}",
+            self.name,
+            message.topic()
+        );
+        self.outputs.push_back(Output::DeadLetter {
+            message,
+            time,
+            reason,
+        });
+    }
+}

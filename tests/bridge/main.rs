@@ -1,0 +1,12 @@
+//! The bridge machine, driven with bytes on both sides: against scripts that say what no good peer
+//! says, and against the broker machine as an upstream.
+
+mod house;
+
+mod attempts;
+mod cuts;
+mod lanes;
+mod limits;
+mod loops;
+mod receiving;
+mod trouble;
