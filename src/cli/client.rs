@@ -159,7 +159,7 @@ impl ClientOptions {
             }
             "cert" => self.take_tls(|tls, path| tls.certificate = Some(path.into()), parser)?,
             "key" => self.take_tls(|tls, path| tls.key = Some(path.into()), parser)?,
-            "tls-alpn" => self.take_tls(|tls, name| tls.alpn = Some(name), parser)?,
+            "tls-alpn" => self.take_tls(|tls, name| tls.alpn = vec![name], parser)?,
             "tls-version" => {
                 let version = tls_version(&text(parser)?)?;
                 self.wants_tls = true;

@@ -17,7 +17,6 @@
 
 mod channel;
 mod tls;
-mod websocket;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, ErrorKind, IoSlice};
@@ -33,15 +32,15 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+pub use super::net::upgrade::Upgrade;
 pub use channel::Layers;
-pub use tls::{Secured, TlsOptions, TlsVersion};
-pub use websocket::Upgrade;
+pub(in crate::host) use channel::{Channel, Opening};
+pub use tls::{Names, Secured, TlsOptions, TlsVersion};
 
 use super::clock::monotonic;
 use crate::buffer::{Memory, SendQueue};
 use crate::mqtt::client::{Client, Event};
 use crate::time::{Duration, Instant};
-use channel::Channel;
 
 /// Bytes that one connection may bring in one turn, and the size of the buffer that they are read
 /// into.
@@ -243,13 +242,9 @@ impl Dialer {
             slot.transport.is_none(),
             "a link has one connection at a time"
         );
-        let mut transport = Channel::open(address, &slot.layers)?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(
-            transport.as_source(),
-            Token(link.0 + FIRST_LINK),
-            interest,
-        )?;
+        let mut transport = Channel::open(address, &slot.layers, &self.memory)?;
+        let token = Token(link.0 + FIRST_LINK);
+        transport.stream().register(self.poll.registry(), token)?;
         slot.transport = Some(transport);
         slot.state = State::Connecting;
         slot.shake_until = Instant::FAR_FUTURE;
@@ -404,8 +399,14 @@ impl Dialer {
         let Some(transport) = &mut slot.transport else {
             return;
         };
-        match transport.is_open() {
-            Ok(true) => {
+        let opening = loop {
+            match transport.go_on() {
+                Ok(Opening::More) => {}
+                other => break other,
+            }
+        };
+        match opening {
+            Ok(Opening::Open) => {
                 slot.shake_until = Instant::FAR_FUTURE;
                 slot.state = State::Open;
                 slot.client.handle_connected(monotonic());
@@ -415,7 +416,7 @@ impl Dialer {
                     self.unread.insert(link);
                 }
             }
-            Ok(false) => {
+            Ok(Opening::More | Opening::Waiting) => {
                 if transport.has_connected() && slot.shake_until == Instant::FAR_FUTURE {
                     slot.shake_until = monotonic() + SHAKE_TIME;
                     self.earliest = self.earliest.min(slot.shake_until);
@@ -548,7 +549,7 @@ impl Dialer {
         let slot = &mut self.links[link.0];
         if let Some(mut transport) = slot.transport.take() {
             // Closing it takes it out of the poll in any case.
-            let _ = self.poll.registry().deregister(transport.as_source());
+            let _ = self.poll.registry().deregister(transport.stream().source());
         }
         slot.state = State::Closed;
         slot.shake_until = Instant::FAR_FUTURE;

@@ -1,13 +1,17 @@
-//! A socket, and what may lie over it: TLS, WebSocket, both.
+//! A socket that is being connected, and what is to lie over it: TLS, WebSocket, both.
+//!
+//! It is open when the last layer is. From then on it is a [`Transport`] like one that was
+//! accepted.
 
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice};
 
 use mio::net::{TcpStream, UnixStream};
 
-use super::tls::{Secured, Tls};
-use super::websocket::{Upgrade, WebSocket};
-use super::{Address, READ_BUDGET};
-use crate::host::net::Stream;
+use super::Address;
+use super::tls::Secured;
+use crate::buffer::Memory;
+use crate::host::net::upgrade::Upgrade;
+use crate::host::net::{Got, Shaken, Stream, Transport, Trouble, WebSocket};
 
 /// What lies over the sockets of a link.
 #[derive(Debug, Clone, Default)]
@@ -20,183 +24,122 @@ pub struct Layers {
 
 /// One connection's way from and to its socket.
 #[derive(Debug)]
-pub(super) struct Channel {
-    socket: Stream,
-    tls: Option<Box<Tls>>,
-    websocket: Option<Box<WebSocket>>,
+pub(in crate::host) struct Channel {
+    transport: Transport,
     has_connected: bool,
+}
+
+/// How far opening has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::host) enum Opening {
+    /// MQTT's bytes may flow.
+    Open,
+    /// There may be more to read at once.
+    More,
+    /// The poll will tell.
+    Waiting,
 }
 
 impl Channel {
     /// Starts to connect.
-    pub(super) fn open(address: &Address, layers: &Layers) -> io::Result<Self> {
-        let socket = match address {
+    pub(in crate::host) fn open(
+        address: &Address,
+        layers: &Layers,
+        memory: &Memory,
+    ) -> io::Result<Self> {
+        let stream = match address {
             Address::Tcp(address) => Stream::Tcp(TcpStream::connect(*address)?),
             Address::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
         };
-        let tls = layers.tls.as_ref().map(Secured::session).transpose()?;
-        let websocket = layers.websocket.as_ref().map(WebSocket::new).transpose()?;
+        let websocket = layers.websocket.clone();
+        let transport = match (&layers.tls, websocket) {
+            (None, None) => Transport::Plain(stream),
+            (None, Some(upgrade)) => Transport::Ws(Box::new(WebSocket::to(stream, upgrade))),
+            (Some(tls), None) => Transport::Tls(Box::new(tls.over(stream, memory)?)),
+            (Some(tls), Some(upgrade)) => {
+                let tls = tls.over(stream, memory)?;
+                Transport::WsTls(Box::new(WebSocket::to(tls, upgrade)))
+            }
+        };
         Ok(Self {
-            socket,
-            tls: tls.map(Box::new),
-            websocket: websocket.map(Box::new),
+            transport,
             has_connected: false,
         })
     }
 
-    pub(super) fn as_source(&mut self) -> &mut dyn mio::event::Source {
-        self.socket.source()
+    /// The socket.
+    pub(in crate::host) fn stream(&mut self) -> &mut Stream {
+        self.transport.stream()
     }
 
     /// Whether a readiness event may stand for more than one read of its bytes: what is over the
     /// socket takes and gives other amounts than the socket.
-    pub(super) const fn is_layered(&self) -> bool {
-        self.tls.is_some() || self.websocket.is_some()
+    pub(in crate::host) fn is_layered(&self) -> bool {
+        !self.transport.short_read_is_all()
     }
 
     /// Whether the socket is connected, which its first layer may still have to make use of.
-    pub(super) const fn has_connected(&self) -> bool {
+    pub(in crate::host) const fn has_connected(&self) -> bool {
         self.has_connected
     }
 
-    /// Goes on with opening it. `false`: not yet.
-    pub(super) fn is_open(&mut self) -> io::Result<bool> {
+    /// Goes on with opening it.
+    pub(in crate::host) fn go_on(&mut self) -> io::Result<Opening> {
         if !self.has_connected {
-            if !is_connected(&self.socket)? {
-                return Ok(false);
+            let stream = self.transport.stream();
+            if !is_connected(stream)? {
+                return Ok(Opening::Waiting);
             }
-            send_at_once(&self.socket);
+            send_at_once(stream);
             self.has_connected = true;
         }
-        if let Some(tls) = &mut self.tls
-            && !tls.shake(&mut self.socket)?
-        {
-            return Ok(false);
-        }
-        self.is_upgraded()
-    }
-
-    fn is_upgraded(&mut self) -> io::Result<bool> {
-        while self.websocket.as_ref().is_some_and(|it| !it.is_open()) {
-            match self.flush() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                outcome => outcome?,
-            }
-            let mut bytes = [0; 4096];
-            let count = match self.read_below(&mut bytes) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                outcome => outcome?,
-            };
-            if count == 0 {
-                let what = "the server has closed instead of answering the WebSocket request";
-                return Err(io::Error::new(ErrorKind::UnexpectedEof, what));
-            }
-            if let Some(websocket) = &mut self.websocket {
-                websocket.hear_answer(&bytes[..count])?;
-            }
-        }
-        Ok(true)
-    }
-
-    /// 0: the end. Into at least as much as [`READ_BUDGET`].
-    pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        debug_assert!(into.len() >= READ_BUDGET, "an answer's rest has to fit");
         loop {
-            let Some(websocket) = &mut self.websocket else {
-                return self.read_below(into);
-            };
-            if websocket.has_ended() {
-                return Ok(0);
-            }
-            let early = websocket.take_early();
-            let count = if early.is_empty() {
-                self.read_below(into)?
-            } else {
-                into[..early.len()].copy_from_slice(&early);
-                early.len()
-            };
-            let Some(websocket) = &mut self.websocket else {
-                return Ok(count);
-            };
-            if count == 0 {
-                return Ok(0);
-            }
-            let data = websocket.decode(&mut into[..count])?;
-            if !websocket.out.is_empty() {
-                // A pong that does not go out at once goes with what is written next.
-                match self.flush() {
-                    Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
-                    _ => {}
+            return match self.transport.shake() {
+                Ok(Shaken::Open(_)) => Ok(Opening::Open),
+                Ok(Shaken::More) => Ok(Opening::More),
+                Ok(Shaken::End) => {
+                    let what = format!("the server has closed in the {}", self.transport.shaking());
+                    Err(io::Error::new(ErrorKind::UnexpectedEof, what))
                 }
-            }
-            if data > 0 {
-                return Ok(data);
+                Err(Trouble::Io(error)) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(Trouble::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
+                    Ok(Opening::Waiting)
+                }
+                Err(trouble) => Err(trouble.into()),
+            };
+        }
+    }
+
+    /// 0: the end.
+    pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.transport.read(into) {
+                Ok(Got::Bytes(0)) => {}
+                Ok(Got::Bytes(count)) => return Ok(count),
+                Ok(Got::End) => return Ok(0),
+                Err(trouble) => return Err(trouble.into()),
             }
         }
     }
 
     /// How much of it was taken; it may still have to be flushed.
     pub(super) fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let Some(websocket) = &mut self.websocket else {
-            return self.write_below(slices);
-        };
-        if !websocket.out.is_empty() {
-            self.flush()?;
-        }
-        let Some(websocket) = &mut self.websocket else {
-            return Ok(0);
-        };
-        let taken = websocket.encode(slices)?;
-        match self.flush() {
-            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
-            _ => Ok(taken),
-        }
+        self.transport.write(slices)
     }
 
     /// Until the socket has taken what was written.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        while let Some(websocket) = &mut self.websocket
-            && !websocket.out.is_empty()
-        {
-            let out = std::mem::take(&mut websocket.out);
-            let outcome = self.write_below(&[IoSlice::new(&out)]);
-            let written = outcome.as_ref().map_or(0, |written| *written);
-            if let Some(websocket) = &mut self.websocket {
-                websocket.out = out;
-                websocket.out.drain(..written);
-            }
-            outcome?;
-        }
-        match &mut self.tls {
-            Some(tls) => tls.flush(&mut self.socket),
-            None => Ok(()),
-        }
+        self.transport.flush()
     }
 
     /// A peer that has closed already is why this may fail, and then there is nothing to say to it.
     pub(super) fn shut_down_writing(&mut self) {
-        if let Some(websocket) = &mut self.websocket {
-            websocket.say_end();
-            let _ = self.flush();
+        // A WebSocket's wire parts when the close frame is out.
+        for _ in 0..2 {
+            self.transport.goodbye();
+            let _ = self.transport.flush();
         }
-        if let Some(tls) = &mut self.tls {
-            tls.say_end(&mut self.socket);
-        }
-        let _ = self.socket.shutdown_write();
-    }
-
-    fn read_below(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match &mut self.tls {
-            Some(tls) => tls.read(&mut self.socket, into),
-            None => self.socket.read(into),
-        }
-    }
-
-    fn write_below(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match &mut self.tls {
-            Some(tls) => tls.write(&mut self.socket, slices),
-            None => self.socket.write_vectored(slices),
-        }
+        let _ = self.transport.stream().shutdown_write();
     }
 }
 

@@ -1,4 +1,4 @@
-//! TLS of outgoing connections: what is trusted and shown, and one session.
+//! TLS of outgoing connections: what is trusted and shown.
 //!
 //! The server's certificate is checked against the authorities of a file, a folder, or the system's
 //! own file. A certificate that is in there itself is trusted as it is, as people do who made one
@@ -6,22 +6,23 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{VerifierBuilderError, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring as provider};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 
+use crate::buffer::Memory;
 use crate::host::net::credentials::{Problem, certificates, private_key, problem, read};
+use crate::host::net::{Stream, Tls};
 
 /// Where Linux systems have the authorities that they trust, in one file.
 const SYSTEM: &[&str] = &[
@@ -40,9 +41,11 @@ pub enum TlsVersion {
     V13,
 }
 
-/// What the options say.
+/// What the options of a command, or a bridge's `tls`, say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsOptions {
+    /// How messages call the options.
+    pub names: Names,
     /// `--cafile`: trusted authorities, PEM.
     pub authorities: Option<PathBuf>,
     /// `--capath`: a folder of such files.
@@ -55,8 +58,48 @@ pub struct TlsOptions {
     pub any_name: bool,
     /// `--tls-version`; both without it.
     pub version: Option<TlsVersion>,
-    /// `--tls-alpn`.
-    pub alpn: Option<String>,
+    /// `--tls-alpn`: the best first.
+    pub alpn: Vec<String>,
+}
+
+/// Whose words messages use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Names {
+    /// A command's.
+    #[default]
+    Options,
+    /// The configuration's.
+    Settings,
+}
+
+impl Names {
+    const fn authorities(self) -> &'static str {
+        match self {
+            Self::Options => "--cafile",
+            Self::Settings => "ca",
+        }
+    }
+
+    const fn certificate(self) -> &'static str {
+        match self {
+            Self::Options => "--cert",
+            Self::Settings => "certificate",
+        }
+    }
+
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Options => "--key",
+            Self::Settings => "key",
+        }
+    }
+
+    const fn host(self) -> &'static str {
+        match self {
+            Self::Options => "--host",
+            Self::Settings => "server_name",
+        }
+    }
 }
 
 /// TLS to one host, ready for any number of connections.
@@ -73,10 +116,10 @@ impl Secured {
     /// The first file, or other option, that cannot be used.
     pub fn new(options: &TlsOptions, host: &str) -> Result<Self, Problem> {
         let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| problem("--host", host, "no certificate can be for this"))?;
+            .map_err(|_| problem(options.names.host(), host, "no certificate can be for this"))?;
         let provider = Arc::new(provider::default_provider());
         let trusted = options.trusted()?;
-        let verifier = Verifier::new(trusted, options.any_name, &provider)?;
+        let verifier = Verifier::new(trusted, options, &provider)?;
         let versions = match options.version {
             None => &[&TLS12, &TLS13][..],
             Some(TlsVersion::V12) => &[&TLS12],
@@ -91,10 +134,10 @@ impl Secured {
         let mut config = match (&options.certificate, &options.key) {
             (Some(certificate), Some(key)) => {
                 let (shown, key_shown) = (certificate.display(), key.display());
-                let path = shown.to_string();
-                let chain = certificates("--cert", &path, &read("--cert", &path)?)?;
-                let path = key_shown.to_string();
-                let secret = private_key("--key", &path, &read("--key", &path)?)?;
+                let (path, name) = (shown.to_string(), options.names.certificate());
+                let chain = certificates(name, &path, &read(name, &path)?)?;
+                let (path, name) = (key_shown.to_string(), options.names.key());
+                let secret = private_key(name, &path, &read(name, &path)?)?;
                 builder
                     .with_client_auth_cert(chain, secret)
                     .map_err(|error| {
@@ -104,7 +147,7 @@ impl Secured {
                             }
                             _ => "a key of this sort is not supported".to_owned(),
                         };
-                        problem("--key", &path, what)
+                        problem(name, &path, what)
                     })?
             }
             _ => builder.with_no_client_auth(),
@@ -120,11 +163,9 @@ impl Secured {
         })
     }
 
-    /// A session that has not begun.
-    pub(super) fn session(&self) -> io::Result<Tls> {
-        ClientConnection::new(self.config.clone(), self.name.clone())
-            .map(|session| Tls { session })
-            .map_err(said)
+    /// A session over a socket, which has not begun.
+    pub(super) fn over(&self, stream: Stream, memory: &Memory) -> io::Result<Tls> {
+        Tls::to(stream, self.config.clone(), self.name.clone(), memory).map_err(io::Error::other)
     }
 }
 
@@ -133,7 +174,7 @@ impl TlsOptions {
     fn trusted(&self) -> Result<Vec<CertificateDer<'static>>, Problem> {
         let mut trusted = Vec::new();
         if let Some(path) = &self.authorities {
-            trusted.extend(all_of("--cafile", path)?);
+            trusted.extend(all_of(self.names.authorities(), path)?);
         }
         if let Some(folder) = &self.authorities_folder {
             let shown = folder.display().to_string();
@@ -153,7 +194,7 @@ impl TlsOptions {
             let known = SYSTEM.iter().find(|path| Path::new(path).exists());
             let path = known.ok_or_else(|| {
                 let what = "this system has no file of trusted authorities: name one";
-                problem("--cafile", "", what)
+                problem(self.names.authorities(), "", what)
             })?;
             trusted.extend(all_of("the system's authorities in", Path::new(path))?);
         }
@@ -178,7 +219,7 @@ struct Verifier {
 impl Verifier {
     fn new(
         trusted: Vec<CertificateDer<'static>>,
-        any_name: bool,
+        options: &TlsOptions,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, Problem> {
         let mut roots = RootCertStore::empty();
@@ -190,12 +231,15 @@ impl Verifier {
             let built =
                 WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
             let built = built.build();
-            Some(built.map_err(|error| problem("--cafile", "", error.to_string()))?)
+            let unusable = |error: VerifierBuilderError| {
+                problem(options.names.authorities(), "", error.to_string())
+            };
+            Some(built.map_err(unusable)?)
         };
         Ok(Self {
             chains,
             trusted,
-            any_name,
+            any_name: options.any_name,
             provider: provider.clone(),
         })
     }
@@ -267,128 +311,4 @@ impl ServerCertVerifier for Verifier {
         let algorithms = &self.provider.signature_verification_algorithms;
         algorithms.supported_schemes()
     }
-}
-
-/// A session; the socket is its caller's.
-#[derive(Debug)]
-pub(super) struct Tls {
-    session: ClientConnection,
-}
-
-impl Tls {
-    /// Goes on with the handshake. `false`: the socket has to say first.
-    pub(super) fn shake(&mut self, socket: &mut (impl Read + Write)) -> io::Result<bool> {
-        loop {
-            match self.flush(socket) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                outcome => outcome?,
-            }
-            if !self.session.is_handshaking() {
-                return Ok(true);
-            }
-            match self.take_in(socket) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-                Ok(true) => {}
-                Ok(false) => {
-                    let what = "the server has closed in the TLS handshake";
-                    return Err(io::Error::new(ErrorKind::UnexpectedEof, what));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Reads from the socket once. `false`: it has ended.
-    fn take_in(&mut self, socket: &mut (impl Read + Write)) -> io::Result<bool> {
-        let count = loop {
-            match self.session.read_tls(socket) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                other => break other?,
-            }
-        };
-        if let Err(error) = self.session.process_new_packets() {
-            // The alert says why, if there is anybody to read it.
-            let _ = self.flush(socket);
-            return Err(said(error));
-        }
-        Ok(count > 0)
-    }
-
-    /// 0: the end.
-    pub(super) fn read(
-        &mut self,
-        socket: &mut (impl Read + Write),
-        into: &mut [u8],
-    ) -> io::Result<usize> {
-        loop {
-            match self.session.reader().read(into) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(0),
-                other => return other,
-            }
-            if !self.take_in(socket)? {
-                return Ok(0);
-            }
-        }
-    }
-
-    /// How much of it was taken; it may still have to be flushed.
-    pub(super) fn write(
-        &mut self,
-        socket: &mut (impl Read + Write),
-        slices: &[IoSlice<'_>],
-    ) -> io::Result<usize> {
-        self.flush(socket)?;
-        let taken = self.session.writer().write_vectored(slices)?;
-        match self.flush(socket) {
-            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
-            _ => Ok(taken),
-        }
-    }
-
-    /// Until the socket has taken everything.
-    pub(super) fn flush(&mut self, socket: &mut (impl Read + Write)) -> io::Result<()> {
-        while self.session.wants_write() {
-            if self.session.write_tls(socket)? == 0 {
-                return Err(ErrorKind::WriteZero.into());
-            }
-        }
-        Ok(())
-    }
-
-    /// Nothing more is written.
-    pub(super) fn say_end(&mut self, socket: &mut (impl Read + Write)) {
-        self.session.send_close_notify();
-        let _ = self.flush(socket);
-    }
-}
-
-/// In words for who started the command.
-fn said(error: Error) -> io::Error {
-    let text = match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
-            "no authority that is trusted has signed the server's certificate".to_owned()
-        }
-        Error::InvalidCertificate(
-            CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        ) => "the server's certificate has expired".to_owned(),
-        Error::InvalidCertificate(
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-        ) => "the server's certificate is not valid yet".to_owned(),
-        Error::InvalidCertificate(CertificateError::NotValidForName) => {
-            "the server's certificate is for another host".to_owned()
-        }
-        Error::InvalidCertificate(CertificateError::NotValidForNameContext {
-            expected,
-            presented,
-        }) => format!(
-            "the server's certificate is for {}, not for {}",
-            presented.join(", "),
-            expected.to_str()
-        ),
-        Error::AlertReceived(alert) => format!("the server ends TLS with {alert:?}"),
-        Error::InvalidMessage(_) => format!("the server does not speak TLS: {error}"),
-        other => other.to_string(),
-    };
-    io::Error::new(ErrorKind::InvalidData, text)
 }

@@ -1,17 +1,26 @@
 //! WebSocket frames (RFC 6455, section 5): a machine without a socket.
 //!
-//! [`Deframer`] takes what a client has sent, in pieces of any length, and leaves the data of its
+//! [`Deframer`] takes what a peer has sent, in pieces of any length, and leaves the data of its
 //! binary messages at the front of the same bytes: a frame's data is never longer than the frame,
 //! so that nothing is copied elsewhere and nothing is kept but half a header. Where frames and
 //! messages begin and end means nothing to MQTT [MQTT-6.0.0-2].
 
-/// The longest header of a client's frame: two bytes, eight of length, four of mask.
+/// The longest header of a frame, which a client's is: two bytes, eight of length, four of mask.
 const HEADER_MAX: usize = 14;
+
+/// Bytes of a mask.
+const MASK_LEN: usize = 4;
+
+/// The first byte of a whole binary message, of a pong and of a close frame.
+pub const BINARY: u8 = 0x82;
+const PONG: u8 = 0x8A;
+const CLOSE: u8 = 0x88;
 
 /// The longest payload of a control frame (5.5).
 pub const CONTROL_MAX: usize = 125;
 
-/// The longest header of a frame of ours, which has at most 65 535 bytes of data and no mask.
+/// The longest header of a frame that we send as a server: it has at most 65 535 bytes of data and
+/// no mask.
 pub const OUR_HEADER_MAX: usize = 4;
 
 /// Reads frames.
@@ -19,6 +28,8 @@ pub const OUR_HEADER_MAX: usize = 4;
 pub struct Deframer {
     /// The longest frame that is taken, in bytes of payload.
     frame_max: u64,
+    /// The peer masks its frames: it is a client.
+    is_masked: bool,
     at: At,
     /// A binary message has begun and its last frame has not come.
     is_in_message: bool,
@@ -43,8 +54,9 @@ enum At {
     },
 }
 
-/// The masking key, turned so that its first byte is for the next byte of payload.
-type Mask = [u8; 4];
+/// The masking key, turned so that its first byte is for the next byte of payload. A server's
+/// frames have none, which is the same as zeros.
+pub type Mask = [u8; MASK_LEN];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Opcode {
@@ -55,7 +67,7 @@ enum Opcode {
     Pong,
 }
 
-/// What a client asks besides its data.
+/// What a peer asks besides its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Said<'a> {
     /// To be answered by a pong with the same bytes, at most [`CONTROL_MAX`].
@@ -67,17 +79,19 @@ pub enum Said<'a> {
 /// Why nothing more comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// The client has closed, and perhaps said why.
+    /// The peer has closed, and perhaps said why.
     Closed(Option<u16>),
     /// What it sent is not allowed.
     Violation(Violation),
 }
 
-/// What a client may not send.
+/// What a peer may not send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Violation {
     /// Clients mask every frame (5.1).
     NotMasked,
+    /// Servers mask none (5.1).
+    Masked,
     /// No extension was agreed that would use the reserved bits (5.2).
     ReservedBits,
     /// Opcodes 3 to 7 and 11 to 15.
@@ -115,6 +129,7 @@ impl Violation {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NotMasked => "a frame without a mask",
+            Self::Masked => "a frame with a mask",
             Self::ReservedBits => "reserved bits are set",
             Self::UnknownOpcode => "an unknown opcode",
             Self::Text => "a text frame",
@@ -130,11 +145,21 @@ impl Violation {
 }
 
 impl Deframer {
-    /// For a connection that was just upgraded. Frames with more than `frame_max` bytes are
-    /// refused by their length.
+    /// For what a client sends on a connection that was just upgraded. Frames with more than
+    /// `frame_max` bytes are refused by their length.
     pub const fn new(frame_max: u64) -> Self {
+        Self::with(frame_max, true)
+    }
+
+    /// For what a server sends.
+    pub const fn of_server(frame_max: u64) -> Self {
+        Self::with(frame_max, false)
+    }
+
+    const fn with(frame_max: u64, is_masked: bool) -> Self {
         Self {
             frame_max,
+            is_masked,
             at: At::header(),
             is_in_message: false,
             end: None,
@@ -220,8 +245,13 @@ impl Deframer {
         if len < 2 {
             return Ok(None);
         }
-        if bytes[1] & 0x80 == 0 {
-            return Err(Violation::NotMasked);
+        let is_masked = bytes[1] & 0x80 != 0;
+        if is_masked != self.is_masked {
+            return Err(if is_masked {
+                Violation::Masked
+            } else {
+                Violation::NotMasked
+            });
         }
         let (length_end, length) = match bytes[1] & 0x7F {
             126 if len < 4 => return Ok(None),
@@ -247,12 +277,12 @@ impl Deframer {
         if length > self.frame_max {
             return Err(Violation::TooLong);
         }
-        if len < length_end + 4 {
+        let mask_len = if is_masked { MASK_LEN } else { 0 };
+        if len < length_end + mask_len {
             return Ok(None);
         }
-        let mask = bytes[length_end..length_end + 4]
-            .try_into()
-            .expect("four bytes");
+        let mut mask = Mask::default();
+        mask[..mask_len].copy_from_slice(&bytes[length_end..length_end + mask_len]);
         Ok(Some(if is_control {
             At::Control {
                 opcode,
@@ -321,6 +351,9 @@ fn closed(payload: &[u8]) -> Result<Option<u16>, Violation> {
 
 /// Takes the mask off, and turns it for what follows.
 fn unmask(bytes: &mut [u8], mask: &mut Mask) {
+    if *mask == Mask::default() {
+        return;
+    }
     let mut words = bytes.chunks_exact_mut(4);
     let key = u32::from_ne_bytes(*mask);
     for word in &mut words {
@@ -344,22 +377,43 @@ pub fn binary_header(len: usize) -> ([u8; OUR_HEADER_MAX], usize) {
     };
     let [high, low] = long.to_be_bytes();
     if len <= 125 {
-        ([0x82, low, 0, 0], 2)
+        ([BINARY, low, 0, 0], 2)
     } else {
-        ([0x82, 126, high, low], 4)
+        ([BINARY, 126, high, low], 4)
+    }
+}
+
+/// Appends a whole frame with this first byte, masked if it is a client's.
+///
+/// # Panics
+/// If it has more than 65 535 bytes, which no frame of ours has.
+pub fn frame(out: &mut Vec<u8>, first: u8, payload: &[&[u8]], mask: Option<Mask>) {
+    let len = payload.iter().map(|part| part.len()).sum();
+    let (mut header, header_len) = binary_header(len);
+    header[0] = first;
+    if mask.is_some() {
+        header[1] |= 0x80;
+    }
+    out.extend_from_slice(&header[..header_len]);
+    out.extend_from_slice(mask.as_ref().map_or(&[], |mask| &mask[..]));
+    let start = out.len();
+    for part in payload {
+        out.extend_from_slice(part);
+    }
+    if let Some(mut mask) = mask {
+        // Putting it on is the same as taking it off.
+        unmask(&mut out[start..], &mut mask);
     }
 }
 
 /// Appends a pong with the bytes of its ping, at most [`CONTROL_MAX`].
-pub fn pong(out: &mut Vec<u8>, payload: &[u8]) {
-    out.extend_from_slice(&[0x8A, payload.len() as u8]);
-    out.extend_from_slice(payload);
+pub fn pong(out: &mut Vec<u8>, payload: &[u8], mask: Option<Mask>) {
+    frame(out, PONG, &[payload], mask);
 }
 
 /// Appends a close frame.
-pub fn close(out: &mut Vec<u8>, code: u16) {
-    out.extend_from_slice(&[0x88, 2]);
-    out.extend_from_slice(&code.to_be_bytes());
+pub fn close(out: &mut Vec<u8>, code: u16, mask: Option<Mask>) {
+    frame(out, CLOSE, &[&code.to_be_bytes()], mask);
 }
 
 #[cfg(test)]
@@ -483,6 +537,9 @@ mod tests {
             assert_eq!(violation(bytes), Some(*expected), "{bytes:x?}");
             assert!(!expected.as_str().is_empty());
         }
+        let mut of_server = Deframer::of_server(LIMIT);
+        of_server.decode(&mut [0x82, 0x80], |_| panic!("it says nothing"));
+        assert_eq!(of_server.end(), Some(End::Violation(Violation::Masked)));
         assert_eq!(Violation::Text.close_code(), 1003);
         assert_eq!(Violation::TooLong.close_code(), 1009);
         assert_eq!(Violation::NotMasked.close_code(), 1002);

@@ -1,4 +1,4 @@
-//! Sockets of MQTT clients: listeners, connections, and those that only linger.
+//! Sockets that MQTT is spoken over: listeners, connections, and those that only linger.
 //!
 //! Everything is read and written through a [`Transport`]. Nothing in here knows MQTT or the
 //! gateway: the loop lends the gateway's buffers.
@@ -121,6 +121,18 @@ pub(super) struct Offence {
 pub(super) enum Layer {
     Tls,
     WebSocket,
+}
+
+/// What a peer has done is bad data, for whoever makes no difference.
+impl From<Trouble> for io::Error {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Io(error) => error,
+            Trouble::Peer(offence) => {
+                Self::new(io::ErrorKind::InvalidData, offence.what.into_string())
+            }
+        }
+    }
 }
 
 impl From<io::Error> for Trouble {
@@ -278,6 +290,15 @@ impl Transport {
     /// Whether MQTT's bytes may flow from the start.
     pub(super) fn is_open_at_once(&self) -> bool {
         matches!(self, Self::Plain(_))
+    }
+
+    /// What the beginning has come to, for messages about one that went wrong.
+    pub(super) fn shaking(&self) -> &'static str {
+        match self {
+            Self::WsTls(ws) if !ws.is_above() => "TLS handshake",
+            Self::Tls(_) => "TLS handshake",
+            Self::Plain(_) | Self::Ws(_) | Self::WsTls(_) => "WebSocket request",
+        }
     }
 
     /// Goes on with the beginning.

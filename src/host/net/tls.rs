@@ -1,4 +1,4 @@
-//! TLS over a socket: `rustls`, fed and drained by hand.
+//! TLS over a socket, as a server and as a client: `rustls`, fed and drained by hand.
 //!
 //! It is read until the socket has no more: `rustls` takes about 4 KiB a call, and may have
 //! decrypted bytes left when the socket has none. It is given at most a record's worth when
@@ -8,7 +8,11 @@
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::sync::Arc;
 
-use rustls::{ServerConfig, ServerConnection};
+use rustls::pki_types::ServerName;
+use rustls::{
+    CertificateError, ClientConfig, ClientConnection, Connection, Error, ServerConfig,
+    ServerConnection,
+};
 
 use super::certificate::name_of;
 use super::{Got, Layer, Offence, Shaken, Stream, Trouble, Wire};
@@ -33,8 +37,8 @@ const STEPS_PER_TURN: usize = 8;
 #[derive(Debug)]
 pub(in crate::host) struct Tls {
     stream: Stream,
-    session: ServerConnection,
-    /// What of the client's certificate is its name.
+    session: Connection,
+    /// What of the client's certificate is its name, where we are the server.
     identity: Option<CertificateName>,
     charge: Charge,
 }
@@ -46,13 +50,34 @@ impl Tls {
         config: Arc<ServerConfig>,
         identity: Option<CertificateName>,
         memory: &Memory,
-    ) -> Result<Self, rustls::Error> {
-        Ok(Self {
+    ) -> Result<Self, Error> {
+        let session = ServerConnection::new(config)?.into();
+        Ok(Self::over(stream, session, identity, memory))
+    }
+
+    /// Over a socket to the server of this name, on which nothing has been written.
+    pub(in crate::host) fn to(
+        stream: Stream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+        memory: &Memory,
+    ) -> Result<Self, Error> {
+        let session = ClientConnection::new(config, name)?.into();
+        Ok(Self::over(stream, session, None, memory))
+    }
+
+    fn over(
+        stream: Stream,
+        session: Connection,
+        identity: Option<CertificateName>,
+        memory: &Memory,
+    ) -> Self {
+        Self {
             stream,
-            session: ServerConnection::new(config)?,
+            session,
             identity,
             charge: memory.charge(size_of::<Self>() + SESSION_BYTES),
-        })
+        }
     }
 
     /// What was agreed to be spoken inside.
@@ -74,7 +99,10 @@ impl Tls {
         if let Err(error) = self.session.process_new_packets() {
             // The alert says why, if there is anybody to read it.
             let _ = self.flush();
-            return Err(offence(error.to_string()));
+            return Err(offence(match self.session {
+                Connection::Client(_) => said_of_server(&error),
+                Connection::Server(_) => error.to_string(),
+            }));
         }
         // A handshake's answers, a new key: a full socket brings us back.
         self.flush_some()?;
@@ -105,6 +133,35 @@ impl Tls {
     }
 }
 
+/// What is wrong with a server, in words for who dialled it.
+fn said_of_server(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "no authority that is trusted has signed the server's certificate".to_owned()
+        }
+        Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => "the server's certificate has expired".to_owned(),
+        Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => "the server's certificate is not valid yet".to_owned(),
+        Error::InvalidCertificate(CertificateError::NotValidForName) => {
+            "the server's certificate is for another host".to_owned()
+        }
+        Error::InvalidCertificate(CertificateError::NotValidForNameContext {
+            expected,
+            presented,
+        }) => format!(
+            "the server's certificate is for {}, not for {}",
+            presented.join(", "),
+            expected.to_str()
+        ),
+        Error::AlertReceived(alert) => format!("the server ends TLS with {alert:?}"),
+        Error::InvalidMessage(_) => format!("the server does not speak TLS: {error}"),
+        other => other.to_string(),
+    }
+}
+
 fn offence(what: impl Into<Box<str>>) -> Trouble {
     Trouble::Peer(Offence {
         layer: Layer::Tls,
@@ -115,8 +172,9 @@ fn offence(what: impl Into<Box<str>>) -> Trouble {
 impl Wire for Tls {
     fn shake(&mut self) -> Result<Shaken, Trouble> {
         for _ in 0..STEPS_PER_TURN {
+            // A client speaks first.
+            self.flush_some()?;
             if !self.session.is_handshaking() {
-                self.flush_some()?;
                 return Ok(Shaken::Open(self.identify()?));
             }
             if !self.take_in()? {

@@ -1,15 +1,15 @@
-//! The HTTP request that opens a WebSocket (RFC 6455, section 4), and what answers it: without a
-//! socket.
+//! The HTTP request that opens a WebSocket (RFC 6455, section 4), and what answers it, as a server
+//! and as a client: without a socket.
 
 use core::fmt::Write as _;
 
 use data_encoding::BASE64;
-use httparse::{EMPTY_HEADER, Request, Status};
+use httparse::{EMPTY_HEADER, Request, Response, Status};
 use ring::digest;
 
 use crate::gateway::settings::WebSocketSettings;
 
-/// The longest head of a request, in bytes.
+/// The longest head of a request, and of an answer, in bytes.
 pub const HEAD_MAX: usize = 8 * 1024;
 
 /// Lines of a head at most.
@@ -158,8 +158,63 @@ pub fn accept(head: &[u8], settings: &WebSocketSettings) -> Result<Vec<u8>, Refu
     .into_bytes())
 }
 
+/// What is asked of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    /// Name and port, as in the URL.
+    pub authority: String,
+    /// Where MQTT is: `/mqtt`.
+    pub path: String,
+}
+
+impl Upgrade {
+    /// The head of the request; `key` is 16 bytes of chance in base64 (4.1).
+    pub fn request(&self, key: &str) -> Vec<u8> {
+        let Self { authority, path } = self;
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Protocol: mqtt\r\n\r\n"
+        )
+        .into_bytes()
+    }
+}
+
+/// Whether what has come of an answer can still be one.
+pub fn may_be_answer(bytes: &[u8]) -> bool {
+    const START: &[u8] = b"HTTP/1.1 ";
+    let len = bytes.len().min(START.len());
+    bytes[..len] == START[..len]
+}
+
+/// Looks at the whole head of a server's answer to a request with this key.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_answer(head: &[u8], key: &str) -> Result<(), String> {
+    let mut headers = [EMPTY_HEADER; LINES_MAX];
+    let mut response = Response::new(&mut headers);
+    if !matches!(response.parse(head), Ok(Status::Complete(_))) {
+        return Err("the server does not speak WebSocket".to_owned());
+    }
+    if response.code != Some(101) {
+        let code = response.code.unwrap_or_default();
+        let reason = response.reason.unwrap_or_default();
+        return Err(format!("the server refuses WebSocket: {code} {reason}"));
+    }
+    let lines = Lines(response.headers);
+    let says = |name: &str, value: &str| lines.all(name).eq([value.as_bytes()]);
+    if !says("sec-websocket-accept", &accept_key(key)) {
+        return Err("the server's answer to the WebSocket request is not its own".to_owned());
+    }
+    if !says("sec-websocket-protocol", "mqtt") {
+        return Err("the server does not speak MQTT over this WebSocket".to_owned());
+    }
+    Ok(())
+}
+
 /// What proves that we have understood (4.2.2).
-pub(in crate::host) fn accept_key(key: &str) -> String {
+fn accept_key(key: &str) -> String {
     let joined = format!("{key}{GUID}");
     let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, joined.as_bytes());
     BASE64.encode(hash.as_ref())
@@ -342,5 +397,48 @@ mod tests {
             assert_eq!(head_len(&bytes[..head.len() - 1], seen), None);
             assert_eq!(head_len(&bytes, seen), Some(head.len()));
         }
+    }
+    fn answer(accept: &str) -> Vec<u8> {
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nsec-websocket-accept: {accept}\r\n\
+             Sec-WebSocket-Protocol: mqtt\r\n\r\n"
+        )
+        .into_bytes()
+    }
+
+    #[test]
+    fn what_we_ask_is_what_we_accept() {
+        let key = "dGhlIHNhbXBsZSBub25jZQ==";
+        let upgrade = Upgrade {
+            authority: "broker.example:80".to_owned(),
+            path: "/mqtt".to_owned(),
+        };
+        let answer = accept(&upgrade.request(key), &WebSocketSettings::default()).unwrap();
+        assert_eq!(check_answer(&answer, key), Ok(()));
+        assert!((0..answer.len()).all(|len| may_be_answer(&answer[..len])));
+    }
+
+    #[test]
+    fn an_answer_that_is_not_right_is_named() {
+        let key = "dGhlIHNhbXBsZSBub25jZQ==";
+        // The example of 1.3.
+        assert_eq!(
+            check_answer(&answer("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), key),
+            Ok(())
+        );
+        for (answer, wanted) in [
+            (b"HTTP/1.1 403 Forbidden\r\n\r\n".to_vec(), "403 Forbidden"),
+            (b"HTTP/1.1 x\r\n\r\n".to_vec(), "does not speak WebSocket"),
+            (answer("x"), "not its own"),
+            (
+                b"HTTP/1.1 101 Yes\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+                    .to_vec(),
+                "does not speak MQTT",
+            ),
+        ] {
+            let error = check_answer(&answer, key).unwrap_err();
+            assert!(error.contains(wanted), "{error}");
+        }
+        assert!(!may_be_answer(b"220 mail.example ESMTP\r\n"));
     }
 }
