@@ -373,6 +373,10 @@ pub struct HostCounters {
     pub websocket_failed: u64,
     /// Connections of proxies that did not say rightly for whom they speak.
     pub proxies_refused: u64,
+    /// Times that an upstream broker was dialled.
+    pub dials: u64,
+    /// Times that none of its addresses led to one, or it could not be dialled at all.
+    pub dials_failed: u64,
     /// Times that certificates or keys could not be used.
     pub credentials_failed: u64,
     /// Connections now.

@@ -9,6 +9,7 @@
 //! | `event_loop/` | the order of a turn; budgets; what each output means |
 //! | `token`, `timer`, `clock` | the poll's tokens, the host's deadlines, both clocks |
 //! | `net/` | listeners, connections, TLS, WebSocket, PROXY headers, lingering |
+//! | `upstream/` | upstream brokers being dialled |
 //! | `users` | names of unix sockets' peers |
 //! | `worker` | threads for what blocks, and the mailbox that wakes the loop |
 //! | `bus`, `gpio/`, `serial` | I2C and the machine's files, lines, ttys |
@@ -40,6 +41,7 @@ pub mod swarm;
 mod systemd;
 mod timer;
 mod token;
+pub mod upstream;
 mod users;
 mod worker;
 
@@ -80,6 +82,8 @@ pub struct HostSettings {
     pub data_dir: Option<PathBuf>,
     /// For the gateway's generator; `None`: from the kernel.
     pub seed: Option<u64>,
+    /// How upstream brokers are dialled.
+    pub dialling: upstream::Dialling,
 }
 
 /// Something that the gateway's surroundings may want to know.

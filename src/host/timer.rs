@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use super::disk;
 use super::token::Source;
 use crate::deadlines::ExactDeadlines;
-use crate::id::{ConnId, ControlId, ListenerId, PortId, RequestId};
+use crate::id::{BridgeId, ConnId, ControlId, ListenerId, PortId, RequestId};
 use crate::time::{Duration, Instant};
 
 /// What a deadline of the host is about.
@@ -41,6 +41,8 @@ pub(super) enum TimerKey {
     Disk(disk::Side),
     /// A serial port must have opened.
     PortOpen(PortId),
+    /// An upstream broker must have been reached, or another of its addresses is tried.
+    Dial(BridgeId),
     /// The configuration must have been read.
     Load,
     /// `WATCHDOG=1` is due.

@@ -35,6 +35,8 @@ pub(super) enum Source {
     Proxied(u32),
     /// A folder of certificates has changed.
     Credentials,
+    /// An upstream broker that is being dialled, by slot of its `BridgeId`.
+    Upstream(u32),
 }
 
 const SLOT_BITS: u32 = 28;
@@ -59,6 +61,7 @@ impl Source {
             Self::Chips => (10, 0),
             Self::Proxied(slot) => (11, slot),
             Self::Credentials => (12, 0),
+            Self::Upstream(slot) => (13, slot),
         };
         debug_assert!(slot < SLOTS_MAX, "tables are limited far below 2²⁸ slots");
         Token(((sort << SLOT_BITS) | slot) as usize)
@@ -82,6 +85,7 @@ impl Source {
             10 => Self::Chips,
             11 => Self::Proxied(slot),
             12 => Self::Credentials,
+            13 => Self::Upstream(slot),
             _ => return None,
         })
     }
@@ -134,6 +138,7 @@ mod tests {
             Source::Chips,
             Source::Proxied(5),
             Source::Credentials,
+            Source::Upstream(6),
         ];
         for source in sources {
             assert_eq!(Source::from_token(source.token()), Some(source));

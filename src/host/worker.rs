@@ -17,9 +17,9 @@ use mio::{Registry, Waker};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::token::Source;
-use super::{bus, disk, gpio, net, serial};
+use super::{bus, disk, gpio, net, serial, upstream};
 use crate::gateway::settings::Config;
-use crate::id::ConnId;
+use crate::id::{BridgeId, ConnId};
 
 /// What has gone wrong with the workers of one sort of device, for the host's counters.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,15 @@ pub(super) enum Answer {
         number: u64,
         /// What was read.
         outcome: net::credentials::Outcome,
+    },
+    /// Of what is read and looked up before an upstream broker is dialled.
+    Upstream {
+        /// For whom.
+        bridge: BridgeId,
+        /// Which errand.
+        number: u64,
+        /// What was found, or what went wrong.
+        outcome: Box<Result<upstream::Prepared, String>>,
     },
     /// Of a user's number.
     UserName {

@@ -83,6 +83,11 @@ impl Channel {
         self.has_connected
     }
 
+    /// What opening has come to once the socket is connected, for messages.
+    pub(in crate::host) fn shaking(&self) -> &'static str {
+        self.transport.shaking()
+    }
+
     /// Goes on with opening it.
     pub(in crate::host) fn go_on(&mut self) -> io::Result<Opening> {
         if !self.has_connected {
@@ -108,6 +113,11 @@ impl Channel {
                 Err(trouble) => Err(trouble.into()),
             };
         }
+    }
+
+    /// What is open now.
+    pub(in crate::host) fn into_transport(self) -> Transport {
+        self.transport
     }
 
     /// 0: the end.

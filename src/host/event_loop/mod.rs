@@ -4,7 +4,7 @@
 //! answers, then sources within their budgets), advance time, let the gateway settle, do what it
 //! says, write. A source that has spent its budget stays on the ready list, and while anything is
 //! on it the poll does not wait. Listeners are in `doors`, clients' connections in `clients`,
-//! what the gateway says in `outputs`.
+//! upstream brokers in `upstreams`, what the gateway says in `outputs`.
 //!
 //! ```text
 //! poll ─ now ─ answers ─ sources ─ time ─ end_turn ─ outputs ─ write ─ watchdog
@@ -13,6 +13,7 @@
 mod clients;
 mod doors;
 mod outputs;
+mod upstreams;
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -35,6 +36,7 @@ use super::signal::{Asked, Signals};
 use super::systemd::Systemd;
 use super::timer::{Alarm, TimerKey, Timers};
 use super::token::{Readiness, Source};
+use super::upstream::Upstreams;
 use super::users::Users;
 use super::worker::{Answer, Errands, Mailbox};
 use super::{ExitReason, HostError, HostSettings, Loader, Observer, clock, footprint};
@@ -103,6 +105,7 @@ pub struct EventLoop {
     proxied: Proxied,
     users: Users,
     connections: GenSlab<ConnId, Connection>,
+    upstreams: Upstreams,
     lingering: Lingering,
     buses: Buses,
     disk: Disk,
@@ -202,6 +205,7 @@ impl EventLoop {
             proxied: Proxied::default(),
             users: Users::new(mailbox.clone(), errands.clone()),
             connections: GenSlab::new(),
+            upstreams: Upstreams::new(mailbox.clone(), errands.clone(), settings.dialling),
             lingering: Lingering::default(),
             buses: Buses::new(mailbox.clone()),
             disk: Disk::new(mailbox.clone(), settings.data_dir),
@@ -420,6 +424,14 @@ impl EventLoop {
                 self.user_named(now, uid, name);
                 None
             }
+            Answer::Upstream {
+                bridge,
+                number,
+                outcome,
+            } => {
+                self.upstream_prepared(now, bridge, number, *outcome);
+                None
+            }
             Answer::Verified { conn, is_right } => Some(Input::Verified { conn, is_right }),
             Answer::Loaded { count, outcome } => {
                 if count == self.load_count {
@@ -462,6 +474,7 @@ impl EventLoop {
             | Source::Chips
             | Source::Proxied(_)
             | Source::Credentials => true,
+            Source::Upstream(slot) => self.upstreams.event(slot, readiness),
             Source::Listener(slot) => match self.listener_at(slot) {
                 Some((_, listener)) => {
                     listener.readable = true;
@@ -503,6 +516,7 @@ impl EventLoop {
                     self.welcome(now, announced, IsNew::No);
                 }
             }
+            Source::Upstream(slot) => self.serve_upstream(now, slot),
             Source::Credentials => self.credentials.changed(&mut self.timers, now.monotonic),
             Source::Control(slot) => self.serve_control(now, slot),
             Source::Line(slot) => {
@@ -676,6 +690,7 @@ impl EventLoop {
                     self.port_lost(now, port, fault);
                 }
             }
+            TimerKey::Dial(bridge) => self.dial_expired(now, bridge),
             TimerKey::Load => {
                 self.counters.worker_expired += 1;
                 let outcome = Err("reading the configuration takes too long".into());
@@ -717,6 +732,7 @@ impl EventLoop {
         self.timers.arm(TimerKey::StopGuard, until);
         self.listeners = IdTable::new();
         self.locked.clear();
+        self.upstreams.undial_all(&mut self.timers);
         self.ports.close_all(self.poll.registry(), &mut self.timers);
     }
 

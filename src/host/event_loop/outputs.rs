@@ -88,9 +88,8 @@ impl EventLoop {
                     inputs.push_back(Input::Disk(event));
                 });
             }
-            Output::Dial { .. } | Output::Undial { .. } => {
-                debug_assert!(false, "no configuration has a bridge yet");
-            }
+            Output::Dial { bridge, target } => self.dial(now, bridge, target),
+            Output::Undial { bridge } => self.upstreams.undial(&mut self.timers, bridge),
             Output::Notice(notice) => self.notice(now, &notice),
         }
     }

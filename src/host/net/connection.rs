@@ -111,6 +111,17 @@ impl Connection {
         }
     }
 
+    /// A socket whose transport's beginning is over, just registered under its own name. What is
+    /// above the socket may have read further than to that beginning's end, which the poll does
+    /// not tell.
+    pub(in crate::host) fn opened(transport: Transport) -> Self {
+        Self {
+            is_open: true,
+            readable: true,
+            ..Self::new(transport)
+        }
+    }
+
     /// Notes what the poll has said.
     pub(in crate::host) fn note(&mut self, readiness: Readiness) {
         self.readable |= readiness.readable;
