@@ -110,3 +110,126 @@ impl EventLoop {
         Ok(self.connections.insert(connection))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::Read;
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::sync::mpsc::channel;
+    use std::sync::{Arc, Mutex};
+    use std::thread;
+
+    use super::*;
+    use crate::bridge::settings::{Endpoint, Scheme, TlsSettings};
+    use crate::broker;
+    use crate::gateway::settings::Config;
+    use crate::host::upstream::Dialling;
+    use crate::host::{HostSettings, clock};
+    use crate::time::Duration;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn event_loop(dialling: Dialling) -> EventLoop {
+        let config = Config {
+            name: "test".into(),
+            base_topic: "test".into(),
+            broker: broker::settings::Settings::default(),
+            exempt_addresses: Vec::new(),
+            listeners: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            bridges: BTreeMap::new(),
+        };
+        let settings = HostSettings {
+            seed: Some(1),
+            dialling,
+            ..HostSettings::default()
+        };
+        EventLoop::new(config, settings).unwrap()
+    }
+
+    fn target(host: &str, port: u16) -> Box<Target> {
+        Box::new(Target {
+            endpoint: Endpoint::Network {
+                scheme: Scheme::Mqtt,
+                host: host.into(),
+                port,
+                path: "".into(),
+            },
+            tls: TlsSettings::default(),
+            username: None,
+            password: None,
+        })
+    }
+
+    fn until(event_loop: &mut EventLoop, what: &str, done: impl Fn(&EventLoop) -> bool) {
+        let start = clock::monotonic();
+        while !done(event_loop) {
+            assert!(clock::monotonic().since(start) < PATIENCE, "never: {what}");
+            event_loop.turn(Some(Duration::from_secs(1))).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_connection_for_which_nobody_waits_is_taken_in_and_closed() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (ended, end) = channel();
+        let peer = thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            let count = socket.read(&mut [0; 10]).unwrap();
+            ended.send(count).unwrap();
+        });
+        let mut event_loop = event_loop(Dialling::default());
+        let bridge = BridgeId::from_parts(0, 1);
+        event_loop.dial(clock::now(), bridge, target("127.0.0.1", port));
+        until(&mut event_loop, "it is closed", |_| end.try_recv() == Ok(0));
+        peer.join().unwrap();
+        until(&mut event_loop, "its slot is free", |event_loop| {
+            event_loop.connections.is_empty() && event_loop.inputs.is_empty()
+        });
+        let counters = event_loop.counters();
+        assert_eq!((counters.dials, counters.dials_failed), (1, 0));
+    }
+
+    #[test]
+    fn a_dial_that_fails_is_counted_once() {
+        let mut event_loop = event_loop(Dialling {
+            resolver: Arc::new(|_, _| Ok(Vec::new())),
+            ..Dialling::default()
+        });
+        let bridge = BridgeId::from_parts(0, 1);
+        event_loop.dial(clock::now(), bridge, target("empty.example", 1883));
+        until(&mut event_loop, "it has failed", |event_loop| {
+            event_loop.counters.dials_failed > 0
+        });
+        assert_eq!(event_loop.counters.dials_failed, 1);
+        assert!(event_loop.connections.is_empty());
+    }
+
+    #[test]
+    fn a_resolver_that_hangs_does_not_hold_up_the_loop() {
+        let (release, gate) = channel::<()>();
+        let gate = Mutex::new(gate);
+        let mut event_loop = event_loop(Dialling {
+            limit: Duration::from_millis(50),
+            resolver: Arc::new(move |_, _| {
+                let _ = gate.lock().unwrap().recv();
+                Ok(Vec::new())
+            }),
+        });
+        let bridge = BridgeId::from_parts(0, 1);
+        event_loop.dial(clock::now(), bridge, target("broker.example", 1883));
+        // The thread still hangs while the loop has turned, and has told that it gave up.
+        until(&mut event_loop, "it has given up", |event_loop| {
+            event_loop.counters.dials_failed > 0
+        });
+        assert_eq!(event_loop.counters().errands, 1);
+        drop(release);
+        until(&mut event_loop, "the thread has ended", |event_loop| {
+            event_loop.counters().errands == 0
+        });
+        assert_eq!(event_loop.counters().dials_failed, 1);
+    }
+}
