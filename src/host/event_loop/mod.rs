@@ -839,6 +839,7 @@ mod tests {
             exempt_addresses: Vec::new(),
             listeners: BTreeMap::new(),
             devices: BTreeMap::new(),
+            bridges: BTreeMap::new(),
         };
         let settings = HostSettings {
             data_dir: Some(folder.0.clone()),

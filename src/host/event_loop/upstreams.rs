@@ -135,6 +135,7 @@ mod tests {
             name: "test".into(),
             base_topic: "test".into(),
             broker: broker::settings::Settings::default(),
+            journal: None,
             exempt_addresses: Vec::new(),
             listeners: BTreeMap::new(),
             devices: BTreeMap::new(),
