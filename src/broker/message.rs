@@ -134,30 +134,27 @@ impl Messages {
 
     /// It may be drawn; gives back who waits for it. A message that is gone has nobody.
     pub(super) fn free(&mut self, id: MessageId) -> Vec<SessionId> {
-        let Some(stored) = self.slab.get_mut(id) else {
-            return Vec::new();
-        };
-        match core::mem::replace(&mut stored.residency, Residency::Resident) {
-            Residency::Held(waiting) => waiting,
-            other => {
-                stored.residency = other;
-                Vec::new()
-            }
-        }
+        self.make_resident(id, |residency| matches!(residency, Residency::Held(_)))
     }
 
     /// The message's bytes are here; gives back who waits for them. A message that is gone has
     /// nobody.
     pub(super) fn fetched(&mut self, id: MessageId) -> Vec<SessionId> {
-        let Some(stored) = self.slab.get_mut(id) else {
+        self.make_resident(id, |residency| matches!(residency, Residency::Fetching(_)))
+    }
+
+    fn make_resident(
+        &mut self,
+        id: MessageId,
+        is_waited_for: impl Fn(&Residency) -> bool,
+    ) -> Vec<SessionId> {
+        let stored = self.slab.get_mut(id);
+        let Some(stored) = stored.filter(|stored| is_waited_for(&stored.residency)) else {
             return Vec::new();
         };
         match core::mem::replace(&mut stored.residency, Residency::Resident) {
-            Residency::Fetching(waiting) => waiting,
-            other => {
-                stored.residency = other;
-                Vec::new()
-            }
+            Residency::Fetching(waiting) | Residency::Held(waiting) => waiting,
+            Residency::Resident | Residency::Away => Vec::new(),
         }
     }
 

@@ -313,9 +313,8 @@ impl Broker {
         self.routes.forget();
     }
 
-    /// Every first draw of a message is answered `Pending` and yields [`Output::Fetch`]. This is
-    /// the journal's place; until there is one, tests use it to show that nothing depends on a draw
-    /// being answered at once.
+    /// Every first draw of a message is answered `Pending` and yields [`Output::Fetch`]. For
+    /// tests, which show by it that nothing depends on a draw being answered at once.
     pub fn set_fetch_every_draw(&mut self, fetch: bool) {
         self.messages.fetch_every_draw = fetch;
     }
@@ -707,7 +706,8 @@ impl Broker {
         self.queued -= count;
         self.queued_bytes -= bytes;
         session.expires_at = session.end_after(self.now.monotonic);
-        self.note_end(id);
+        // Nobody waits for this to be synced: without it, its time runs from the next start.
+        self.log_session(id, None);
         self.arm_session(id);
     }
 

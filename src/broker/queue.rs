@@ -58,6 +58,10 @@ pub(super) struct Queue {
     bytes: usize,
     /// Of the entries that are messages: never later than the earliest of them.
     expires_first: Instant,
+    /// The highest number of a kept message that was put behind the others.
+    last_sequence: u64,
+    /// A lower one came behind a higher one: a group's message that nobody else wanted.
+    is_mixed: bool,
     /// For the entries; what they refer to is charged where it is kept.
     charge: Charge,
 }
@@ -76,6 +80,8 @@ impl Queue {
             messages: 0,
             bytes: 0,
             expires_first: Instant::FAR_FUTURE,
+            last_sequence: 0,
+            is_mixed: false,
             charge: memory.charge(0),
         }
     }
@@ -84,6 +90,10 @@ impl Queue {
         self.messages += 1;
         self.bytes += reference.cost;
         self.expires_first = self.expires_first.min(expires_at);
+        if reference.sequence != 0 {
+            self.is_mixed |= reference.sequence < self.last_sequence;
+            self.last_sequence = self.last_sequence.max(reference.sequence);
+        }
         self.entries.push_back(Entry::Message(reference));
         self.charge.set(self.messages * REFERENCE_BYTES);
     }
@@ -118,6 +128,7 @@ impl Queue {
         }
         if self.entries.is_empty() {
             self.expires_first = Instant::FAR_FUTURE;
+            self.is_mixed = false;
             if self.entries.capacity() > CAPACITY_KEPT {
                 self.entries = VecDeque::new();
             }
@@ -183,21 +194,38 @@ impl Queue {
         self.entries.iter()
     }
 
-    /// The messages that wait, oldest first.
-    pub(super) fn references(&self) -> impl Iterator<Item = MessageId> {
-        self.entries.iter().filter_map(|entry| match entry {
-            Entry::Message(reference) => Some(reference.message),
-            Entry::Replay(_) => None,
-        })
+    /// The lowest number of a kept message in here.
+    pub(super) fn first_sequence(&self) -> Option<u64> {
+        let kept = self.entries.iter().filter_map(|entry| match entry {
+            Entry::Message(reference) if reference.sequence != 0 => Some(reference.sequence),
+            Entry::Message(_) | Entry::Replay(_) => None,
+        });
+        if self.is_mixed {
+            kept.min()
+        } else {
+            kept.into_iter().next()
+        }
     }
 
     /// Of the messages that wait: the one at this place.
-    pub(super) fn reference_mut(&mut self, at: usize) -> Option<&mut Reference> {
-        let references = self.entries.iter_mut().filter_map(|entry| match entry {
+    pub(super) fn reference(&self, at: usize) -> Option<&Reference> {
+        let references = self.entries.iter().filter_map(|entry| match entry {
             Entry::Message(reference) => Some(reference),
             Entry::Replay(_) => None,
         });
         references.into_iter().nth(at)
+    }
+
+    /// Numbers the message at this place, above those before it.
+    pub(super) fn number(&mut self, at: usize, sequence: u64) {
+        let references = self.entries.iter_mut().filter_map(|entry| match entry {
+            Entry::Message(reference) => Some(reference),
+            Entry::Replay(_) => None,
+        });
+        if let Some(reference) = references.into_iter().nth(at) {
+            reference.sequence = sequence;
+            self.last_sequence = self.last_sequence.max(sequence);
+        }
     }
 
     /// Takes out the message with this number. They lie in order, but for what other members of a

@@ -452,6 +452,30 @@ cases! {
         assert_eq!(back(b).1.len(), 2);
     }
 
+    fn a_step_that_is_not_kept_is_tried_again(b: &mut House) {
+        let taker = b.stayer(V5, "taker");
+        b.subscribe(taker, "t", Q2);
+        let conn = b.client(V5, "publisher");
+        b.mark = Some(b.broker.last_lsn());
+        b.publish(conn, Q2, "t", "x");
+        let lsn = b.broker.last_lsn();
+        let House { broker, outbox, now, .. } = b;
+        broker.handle_unkept(*now, lsn, Some(Level::Strict), outbox);
+        assert_eq!(b.read(taker), "");
+        b.mark = None;
+        b.turn();
+        assert_eq!(b.read(taker), "PUBLISH t q2 #2 \"x\"");
+        // And not while the journal has no room.
+        let House { broker, outbox, now, .. } = b;
+        broker.handle_journal_room(*now, false, outbox);
+        b.send(conn, &Packet::Publish(numbered(2, Q2, "t", "y")));
+        assert_eq!(b.read(taker), "");
+        let House { broker, outbox, now, .. } = b;
+        broker.handle_journal_room(*now, true, outbox);
+        b.turn();
+        assert_eq!(b.read(taker), "PUBLISH t q2 #3 \"y\"");
+    }
+
     fn a_session_that_stays_after_all_is_kept_with_what_it_has(b: &mut House) {
         let mut brief = lasting(V5, "taker");
         brief.properties.session_expiry_interval = Some(0);

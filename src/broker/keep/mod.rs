@@ -26,7 +26,6 @@ use smallvec::SmallVec;
 
 use super::connection::Phase;
 use super::queue::Reference;
-use super::session::Session;
 use super::settings::{Durability, Level};
 use super::subscriptions::Subscription;
 use super::{Broker, Taker};
@@ -213,18 +212,14 @@ impl Keeper {
             recovery: Some(Box::default()),
         }
     }
-}
 
-impl Keeper {
     /// Whether the journal takes anything, as far as is known.
     pub(super) fn has_room(&self) -> bool {
         self.has_room
     }
-}
 
-#[cfg(debug_assertions)]
-impl Keeper {
     /// Messages that have come back and wait for their sessions: for `check_invariants`.
+    #[cfg(debug_assertions)]
     pub(super) fn recovering(&self) -> impl Iterator<Item = MessageId> {
         let queues = self
             .recovery
@@ -335,10 +330,10 @@ impl Broker {
                         session.received.release(packet_id);
                     }
                     if let Some(message) = message {
-                        self.take_back(message);
+                        self.take_back(message, outbox);
                     }
                 }
-                Held::Session(id, order) => self.unsend(id, order),
+                Held::Session(id, order) => self.unsend(id, order, outbox),
                 Held::Delivery(_) => {}
             }
         }
@@ -376,10 +371,7 @@ impl Broker {
     }
 
     /// A message that was about to be sent goes back to where it came from.
-    fn unsend(&mut self, id: SessionId, order: u64) {
-        if let Some(keeper) = &mut self.keeper {
-            keeper.has_room = false;
-        }
+    fn unsend(&mut self, id: SessionId, order: u64, outbox: &mut Outbox) {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
@@ -401,17 +393,16 @@ impl Broker {
             self.queued_bytes += reference.cost;
             let expires_at = self.messages.get(reference.message).expires_at();
             self.session_mut(id).queue.put_back(reference, expires_at);
+            self.wake_session(id, outbox);
         }
     }
 
     /// Nobody is to get a message that was held back.
-    fn take_back(&mut self, message: MessageId) {
+    fn take_back(&mut self, message: MessageId, outbox: &mut Outbox) {
         self.messages.retain(message);
         for id in self.messages.free(message) {
             // What stands behind it may go on.
-            let session = self.sessions.get(id);
-            let link = session.and_then(|session| session.link.as_ref());
-            self.woken.extend(link.map(|link| link.conn));
+            self.wake_session(id, outbox);
         }
         for id in self.sessions.keys() {
             let session = self.session_mut(id);
@@ -455,6 +446,12 @@ impl Broker {
         let level = level.or(self.is_stopping.then_some(Level::Strict));
         keeper.changes.push_back(Change { lsn, level, what });
         lsn
+    }
+
+    /// Notes the value of a key.
+    fn log_value(&mut self, level: Option<Level>, key: Key, body: Vec<u8>) -> Lsn {
+        let targets = SmallVec::from_iter([Target::Key(key)]);
+        self.log(level, What::Record { targets, body })
     }
 
     /// How soon what concerns sessions is synced.
@@ -581,26 +578,12 @@ impl Broker {
         for (filter, subscription) in self.subscriptions_of(id) {
             self.keep_subscription(id, &filter, subscription);
         }
-        let waiting: Vec<MessageId> = self.session_mut(id).queue.references().collect();
-        for (at, message) in waiting.into_iter().enumerate() {
-            let Some(level) = self.level_of_message(message) else {
-                continue;
+        for at in 0..self.session_mut(id).queue.messages() {
+            let Some(mut reference) = self.session_mut(id).queue.reference(at).cloned() else {
+                break;
             };
-            let session = self.sessions.get_mut(id);
-            let Some(Session { queue, kept, .. }) = session else {
-                continue;
-            };
-            let (Some(reference), Some(kept)) = (queue.reference_mut(at), kept) else {
-                continue;
-            };
-            if reference.qos == QoS::AtMostOnce {
-                continue;
-            }
-            reference.sequence = kept.next();
-            let target = queue_target(kept.queue, reference, &self.shared);
-            let body = encode_message(&self.messages.get(message).message, self.now);
-            let targets = SmallVec::from_iter([target]);
-            self.log(Some(level), What::Record { targets, body });
+            self.keep_entry(id, &mut reference);
+            self.session_mut(id).queue.number(at, reference.sequence);
         }
     }
 
@@ -617,7 +600,8 @@ impl Broker {
         all
     }
 
-    fn log_session(&mut self, id: SessionId, level: Option<Level>) {
+    /// Who a kept session is, and when it ends.
+    pub(super) fn log_session(&mut self, id: SessionId, level: Option<Level>) {
         let Some(session) = self.sessions.get(id) else {
             return;
         };
@@ -625,16 +609,7 @@ impl Broker {
             return;
         };
         let body = encode_session(session, self.now);
-        let targets = SmallVec::from_iter([Target::Key(kept.key(KeyKind::Session, 0))]);
-        self.log(level, What::Record { targets, body });
-    }
-
-    /// A session's client is gone, and its time runs. Nobody waits for this to be synced: without
-    /// it, the time runs from the next start.
-    pub(super) fn note_end(&mut self, id: SessionId) {
-        if self.keeper.is_some() {
-            self.log_session(id, None);
-        }
+        self.log_value(level, kept.key(KeyKind::Session, 0), body);
     }
 
     /// A kept session is over. `id` need not be in the table any more.
@@ -671,8 +646,7 @@ impl Broker {
         };
         let body = encode_subscription(filter, subscription);
         let key = kept.key(KeyKind::Subscription, hash(filter));
-        let targets = SmallVec::from_iter([Target::Key(key)]);
-        self.log(self.session_level(), What::Record { targets, body });
+        self.log_value(self.session_level(), key, body);
     }
 
     pub(super) fn forget_subscription(&mut self, id: SessionId, filter: &str) {
@@ -714,7 +688,8 @@ impl Broker {
         }
     }
 
-    /// Keeps an entry by itself: a message of a group that goes to another member.
+    /// Keeps an entry by itself: a message of a group that goes to another member, or one that was
+    /// there before its session was to be kept.
     pub(super) fn keep_entry(&mut self, id: SessionId, reference: &mut Reference) {
         reference.sequence = 0;
         let Some(level) = self.level_of_message(reference.message) else {
@@ -752,8 +727,7 @@ impl Broker {
         };
         let key = self.sent_key(id, sequence)?;
         let body = encode_sent(stage, packet_id);
-        let targets = SmallVec::from_iter([Target::Key(key)]);
-        let lsn = self.log(level, What::Record { targets, body });
+        let lsn = self.log_value(level, key, body);
         (level == Some(Level::Strict)).then_some(lsn)
     }
 
@@ -783,10 +757,6 @@ impl Broker {
         let Some(session) = self.sessions.get(id) else {
             return 0;
         };
-        let waiting = session.queue.iter().filter_map(|entry| match entry {
-            super::Entry::Message(reference) => Some(reference.sequence),
-            super::Entry::Replay(_) => None,
-        });
         let sent = session
             .inflight
             .iter()
@@ -794,8 +764,8 @@ impl Broker {
                 super::inflight::Stage::Published(reference) => Some(reference.sequence),
                 super::inflight::Stage::Released => None,
             });
-        // Those in the queue lie in order, but for what came from other members of a group.
-        let first = sent.chain(waiting).filter(|sequence| *sequence != 0).min();
+        let sent = sent.filter(|sequence| *sequence != 0);
+        let first = sent.chain(session.queue.first_sequence()).min();
         first.unwrap_or(u64::MAX)
     }
 
@@ -881,8 +851,7 @@ impl Broker {
                 continue;
             };
             let body = encode_message(&self.messages.get(message).message, self.now);
-            let targets = SmallVec::from_iter([Target::Key(key)]);
-            self.log(Some(Level::Strict), What::Record { targets, body });
+            self.log_value(Some(Level::Strict), key, body);
         }
     }
 
