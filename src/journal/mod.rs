@@ -688,9 +688,9 @@ impl Journal {
         lsn
     }
 
-    fn dig(&mut self, thing: Thing, place: Place, bytes: u32, since: u64) {
+    /// The record at `place` ends something for as long as it may be found.
+    fn add_grave(&mut self, thing: Thing, place: Place, bytes: u32, since: u64) {
         self.table.born(place.segment, bytes);
-        let since = since.min(self.table.at(place.segment).life.sequence);
         self.graves.insert(
             thing,
             Value {
@@ -699,6 +699,11 @@ impl Journal {
                 since,
             },
         );
+    }
+
+    fn dig(&mut self, thing: Thing, place: Place, bytes: u32, since: u64) {
+        let since = since.min(self.table.at(place.segment).life.sequence);
+        self.add_grave(thing, place, bytes, since);
         self.writer.young.push(thing);
     }
 

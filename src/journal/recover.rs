@@ -12,7 +12,7 @@ use super::segment::{
     BLOCK, BatchHeader, LIMBOS, Place, SLOTS_MAX, SegmentHeader, SegmentRead, State, padded,
 };
 use super::walk::{Step, Stream};
-use super::{Damage, Event, Journal, Note, Phase, Recovered, Thing, Unusable, Value};
+use super::{Damage, Event, Journal, Note, Phase, Recovered, Thing, Unusable};
 use crate::buffer::Payload;
 use crate::id::QueueId;
 
@@ -484,15 +484,7 @@ impl Journal {
                 None => self.table.at(place.segment).life.sequence,
             },
         };
-        self.table.born(place.segment, bytes);
-        self.graves.insert(
-            thing,
-            Value {
-                place,
-                bytes,
-                since,
-            },
-        );
+        self.add_grave(thing, place, bytes, since);
     }
 
     fn replayed(&mut self) {
