@@ -329,8 +329,8 @@ pub enum Notice {
     },
 }
 
-/// What the journal is asked. Until there is one, only fetches exist: a message that is not in
-/// memory is asked for by name.
+/// What is asked for a message that is not in memory. None is ever elsewhere, unless a test host
+/// says so (`Broker::set_fetch_every_draw`); what the journal asks of its disk is [`Output::Disk`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JournalCommand {
     /// Bring this message's bytes; answered by [`JournalEvent::Fetched`].

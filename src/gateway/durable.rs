@@ -67,6 +67,11 @@ impl Durable {
 }
 
 impl Gateway {
+    /// What was kept is still being read: nobody is let in, and nothing is told.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.awaited.contains(&Awaited::Journal)
+    }
+
     /// Carries changes into the journal and its commands to the host; whether there were any.
     pub(super) fn route_journal(&mut self, now: Now) -> bool {
         let mut is_busy = false;
@@ -76,11 +81,11 @@ impl Gateway {
             is_busy = true;
             has_gap |= !self.append(now, change, has_gap);
         }
-        let Some(durable) = &mut self.durable else {
-            return false;
-        };
         // Before everything has come back nobody knows which numbers are free.
-        if self.broker.wants_queue() && !self.awaited.contains(&Awaited::Journal) {
+        if !self.is_recovering()
+            && self.broker.wants_queue()
+            && let Some(durable) = &mut self.durable
+        {
             self.broker.give_queue(durable.journal.new_queue_id());
         }
         while let Some(durable) = &mut self.durable

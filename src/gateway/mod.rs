@@ -253,7 +253,7 @@ impl Gateway {
         if let Some(durable) = &mut self.durable {
             durable.journal.handle_timeout(now);
         }
-        if !self.awaited.contains(&Awaited::Journal) {
+        if !self.is_recovering() {
             self.tell_system(now);
             self.tell_health(now);
         }
@@ -265,7 +265,7 @@ impl Gateway {
     pub fn end_turn(&mut self, now: Now) {
         let synced = self.settle_journal(now);
         self.broker.end_turn(now, synced, &mut self.outbox);
-        if !self.awaited.contains(&Awaited::Journal) {
+        if !self.is_recovering() {
             self.tell_health(now);
         }
         self.route(now);
@@ -352,7 +352,7 @@ impl Gateway {
             None => None,
         };
         // Until then nothing is told.
-        let is_read = !self.awaited.contains(&Awaited::Journal);
+        let is_read = !self.is_recovering();
         let gateway = match self.life {
             Life::Stopping {
                 told: Told::Due, ..

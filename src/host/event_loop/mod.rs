@@ -813,6 +813,20 @@ mod tests {
     use crate::host::disk::Side;
     use crate::journal::disk::{BatchId, DiskCommand, Slot};
 
+    /// Nobody may come, and nothing is wired.
+    pub(super) fn bare_config() -> Config {
+        Config {
+            name: "test".into(),
+            base_topic: "test".into(),
+            broker: crate::broker::settings::Settings::default(),
+            journal: None,
+            exempt_addresses: Vec::new(),
+            listeners: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            bridges: BTreeMap::new(),
+        }
+    }
+
     struct Folder(PathBuf);
 
     impl Drop for Folder {
@@ -831,21 +845,11 @@ mod tests {
         let segment = folder.0.join("journal/00000000.seg");
         nix::unistd::mkfifo(&segment, Mode::S_IRWXU).unwrap();
 
-        let config = Config {
-            name: "test".into(),
-            base_topic: "test".into(),
-            broker: crate::broker::settings::Settings::default(),
-            journal: None,
-            exempt_addresses: Vec::new(),
-            listeners: BTreeMap::new(),
-            devices: BTreeMap::new(),
-            bridges: BTreeMap::new(),
-        };
         let settings = HostSettings {
             data_dir: Some(folder.0.clone()),
             ..HostSettings::default()
         };
-        let mut event_loop = EventLoop::new(config, settings).unwrap();
+        let mut event_loop = EventLoop::new(bare_config(), settings).unwrap();
         let command = DiskCommand::Commit {
             batch: BatchId(1),
             slot: Slot(0),

@@ -77,7 +77,7 @@ impl EventLoop {
             Output::Control { client, line } => self.answer_control(client, &line),
             Output::Load { request } => self.load(Some(request)),
             Output::Journal(JournalCommand::Fetch { message }) => {
-                // There is no journal yet: everything is in memory.
+                // Everything that a session waits for is in memory.
                 let payload = None;
                 self.inputs
                     .push_back(Input::Journal(JournalEvent::Fetched { message, payload }));

@@ -113,7 +113,6 @@ impl EventLoop {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::io::Read;
     use std::net::{Ipv4Addr, TcpListener};
     use std::sync::mpsc::channel;
@@ -122,8 +121,7 @@ mod tests {
 
     use super::*;
     use crate::bridge::settings::{Endpoint, Scheme, TlsSettings};
-    use crate::broker;
-    use crate::gateway::settings::Config;
+    use crate::host::event_loop::tests::bare_config;
     use crate::host::upstream::Dialling;
     use crate::host::{HostSettings, clock};
     use crate::time::Duration;
@@ -131,22 +129,12 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(20);
 
     fn event_loop(dialling: Dialling) -> EventLoop {
-        let config = Config {
-            name: "test".into(),
-            base_topic: "test".into(),
-            broker: broker::settings::Settings::default(),
-            journal: None,
-            exempt_addresses: Vec::new(),
-            listeners: BTreeMap::new(),
-            devices: BTreeMap::new(),
-            bridges: BTreeMap::new(),
-        };
         let settings = HostSettings {
             seed: Some(1),
             dialling,
             ..HostSettings::default()
         };
-        EventLoop::new(config, settings).unwrap()
+        EventLoop::new(bare_config(), settings).unwrap()
     }
 
     fn target(host: &str, port: u16) -> Box<Target> {
