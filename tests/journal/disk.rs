@@ -201,7 +201,14 @@ impl Disk {
             {
                 self.write(slot, offset, &bytes);
             }
-            // A make, a removal that was not answered: done or not, both are possible.
+            // A make may have come as far as any length of its file.
+            else if let DiskCommand::Make { slot, size } = command
+                && self.rng.chance(1, 3)
+            {
+                let len = self.rng.below(u64::from(size)) as usize;
+                self.put(slot, vec![0; len]);
+            }
+            // It, or a removal, was done or not: both are possible.
             else if !matches!(command, DiskCommand::Read { .. } | DiskCommand::Open)
                 && self.rng.chance(1, 2)
             {

@@ -96,9 +96,17 @@ class Connection:
             yield kind, body
 
 
+def open_connection(port, name):
+    """None: the broker was killed meanwhile. `port` waits until it listens again."""
+    try:
+        return Connection(port(), name)
+    except (Gone, OSError, StopIteration):
+        return None
+
+
 class Sender:
     """Publishes `count` messages, payloads NAME NUMBER, to one topic; `acknowledged` is how many of them were, in
-    order. `port` is asked for anew for each connection."""
+    order. `port` says where the broker listens, once it does."""
 
     def __init__(self, name, port, topic, qos, count, seed):
         self.name, self.port, self.topic, self.qos, self.count = name, port, topic, qos, count
@@ -118,10 +126,8 @@ class Sender:
                 before, silent_since = self.acknowledged, time.monotonic()
             if time.monotonic() - silent_since > PATIENCE:
                 raise AssertionError(f"{self.name}: {self.acknowledged} of {self.count} acknowledged, and no more")
-            try:
-                connection = Connection(self.port(), self.name)
-            except (Gone, OSError, StopIteration):
-                time.sleep(0.01)
+            connection = open_connection(self.port, self.name)
+            if not connection:
                 continue
             self.connections += 1
             try:

@@ -31,7 +31,7 @@ use fieldgate::rng::Rng;
 use fieldgate::slab::GenSlab;
 use fieldgate::time::{Duration, Instant, Now, WallTime};
 
-use super::disk::{Disk, Faults};
+use super::disk::{Disk, Trouble};
 
 /// Small enough for segments to be used again and again.
 const CONFIG: &str = r#"
@@ -214,7 +214,7 @@ impl World {
             self.report.turns += 1;
             if self.trouble && (turn > 3_000 || self.is_all_acknowledged()) {
                 self.trouble = false;
-                self.disk.set_faults(Faults::none());
+                self.disk.set_trouble(Trouble::none());
             }
             if !self.trouble && self.is_all_here() {
                 // A moment more, so that what should not come has time to.
@@ -390,10 +390,10 @@ impl World {
             }
             4..6 => self.crash(),
             6..10 => {
-                let faults = Faults::some(&mut self.rng);
-                self.disk.set_faults(faults);
+                let trouble = Trouble::some(&mut self.rng);
+                self.disk.set_trouble(trouble);
             }
-            10..20 => self.disk.set_faults(Faults::none()),
+            10..20 => self.disk.set_trouble(Trouble::none()),
             20..24 => {
                 for client in &mut self.clients {
                     if let Role::Taker(taker) = &mut client.role {
