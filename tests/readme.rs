@@ -109,6 +109,34 @@ fn the_limits_shown_are_the_defaults() {
     let local = &shown.gateway.listeners["local"];
     assert_eq!(local.bind, silent.gateway.listeners["local"].bind);
 
+    // Of a bridge, what must be given and what has no default is taken from what is shown.
+    let mut bridges = shown.gateway.bridges.clone();
+    let silent = parse(
+        r#"[gateway]
+        name = "shed"
+        [bridge.cloud]
+        url = "mqtts://broker.example:8883"
+        [[bridge.cloud.send]]
+        filter = "shed/#"
+        to = "plants/shed/#"
+        [[bridge.cloud.receive]]
+        filter = "plants/shed/+/+/set"
+        [bridge.spare]
+        urls = ["mqtt://one.example", "mqtt://two.example"]
+        "#,
+    );
+    let cloud = bridges.get_mut("cloud").expect("a bridge");
+    assert!(cloud.username.take().is_some() && cloud.password.take().is_some());
+    assert!(cloud.tls.identity.is_some());
+    let spare = bridges.get_mut("spare").expect("another");
+    assert!(spare.username.take().is_some() && spare.password.take().is_some());
+    let cloud = bridges.get_mut("cloud").expect("a bridge");
+    cloud.tls = silent.gateway.bridges["cloud"].tls.clone();
+    assert!(cloud.send[0].backlog_to.take().is_some());
+    cloud.send[0].except.clear();
+    assert!(cloud.receive[0].to.take().is_some());
+    assert_eq!(bridges, silent.gateway.bridges);
+
     let named = r#"[device.greenhouse]
         driver = "bme280"
         bus = "i2c.1"
@@ -124,7 +152,7 @@ fn the_limits_shown_are_the_defaults() {
 
 /// A table in which nothing but an unknown key is wrong, for each kind of table: the message lists
 /// the keys that are known.
-const TABLES: [&str; 28] = [
+const TABLES: [&str; 35] = [
     "",
     "[gateway]\n",
     "[gateway.defaults]\n",
@@ -141,6 +169,13 @@ const TABLES: [&str; 28] = [
     "[listener.x]\nbind = \"[::1]:1\"\nprotocols = [\"websocket\"]\nwebsocket = { @ = 1 }\n",
     "[listener.x]\nbind = \"[::1]:1\"\nproxy_protocol = { from = [\"::1\"], @ = 1 }\n",
     "[listener.x]\nbind = \"[::1]:1\"\nredirect = { to = \"a\", @ = 1 }\n",
+    "[bridge.x]\nurl = \"mqtt://a\"\n",
+    "[bridge.x]\nurl = \"mqtts://a\"\ntls = { @ = 1 }\n",
+    "[bridge.x]\nurl = \"mqtt://a\"\nreconnect = { @ = 1 }\n",
+    "[bridge.x]\nurl = \"mqtt://a\"\nqueue = { @ = 1 }\n",
+    "[bridge.x]\nurl = \"mqtt://a\"\nusername = { file = \"a\", @ = 1 }\n",
+    "[bridge.x]\nurl = \"mqtt://a\"\n[[bridge.x.send]]\nfilter = \"a\"\n@ = 1\n",
+    "[bridge.x]\nurl = \"mqtt://a\"\n[[bridge.x.receive]]\nfilter = \"a\"\n@ = 1\n",
     "[i2c.1]\n",
     "[gpio.header]\n",
     "[serial.x]\npath = \"/dev/x\"\n",

@@ -3,9 +3,11 @@
 use lexopt::Parser;
 use serde_json::{Value, json};
 
+use crate::bridge::settings::Endpoint;
 use crate::config::{self, Diagnostics, Loaded, Meant, Severity};
 use crate::host::credentials;
 use crate::host::probe::{self, Probe};
+use crate::host::upstream;
 
 use super::configuration::environment;
 use super::{Argument, Failure, Globals, code, help, other_argument, output};
@@ -29,6 +31,7 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
     let (meant, diagnostics) = match config::load(&path, &environment()) {
         Ok(mut loaded) => {
             look_at_credentials(&mut loaded);
+            look_at_bridges(&mut loaded);
             let is_right = loaded.warnings.errors() == 0;
             (is_right.then_some(loaded.meant), loaded.warnings)
         }
@@ -91,6 +94,45 @@ fn look_at_credentials(loaded: &mut Loaded) {
             let key = format!("listener.{name}.tls.{}", problem.key);
             loaded.found(&key, severity, title, help);
         }
+    }
+}
+
+/// The same for bridges.
+fn look_at_bridges(loaded: &mut Loaded) {
+    let bridges = loaded.meant.gateway.bridges.clone();
+    for (name, settings) in bridges {
+        let host = settings
+            .endpoints
+            .iter()
+            .find_map(|endpoint| match endpoint {
+                Endpoint::Network { host, .. } if endpoint.is_encrypted() => Some(host),
+                _ => None,
+            });
+        let Some(Err(problem)) = host.map(|host| upstream::check(&settings.tls, host)) else {
+            continue;
+        };
+        let title = format!("{} cannot be used: {}", problem.path, problem.what);
+        let (severity, help) = match (problem.is_hidden, problem.key) {
+            // Whoever checks may not be who runs it.
+            (true, _) => (
+                Severity::Warning,
+                "the user that runs fieldgate must be able to read it",
+            ),
+            (_, "key") => (
+                Severity::Error,
+                "it is the private key of `certificate`, in PEM",
+            ),
+            (_, "ca") => (
+                Severity::Error,
+                "it is what has signed the broker's certificate, in PEM",
+            ),
+            _ => (
+                Severity::Error,
+                "it is our certificate and those above it, in PEM",
+            ),
+        };
+        let key = format!("bridge.{name}.tls.{}", problem.key);
+        loaded.found(&key, severity, title, help);
     }
 }
 

@@ -43,10 +43,10 @@ const PACKET_SIZES: RangeInclusive<u64> = KIB..=255 * MIB;
 const CONNECT_SIZES: RangeInclusive<u64> = KIB..=MIB;
 
 /// Any table, any queue. Up to 2 GiB: a 32-bit Pi cannot address more.
-const SIZES: RangeInclusive<u64> = 64 * KIB..=2 * GIB;
+pub(super) const SIZES: RangeInclusive<u64> = 64 * KIB..=2 * GIB;
 
 /// Keep-alive is a number of seconds in 16 bits.
-const KEEP_ALIVE: Times = times_or_off(
+pub(super) const KEEP_ALIVE: Times = times_or_off(
     "s",
     Duration::from_secs(1),
     Duration::from_secs(u16::MAX as u64),
@@ -54,7 +54,7 @@ const KEEP_ALIVE: Times = times_or_off(
 );
 
 /// Session expiry is a number of seconds in 32 bits, of which the largest means "never".
-const SESSION_EXPIRY: Times = times(
+pub(super) const SESSION_EXPIRY: Times = times(
     "s",
     Duration::from_secs(1),
     Duration::from_secs(u32::MAX as u64 - 1),

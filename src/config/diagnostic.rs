@@ -371,25 +371,40 @@ impl Diagnostics {
 /// A place in a source, what it is to the message, and the label beside it.
 type Mark<'a> = (AnnotationKind, Span, &'a String);
 
-/// Hides what stands behind the `=` on lines that name a secret. Every character is replaced by one
+/// Hides what stands behind the `=` on lines that name a secret, and before the `@` of a URL. Every
+/// character is replaced by one
 /// of the same length, so that carets stay where they are.
 fn mask_secrets(text: &str) -> Cow<'_, str> {
-    if secret_word(text).is_none() {
+    if secret_word(text).is_none() && !text.contains('@') {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {
         let value_at = secret_word(line)
             .and_then(|word| line[word..].find(['=', ' ', ':']).map(|n| word + n + 1));
-        let (shown, hidden) = line.split_at(value_at.unwrap_or(line.len()));
-        out.push_str(shown);
+        let (line, hidden) = line.split_at(value_at.unwrap_or(line.len()));
+        let mut rest = line;
+        while let Some((before, url)) = rest.split_once("://") {
+            let end = url.find(['"', '\'', ' ']).unwrap_or(url.len());
+            let login = url[..end].rfind('@').unwrap_or(0);
+            out.push_str(before);
+            out.push_str("://");
+            out.extend(url[..login].chars().map(masked));
+            rest = &url[login..];
+        }
+        out.push_str(rest);
         out.extend(hidden.chars().map(|c| match c {
             '=' | '"' | '\'' | '{' | '}' | ',' => c,
             c if c.is_whitespace() => c,
-            c => ['*', '·', '•', '𝄽'][c.len_utf8() - 1],
+            c => masked(c),
         }));
     }
     Cow::Owned(out)
+}
+
+/// One of the same length in UTF-8.
+fn masked(c: char) -> char {
+    ['*', '·', '•', '𝄽'][c.len_utf8() - 1]
 }
 
 /// Where a line names something that holds a secret.

@@ -14,6 +14,8 @@ pub(super) enum Group {
     /// A point that its driver brings along. What is later on other points is later there too.
     FixedPoint,
     Point,
+    /// `[[bridge.NAME.send]]`
+    Send,
     Other,
 }
 
@@ -22,9 +24,9 @@ const KEYS: [(Group, &str, &str); 15] = [
     (Group::Root, "spi", "[spi.N]"),
     (Group::Root, "onewire", "[onewire]"),
     (Group::Root, "tcp", "[tcp.NAME]"),
-    (Group::Root, "bridge", "[bridge.NAME]"),
     (Group::Root, "home_assistant", "[home_assistant]"),
     (Group::Root, "http", "[http]"),
+    (Group::Send, "payload", "re-encoding a payload on a bridge"),
     (Group::Common, "area", "area"),
     (Group::Common, "icon", "icon"),
     (Group::Common, "device_class", "device_class"),
@@ -136,6 +138,10 @@ mod tests {
                 Group::FixedPoint => format!(
                     "[device.m]\ndriver = \"lm75\"\nbus = \"i2c.1\"\n\
                      [device.m.point.temperature]\n{key} = false\n"
+                ),
+                Group::Send => format!(
+                    "[bridge.b]\nurl = \"mqtt://b\"\n[[bridge.b.send]]\nfilter = \"a\"\n\
+                     {key} = \"x\"\n"
                 ),
                 Group::Other => panic!("nothing is later there"),
             };

@@ -6,13 +6,14 @@
 //! time.
 //!
 //! The way of a setting: `tree` turns TOML into values with places and merges the files; a reader
-//! for each table (`gateway`, `broker`, `listener`, `bus`, `device` and the drivers' own)
+//! for each table (`gateway`, `broker`, `listener`, `bridge`, `bus`, `device` and the drivers' own)
 //! checks and converts it with the functions of `read`; `common` lets the nearest of defaults,
 //! device and point win; `wiring` and `topics` check what crosses devices. What is documented
 //! and not built yet is refused by name (`later`); words of other programs are recognised
 //! (`words`).
 
 pub mod access;
+mod bridge;
 mod broker;
 mod bus;
 mod chip;
@@ -298,6 +299,7 @@ fn meant(cx: &mut read::Cx<'_>, table: &tree::Table) -> Meant {
     let listeners = listener::read(cx, &root, &broker, &control, has_passwords);
     let mut buses = bus::Buses::read(cx, &root);
     let devices = device::read(cx, &root, &gateway, &mut buses);
+    let bridges = bridge::read(cx, &root, &gateway, &broker, &devices.configs);
     if cx.out.errors() == 0 {
         // Otherwise the device that uses it may be the one that could not be read.
         buses.warn_unused(cx);
@@ -311,8 +313,7 @@ fn meant(cx: &mut read::Cx<'_>, table: &tree::Table) -> Meant {
             exempt_addresses: broker.exempt,
             listeners,
             devices: devices.configs,
-            // `bridge` is refused by name until it can be read.
-            bridges: BTreeMap::new(),
+            bridges,
         },
         log,
         control: control.value,

@@ -36,6 +36,19 @@ pub(super) enum Place {
     Proxy,
     /// `redirect = { … }`
     Redirect,
+    Bridge,
+    /// `tls = { … }` of a bridge
+    BridgeTls,
+    /// `reconnect = { … }`
+    Reconnect,
+    /// `queue = { … }` of a bridge
+    BridgeQueue,
+    /// `password = { … }`
+    Secret,
+    /// One of `[[bridge.NAME.send]]`.
+    Send,
+    /// One of `[[bridge.NAME.receive]]`.
+    Receive,
     I2c,
     Gpio,
     Serial,
@@ -60,7 +73,7 @@ pub(super) enum Place {
 }
 
 impl Place {
-    const ALL: [Self; 33] = [
+    const ALL: [Self; 40] = [
         Self::Root,
         Self::Gateway,
         Self::Defaults,
@@ -79,6 +92,13 @@ impl Place {
         Self::WebSocket,
         Self::Proxy,
         Self::Redirect,
+        Self::Bridge,
+        Self::BridgeTls,
+        Self::Reconnect,
+        Self::BridgeQueue,
+        Self::Secret,
+        Self::Send,
+        Self::Receive,
         Self::I2c,
         Self::Gpio,
         Self::Serial,
@@ -101,8 +121,8 @@ impl Place {
     const fn own_keys(self) -> &'static [&'static str] {
         match self {
             Self::Root => &[
-                "gateway", "broker", "journal", "access", "listener", "i2c", "gpio", "serial",
-                "device", "log", "control",
+                "gateway", "broker", "journal", "access", "listener", "bridge", "i2c", "gpio",
+                "serial", "device", "log", "control",
             ],
             Self::Gateway => &["name", "base_topic", "data_dir", "time_format", "defaults"],
             Self::Defaults | Self::FixedPoint => &[],
@@ -178,6 +198,42 @@ impl Place {
             Self::WebSocket => &["path", "origins"],
             Self::Proxy => &["from"],
             Self::Redirect => &["to", "permanent"],
+            Self::Bridge => &[
+                "url",
+                "urls",
+                "failback",
+                "version",
+                "client_id",
+                "username",
+                "password",
+                "tls",
+                "keep_alive",
+                "session_expiry",
+                "clean_start",
+                "reconnect",
+                "stalled_after",
+                "profile",
+                "state_topic",
+                "queue",
+                "replay_rate",
+                "inflight_maximum",
+                "send",
+                "receive",
+            ],
+            Self::BridgeTls => &["ca", "certificate", "key", "alpn", "server_name"],
+            Self::Reconnect => &["min", "max"],
+            Self::BridgeQueue => &["messages", "bytes", "age", "when_full"],
+            Self::Secret => &["file", "credential", "env"],
+            Self::Send => &[
+                "filter",
+                "except",
+                "to",
+                "backlog_to",
+                "qos",
+                "keep",
+                "lanes",
+            ],
+            Self::Receive => &["filter", "to", "qos", "queued"],
             Self::I2c => &["transfer_timeout"],
             Self::Gpio => &["chip"],
             Self::Serial => &["path", "baud", "format", "rs485"],
@@ -271,6 +327,7 @@ impl Place {
     fn group(self) -> Group {
         match self {
             Self::Root => Group::Root,
+            Self::Send => Group::Send,
             Self::Defaults | Self::System | Self::Chip | Self::Lines | Self::Text => Group::Common,
             Self::FixedPoint => Group::FixedPoint,
             Self::InputPoint
@@ -303,6 +360,13 @@ impl Place {
             Self::WebSocket => "`websocket` of [listener.NAME]",
             Self::Proxy => "`proxy_protocol` of [listener.NAME]",
             Self::Redirect => "`redirect` of [listener.NAME]",
+            Self::Bridge => "[bridge.NAME]",
+            Self::BridgeTls => "`tls` of [bridge.NAME]",
+            Self::Reconnect => "`reconnect` of [bridge.NAME]",
+            Self::BridgeQueue => "`queue` of [bridge.NAME]",
+            Self::Secret => "`username` or `password` of [bridge.NAME]",
+            Self::Send => "[[bridge.NAME.send]]",
+            Self::Receive => "[[bridge.NAME.receive]]",
             Self::I2c => "[i2c.N]",
             Self::Gpio => "[gpio.NAME]",
             Self::Serial => "[serial.NAME]",

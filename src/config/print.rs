@@ -3,7 +3,11 @@
 
 use core::fmt::Write as _;
 
-use super::{LogLevel, Meant, access, broker, common, durability, gateway, gpio, lines, transport};
+use super::{
+    LogLevel, Meant, access, bridge, broker, common, durability, gateway, gpio, lines, transport,
+};
+use crate::bridge::settings::{Endpoint, ReceiveRule, SecretSource, SendRule};
+use crate::bridge::settings::{Settings as BridgeSettings, TlsSettings as BridgeTls};
 use crate::broker::settings::{Effect, Level, Who};
 use crate::field::line::{Chip, LineRef};
 use crate::field::port::{Parity, PortSettings};
@@ -35,6 +39,9 @@ impl Meant {
         out.access();
         for (name, listener) in &self.gateway.listeners {
             out.listener(name, listener);
+        }
+        for (name, settings) in &self.gateway.bridges {
+            out.bridge(name, settings);
         }
         out.buses();
         for (name, device) in &self.gateway.devices {
@@ -376,6 +383,132 @@ impl Printer<'_> {
         }
     }
 
+    fn bridge(&mut self, name: &str, settings: &BridgeSettings) {
+        self.table(format!("bridge.{name}"));
+        let urls: Vec<String> = settings.endpoints.iter().map(url).collect();
+        match &urls[..] {
+            [one] => self.line("url", one),
+            several => self.line("urls", &format!("[{}]", several.join(", "))),
+        }
+        if urls.len() > 1 {
+            self.duration_or_off("failback", settings.failback);
+        }
+        self.text("version", word(&bridge::VERSIONS, settings.version));
+        self.text("client_id", &settings.client_id);
+        match &settings.username {
+            // It is no secret, unless the file says so by keeping it elsewhere.
+            Some(SecretSource::Literal(name)) => self.text("username", name),
+            source => self.secret("username", source.as_ref()),
+        }
+        self.secret("password", settings.password.as_ref());
+        self.bridge_tls(&settings.tls);
+        let keep_alive = u64::from(settings.keep_alive);
+        let keep_alive = (keep_alive > 0).then(|| Duration::from_secs(keep_alive));
+        self.duration_or_off("keep_alive", keep_alive);
+        match settings.session_expiry {
+            u32::MAX => self.text("session_expiry", "unlimited"),
+            seconds => self.duration("session_expiry", Duration::from_secs(seconds.into())),
+        }
+        self.number("clean_start", settings.clean_start);
+        let pause = |pause| quoted(&format_duration(pause));
+        let (min, max) = (pause(settings.reconnect.min), pause(settings.reconnect.max));
+        self.line("reconnect", &format!("{{ min = {min}, max = {max} }}"));
+        self.duration_or_off("stalled_after", settings.stalled_after);
+        self.text("profile", word(&bridge::PROFILES, settings.profile));
+        self.text(
+            "state_topic",
+            settings.state_topic.as_deref().unwrap_or_default(),
+        );
+        let queue = &settings.queue;
+        let messages = match queue.messages {
+            Some(count) => count.to_string(),
+            None => quoted("unlimited"),
+        };
+        let age = queue.age.map_or_else(|| quoted("off"), pause);
+        let text = format!(
+            "{{ messages = {messages}, bytes = {}, age = {age}, when_full = {} }}",
+            quoted(&format_size(queue.bytes)),
+            quoted(word(&bridge::WHEN_FULL, queue.when_full))
+        );
+        self.line("queue", &text);
+        let rate = settings.replay_rate.map(format_rate);
+        self.text("replay_rate", rate.as_deref().unwrap_or("unlimited"));
+        self.number("inflight_maximum", settings.inflight_maximum);
+        for (index, rule) in settings.send.iter().enumerate() {
+            self.path = format!("bridge.{name}.send.{index}");
+            let _ = write!(self.text, "\n[[bridge.{name}.send]]\n");
+            self.send_rule(rule);
+        }
+        for (index, rule) in settings.receive.iter().enumerate() {
+            self.path = format!("bridge.{name}.receive.{index}");
+            let _ = write!(self.text, "\n[[bridge.{name}.receive]]\n");
+            self.receive_rule(rule);
+        }
+    }
+
+    /// Where it is found; what stands in the file itself is not shown.
+    fn secret(&mut self, key: &str, source: Option<&SecretSource>) {
+        let (kind, place) = match source {
+            None => return,
+            Some(SecretSource::Literal(_)) => {
+                let origin = self.meant.origin_of(&format!("{}.{key}", self.path));
+                let _ = writeln!(self.text, "# {key} is not shown: {origin}");
+                return;
+            }
+            Some(SecretSource::File(path)) => ("file", path),
+            Some(SecretSource::Credential(name)) => ("credential", name),
+            Some(SecretSource::Environment(name)) => ("env", name),
+        };
+        self.line(key, &format!("{{ {kind} = {} }}", quoted(place)));
+    }
+
+    fn bridge_tls(&mut self, tls: &BridgeTls) {
+        let identity = tls.identity.as_ref();
+        let mut parts = Vec::new();
+        for (key, value) in [
+            ("ca", tls.ca.as_deref()),
+            ("certificate", identity.map(|own| &*own.certificate)),
+            ("key", identity.map(|own| &*own.key)),
+            ("server_name", tls.server_name.as_deref()),
+        ] {
+            parts.extend(value.map(|value| format!("{key} = {}", quoted(value))));
+        }
+        if !tls.alpn.is_empty() {
+            let names: Vec<String> = tls.alpn.iter().map(|name| quoted(name)).collect();
+            parts.push(format!("alpn = [{}]", names.join(", ")));
+        }
+        if !parts.is_empty() {
+            self.line("tls", &format!("{{ {} }}", parts.join(", ")));
+        }
+    }
+
+    fn send_rule(&mut self, rule: &SendRule) {
+        self.text("filter", &rule.filter);
+        if !rule.except.is_empty() {
+            let except: Vec<String> = rule.except.iter().map(|it| quoted(it)).collect();
+            self.line("except", &format!("[{}]", except.join(", ")));
+        }
+        for (key, to) in [("to", &rule.to), ("backlog_to", &rule.backlog_to)] {
+            if let Some(to) = to {
+                self.text(key, to);
+            }
+        }
+        self.number("qos", rule.qos);
+        self.text("keep", word(&bridge::KEEPS, rule.keep));
+        let lanes = bridge::LANES.iter().find(|(_, lanes)| *lanes == rule.lanes);
+        let lanes = lanes.map(|(number, _)| *number);
+        self.number("lanes", lanes.expect("the table has every number of lanes"));
+    }
+
+    fn receive_rule(&mut self, rule: &ReceiveRule) {
+        self.text("filter", &rule.filter);
+        if let Some(to) = &rule.to {
+            self.text("to", to);
+        }
+        self.number("qos", rule.qos);
+        self.text("queued", word(&bridge::QUEUED, rule.queued));
+    }
+
     fn buses(&mut self) {
         let buses = &self.meant.buses;
         for (number, timeout) in &buses.i2c {
@@ -608,6 +741,10 @@ fn driver_word(driver: &Driver) -> &'static str {
             I2cChip::Bmp280 => "bmp280",
         },
     }
+}
+
+fn url(endpoint: &Endpoint) -> String {
+    quoted(&endpoint.to_string())
 }
 
 fn port_format(port: &PortSettings) -> String {

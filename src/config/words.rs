@@ -203,18 +203,10 @@ const WORDS: [(&str, &str, &str); 84] = [
     (
         "connection",
         MOSQUITTO,
-        "[bridge.NAME], which is not available in this version",
+        "[bridge.NAME] with `url`, `[[bridge.NAME.send]]` and `[[bridge.NAME.receive]]`",
     ),
-    (
-        "remote_username",
-        MOSQUITTO,
-        "[bridge.NAME], which is not available in this version",
-    ),
-    (
-        "remote_password",
-        MOSQUITTO,
-        "[bridge.NAME], which is not available in this version",
-    ),
+    ("remote_username", MOSQUITTO, "`username` in [bridge.NAME]"),
+    ("remote_password", MOSQUITTO, "`password` in [bridge.NAME]"),
     (
         "max_connection",
         MOSQUITTO,

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use fieldgate::bridge::settings::{
+    self as bridge, Endpoint, Keep, Lanes, Profile, Queued, Scheme, SecretSource, Version,
+};
 use fieldgate::broker::settings::{Effect, Level, WhenFull, Who};
 use fieldgate::config::{Environment, LogLevel, Source, parse};
 use fieldgate::field::line::{Bias, Chip, Edges, LineRef};
@@ -150,6 +153,47 @@ command = "T\r\n"
 driver = "system"
 every = "1m"
 
+[bridge.cloud]
+urls = ["mqtts://broker.example:8883", "wss://other.example/mqtt/v1", "mqtt://[2001:db8::1]"]
+failback = "10m"
+version = "auto"
+client_id = "shed-7"
+username = "shed"
+password = { credential = "cloud" }
+tls = { ca = "ca.pem", certificate = "c.pem", key = "k.pem", alpn = ["mqtt"], server_name = "broker.example" }
+keep_alive = "60s"
+session_expiry = "7d"
+clean_start = false
+reconnect = { min = "1s", max = "2m" }
+stalled_after = "30s"
+profile = "generic"
+state_topic = "plants/shed/gateway/state"
+queue = { messages = 100000, bytes = "256MiB", age = "30d", when_full = "drop_newest" }
+replay_rate = "200/s"
+inflight_maximum = 50
+[[bridge.cloud.send]]
+filter = "plant/shed/#"
+except = ["plant/shed/+/raw"]
+to = "plants/shed/#"
+backlog_to = "late/shed/#"
+qos = 1
+keep = "all"
+lanes = 2
+[[bridge.cloud.send]]
+filter = "plant/shed/+/raw"
+qos = 0
+keep = "latest"
+lanes = 1
+[[bridge.cloud.receive]]
+filter = "$share/edge/plants/shed/+/+/set"
+to = "plant/shed/+/+/set"
+qos = 0
+queued = "obey"
+[bridge.ha]
+url = "unix:ha.sock"
+username = { env = "HA_USER" }
+password = { file = "ha-password" }
+
 [log]
 level = "info"
 levels = { bridge = "debug", "host::net" = "trace" }
@@ -292,6 +336,111 @@ fn the_documented_example_means_what_it_says() {
     assert_eq!(scale.points["weight"].kind, TextKind::Number);
     assert_eq!(scale.points["stable"].booleans, ("US".into(), "GS".into()));
     assert!(!scale.points["tare"].read);
+}
+
+#[test]
+fn the_documented_bridges_mean_what_they_say() {
+    let bridges = meant(EXAMPLE).meant.gateway.bridges;
+    let cloud = &bridges["cloud"];
+    let network = |scheme, host: &str, port, path: &str| Endpoint::Network {
+        scheme,
+        host: host.into(),
+        port,
+        path: path.into(),
+    };
+    assert_eq!(
+        cloud.endpoints,
+        [
+            network(Scheme::Mqtts, "broker.example", 8883, ""),
+            network(Scheme::Wss, "other.example", 443, "/mqtt/v1"),
+            network(Scheme::Mqtt, "2001:db8::1", 1883, ""),
+        ]
+    );
+    assert_eq!(cloud.failback, Some(Duration::from_secs(600)));
+    assert_eq!((&*cloud.origin, &*cloud.base_topic), ("shed", "plant/shed"));
+    assert_eq!(&*cloud.client_id, "shed-7");
+    assert_eq!(cloud.username, Some(SecretSource::Literal("shed".into())));
+    assert_eq!(
+        cloud.password,
+        Some(SecretSource::Credential("cloud".into()))
+    );
+    let identity = cloud.tls.identity.as_ref().unwrap();
+    assert_eq!(&*identity.certificate, "/etc/fieldgate/c.pem");
+    assert_eq!(cloud.tls.server_name.as_deref(), Some("broker.example"));
+    assert_eq!((cloud.keep_alive, cloud.session_expiry), (60, 604_800));
+    assert_eq!(cloud.queue.messages, Some(100_000));
+    assert_eq!(cloud.queue.when_full, bridge::WhenFull::DropNewest);
+    assert_eq!(cloud.inflight_maximum, 50);
+    let [all, raw] = &cloud.send[..] else {
+        panic!("two rules");
+    };
+    assert_eq!(all.to.as_deref(), Some("plants/shed/#"));
+    assert_eq!(all.backlog_to.as_deref(), Some("late/shed/#"));
+    assert_eq!((all.keep, all.lanes), (Keep::All, Lanes::Two));
+    assert_eq!(all.except, ["plant/shed/+/raw".into()]);
+    assert_eq!((raw.keep, raw.lanes), (Keep::Latest, Lanes::One));
+    let [commands] = &cloud.receive[..] else {
+        panic!("one rule");
+    };
+    assert_eq!(&*commands.filter, "$share/edge/plants/shed/+/+/set");
+    assert_eq!(
+        (commands.qos, commands.queued),
+        (QoS::AtMostOnce, Queued::Obey)
+    );
+    let ha = &bridges["ha"];
+    let path = "/etc/fieldgate/ha.sock".into();
+    assert_eq!(ha.endpoints, [Endpoint::Unix { path }]);
+    assert_eq!(
+        ha.username,
+        Some(SecretSource::Environment("HA_USER".into()))
+    );
+    let file = SecretSource::File("/etc/fieldgate/ha-password".into());
+    assert_eq!(ha.password, Some(file));
+}
+
+#[test]
+fn a_bridge_that_says_little_has_the_defaults() {
+    let bridges = meant(
+        "[bridge.up]\nurl = \"ws://broker.example\"\n[[bridge.up.send]]\nfilter = \"shed/#\"\nto = \
+         \"plants/shed/#\"\n[[bridge.up.send]]\nfilter = \"other/#\"\nqos = 0\n[[bridge.up.receive]]\n\
+         filter = \"news/#\"\n",
+    );
+    let up = &bridges.meant.gateway.bridges["up"];
+    let Endpoint::Network { port, path, .. } = &up.endpoints[0] else {
+        panic!("a network's");
+    };
+    assert_eq!((*port, &**path), (80, "/mqtt"));
+    assert_eq!(up.failback, None, "there is nothing to go back to");
+    assert_eq!(&*up.client_id, "shed-up");
+    assert_eq!((up.version, up.profile), (Version::Auto, Profile::Generic));
+    assert_eq!((up.keep_alive, up.session_expiry), (60, 7 * 86_400));
+    assert!(!up.clean_start);
+    assert_eq!(up.reconnect, bridge::Reconnect::default());
+    assert_eq!(up.stalled_after, Some(Duration::from_secs(30)));
+    assert_eq!(up.queue, bridge::QueueLimits::default());
+    let rate = up.replay_rate.unwrap();
+    assert_eq!(fieldgate::units::format_rate(rate), "200/s");
+    assert_eq!(
+        up.state_topic.as_deref(),
+        Some("plants/shed/gateway/state"),
+        "as the rules call it"
+    );
+    assert_eq!(up.send[0].qos, QoS::AtLeastOnce);
+    assert_eq!(
+        (up.send[0].keep, up.send[1].keep),
+        (Keep::All, Keep::Nothing)
+    );
+    assert_eq!(up.receive[0].qos, QoS::AtLeastOnce);
+    assert_eq!(up.receive[0].queued, Queued::Refuse);
+    let silent = meant("[bridge.up]\nurl = \"mqtt://a\"\n").meant.gateway;
+    assert_eq!(silent.bridges["up"].state_topic, None, "it is sent nowhere");
+    let several = meant("[bridge.up]\nurls = [\"mqtt://a\", \"mqtt://b\"]\n")
+        .meant
+        .gateway;
+    assert_eq!(
+        several.bridges["up"].failback,
+        Some(Duration::from_secs(300))
+    );
 }
 
 #[test]

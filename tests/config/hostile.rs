@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use fieldgate::bridge::settings::SecretSource;
 use proptest::prelude::*;
 
 use super::example::EXAMPLE;
@@ -15,11 +16,13 @@ fn survive(text: &str) {
             let _ = loaded.warnings.render(true);
             let printed = loaded.meant.print();
             let again = read(&printed).map(|again| again.meant.gateway);
-            assert_eq!(
-                again.as_ref(),
-                Ok(&loaded.meant.gateway),
-                "{text:?}\n{printed}"
-            );
+            // A password that stands in the file is not printed.
+            let mut meant = loaded.meant.gateway;
+            for bridge in meant.bridges.values_mut() {
+                let is_literal = |source: &SecretSource| matches!(source, SecretSource::Literal(_));
+                bridge.password = bridge.password.take().filter(|it| !is_literal(it));
+            }
+            assert_eq!(again.as_ref(), Ok(&meant), "{text:?}\n{printed}");
         }
         Err(errors) => {
             assert!(errors.errors() > 0, "refused without an error: {text:?}");

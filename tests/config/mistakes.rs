@@ -68,7 +68,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "later_tables",
-        "[bridge.cloud]\nurl = \"mqtts://x\"\npassword = \"hunter2\"\n[http]\nbind = \
+        "[bridge.cloud]\nurl = \"mqtts://x\"\n[[bridge.cloud.send]]\nfilter = \"a\"\npayload = \"json\"\n[http]\nbind = \
             \"127.0.0.1:9480\"\n\
       [home_assistant]\nprefix = \"ha\"\n[broker.durability]\ndefault = \"none\"\n",
     ),
@@ -480,6 +480,79 @@ const MISTAKES: &[(&str, &str)] = &[
         "access_rule_is_no_table",
         "[access]\nrule = { allow = [\"publish\"], filter = \"#\" }\n",
     ),
+    // bridges
+    (
+        "bridge_urls",
+        "[bridge.none]\n[bridge.two]\nurl = \"mqtt://a\"\nurls = [\"mqtt://b\"]\n[bridge.empty]\nurls = \
+         []\n[bridge.bad]\nurls = [\"broker.example\", \"tcp://b:1883\", \"ssl://b\", \"http://b/mqtt\", \
+         \"amqp://b\", \"mqtt:b\", \"mqtt://\", \"mqtt://b:0\", \"mqtt://b:port\", \"mqtt://::1\", \
+         \"mqtt://b/path\", \"ws://b/a#b\", \"mqtt://b..c\", \"mqtt://b\", \"mqtt://b:1883\"]\n\
+         [bridge.list]\nurl = [\"mqtt://a\"]\n",
+    ),
+    (
+        "bridge_url_with_a_password",
+        "[bridge.b]\nurl = \"mqtts://shed:hunter2@broker.example\"\n[bridge.c]\nurls = [\"tcp://é:hunter2@b\", \"mqtt://a\"]\n",
+    ),
+    (
+        "bridge_secrets",
+        "[bridge.a]\nurl = \"mqtt://b\"\npassword = \"hunter2\"\n[bridge.b]\nurl = \"mqtt://b\"\n\
+         username = { file = \"a\", env = \"B\" }\npassword = {}\n[bridge.c]\nurl = \"mqtt://b\"\nusername = \
+         7\npassword = { credential = \"../../etc/shadow\" }\n[bridge.d]\nurl = \"mqtt://b\"\nusername = \
+         \"\"\n",
+    ),
+    (
+        "bridge_tls",
+        "[bridge.a]\nurl = \"mqtt://b\"\ntls = { ca = \"ca.pem\" }\n[bridge.b]\nurl = \"mqtts://b\"\ntls = { \
+         key = \"k.pem\", alpn = [\"\"], server_name = \"a b\", client_ca = \"x\" }\n",
+    ),
+    (
+        "bridge_values",
+        "[bridge.a]\nurl = \"mqtt://b\"\nfailback = \"5m\"\nversion = 5\nclient_id = \"\"\nkeep_alive = 60\n\
+         session_expiry = \"1500ms\"\nreconnect = { min = \"5m\", max = \"1m\" }\nstalled_after = 0\n\
+         profile = \"google\"\nstate_topic = \"a/#\"\nqueue = { age = \"0s\", when_full = \"refuse\" }\n\
+         replay_rate = 200\ninflight_maximum = 0\nurls_ = 1\n",
+    ),
+    (
+        "bridge_rules",
+        "[bridge.a]\nurl = \"mqtt://b\"\nreceive = 5\n[[bridge.a.send]]\nto = \"a\"\n[[bridge.a.send]]\n\
+         filter = \"a/#/b\"\n[[bridge.a.send]]\nfilter = \"$share/g/a\"\n[[bridge.a.send]]\nfilter = \
+         \"a/+/c\"\nto = \"up/+/+\"\n[[bridge.a.send]]\nfilter = \"a/+/#\"\nto = \"up/#\"\nbacklog_to = \
+         \"$share/g/+/#\"\n[[bridge.a.send]]\nfilter = \"a/+\"\nto = \"up/#\"\nqos = 3\nkeep = \"some\"\n\
+         lanes = 3\n[[bridge.a.send]]\nfilter = \"shed/#\"\nexcept = [\"shad/x\", \"#/x\"]\n",
+    ),
+    (
+        "bridge_in_circles",
+        "[bridge.a]\nurl = \"mqtt://b\"\n[[bridge.a.send]]\nfilter = \"shed/#\"\nto = \"plants/shed/#\"\n\
+         [[bridge.a.receive]]\nfilter = \"plants/#\"\nto = \"#\"\n[bridge.b]\nurl = \"mqtt://b\"\n\
+         [[bridge.b.send]]\nfilter = \"#\"\n[[bridge.b.receive]]\nfilter = \"$share/g/news/+\"\n",
+    ),
+    (
+        "bridge_to_aws",
+        "[bridge.a]\nurls = [\"mqtt://a\", \"mqtts://a:443\"]\nprofile = \"aws\"\nkeep_alive = \"10s\"\n\
+         inflight_maximum = 200\n[[bridge.a.send]]\nfilter = \"a/b/c/d/e/f/g/h/i\"\nqos = 2\n\
+         [[bridge.a.receive]]\nfilter = \"$share/g/1/2/3/4/5/6/7/8/#\"\nqos = 2\n[[bridge.a.receive]]\n\
+         filter = \"1/2/3/4/5/6/7/8/#\"\n",
+    ),
+    (
+        "bridge_to_azure",
+        "[bridge.a]\nurl = \"mqtts://a\"\nprofile = \"azure\"\nversion = \"5\"\nkeep_alive = \"off\"\n\
+         state_topic = \"devices/shed/messages/events\"\n",
+    ),
+    (
+        "bridge_to_nats",
+        "[bridge.a]\nurl = \"mqtt://a\"\nprofile = \"nats\"\n[[bridge.a.send]]\nfilter = \"my \
+         shed/#\"\nqos = 2\n",
+    ),
+    (
+        "bridge_keeps_what_it_loses",
+        "[bridge.a]\nurl = \"mqtt://a\"\nversion = \"3.1.1\"\n[[bridge.a.send]]\nfilter = \"shed/#\"\n\
+         keep = \"all\"\nqos = 0\n[device.m]\ndriver = \"system\"\n",
+    ),
+    (
+        "mosquitto_bridge",
+        "connection = \"cloud\"\n[bridge.a]\nurl = \"mqtt://a\"\nremote_username = \"shed\"\n\
+         remote_password = \"hunter2\"\naddress = \"b:1883\"\n",
+    ),
     (
         "broker_features",
         "[broker]\nmaximum_qos = 3\nretain_available = \"no\"\nresponse_information = \"a/#\"\n",
@@ -508,6 +581,7 @@ fn what_is_called_a_mistake_is_refused_and_what_is_odd_is_not() {
             "serial_port_odd",
             "passwords_in_the_clear",
             "journal_meets_its_limits_first",
+            "bridge_keeps_what_it_loses",
         ]
         .contains(name);
         assert_eq!(read(text).is_ok(), is_odd, "{name}");

@@ -69,6 +69,26 @@ fn what_is_between_sockets_and_mqtt_prints_as_it_means() {
 }
 
 #[test]
+fn bridges_print_as_they_mean_without_their_secrets() {
+    let printed = round_trip(EXAMPLE);
+    let bridges = &printed[printed.find("[bridge.cloud]").unwrap()..];
+    let bridges = &bridges[..bridges.find("[i2c.1]").unwrap()];
+    insta::assert_snapshot!("print_bridges", bridges);
+    let text = "[bridge.a]\nurl = \"mqtt://a\"\nusername = \"a\"\npassword = \"hunter2\"\n";
+    let printed = meant(text).meant.print();
+    assert!(!printed.contains("hunter2"), "{printed}");
+    assert!(
+        printed.contains("# password is not shown: /etc/fieldgate/fieldgate.toml:4:1"),
+        "{printed}"
+    );
+    round_trip(
+        "[bridge.a]\nurl = \"wss://[::1]/a/b\"\nkeep_alive = \"off\"\nsession_expiry = \"unlimited\"\n\
+         stalled_after = \"off\"\nstate_topic = \"\"\nreplay_rate = \"unlimited\"\nversion = \"5\"\n\
+         queue = { age = \"off\", messages = \"unlimited\" }\nclean_start = true\nprofile = \"rabbitmq\"\n",
+    );
+}
+
+#[test]
 fn odd_settings_print_as_they_mean() {
     round_trip(
         "[broker]\nlisten = false\ntopic_alias_maximum = \"off\"\noutgoing_topic_aliases = \"off\"\nmax_session_expiry = \
