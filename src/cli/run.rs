@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use lexopt::Parser;
 
-use crate::config::{self, LogLevel, LogSettings};
+use crate::config::{self, LogLevel, LogSettings, Meant};
 use crate::gateway::settings::Config;
-use crate::host::{self, ControlSettings, ExitReason, HostError, HostSettings};
+use crate::host::{self, ControlSettings, ExitReason, HostError, HostSettings, identity};
 
 use super::configuration::{environment, load};
 use super::{Argument, Failure, Globals, code, help, other_argument};
@@ -35,7 +35,8 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
         return Err(Failure::usage("-v and -q exclude each other"));
     }
     let path = globals.config_path();
-    let meant = load(&path)?.meant;
+    let mut meant = load(&path)?.meant;
+    identify(&mut meant).map_err(|why| Failure::failed("cannot tell who we are").because(why))?;
     let _log = host::log::init(&directives(&meant.log, verbosity))
         .map_err(|error| Failure::failed("cannot set up the log").because(error))?;
     let settings = HostSettings {
@@ -86,9 +87,24 @@ pub(crate) fn directives(log: &LogSettings, verbosity: Verbosity) -> String {
 }
 
 fn reload(path: &Path) -> Result<Config, String> {
-    config::load(path, &environment())
-        .map(|loaded| loaded.meant.gateway)
-        .map_err(|diagnostics| diagnostics.render(false))
+    let mut meant = config::load(path, &environment())
+        .map(|loaded| loaded.meant)
+        .map_err(|diagnostics| diagnostics.render(false))?;
+    identify(&mut meant)?;
+    Ok(meant.gateway)
+}
+
+/// Two gateways of one name must not be one client to an upstream broker.
+fn identify(meant: &mut Meant) -> Result<(), String> {
+    let Some(folder) = &meant.data_dir else {
+        return Ok(());
+    };
+    if meant.gateway.bridges.is_empty() {
+        return Ok(());
+    }
+    let part = identity::of(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    meant.identify(&part);
+    Ok(())
 }
 
 /// How the gateway's end is told to the shell.

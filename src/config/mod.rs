@@ -81,6 +81,14 @@ pub struct Meant {
 }
 
 impl Meant {
+    /// Tells the gateway from others of its name, by a part that is its own for ever: what its
+    /// bridges call themselves ends with it. To be done once, before the configuration is used.
+    pub fn identify(&mut self, part: &str) {
+        let origins = &self.origins;
+        let is_written = |name: &str| origins.contains_key(&format!("bridge.{name}.client_id"));
+        bridge::identify(&mut self.gateway.bridges, is_written, part);
+    }
+
     /// Where a setting comes from, for messages.
     fn origin_of(&self, path: &str) -> String {
         let origin = self.origins.get(path).cloned();

@@ -17,7 +17,7 @@
 //! | `password` | hashes of passwords |
 //! | `control` | the control socket and who may use it |
 //! | `signal`, `systemd`, `log`, `footprint` | the process's surroundings |
-//! | `dial`, `scan`, `probe`, `secret`, `plant`, `local_time` | for the verbs: clients, what is connected, the demo |
+//! | `dial`, `scan`, `probe`, `secret`, `identity`, `plant`, `local_time` | for the verbs: clients, what is connected, the demo |
 
 mod bus;
 mod clock;
@@ -27,6 +27,7 @@ pub mod disk;
 mod event_loop;
 mod footprint;
 mod gpio;
+pub mod identity;
 pub mod local_time;
 pub mod log;
 mod net;

@@ -444,6 +444,18 @@ fn a_bridge_that_says_little_has_the_defaults() {
 }
 
 #[test]
+fn gateways_of_one_name_are_told_apart_upstream() {
+    let mut loaded = meant(EXAMPLE).meant;
+    loaded.identify("1f3a9c2e");
+    let bridges = &loaded.gateway.bridges;
+    assert_eq!(&*bridges["ha"].client_id, "shed-ha-1f3a9c2e");
+    assert_eq!(&*bridges["cloud"].client_id, "shed-7", "it is written");
+    for bridge in bridges.values() {
+        assert_eq!(&*bridge.origin, "shed-1f3a9c2e");
+    }
+}
+
+#[test]
 fn nothing_at_all_is_a_broker_on_loopback() {
     let loaded = meant("");
     assert!(loaded.warnings.is_empty());

@@ -132,6 +132,21 @@ pub(super) fn read(
     bridges
 }
 
+/// Gives every bridge the part that tells this gateway from others of its name; a client identifier
+/// that is written stays as it is.
+pub(super) fn identify(
+    bridges: &mut BTreeMap<Box<str>, Settings>,
+    is_written: impl Fn(&str) -> bool,
+    part: &str,
+) {
+    for (name, settings) in bridges {
+        settings.origin = format!("{}-{part}", settings.origin).into();
+        if !is_written(name) {
+            settings.client_id = format!("{}-{part}", settings.client_id).into();
+        }
+    }
+}
+
 /// One table, and what it is read beside.
 struct Reader<'r, 't> {
     section: &'r Section<'t>,
@@ -211,7 +226,7 @@ impl<'t> Reader<'_, 't> {
         cx.choice(entry, words)
     }
 
-    /// By default the gateway's and the bridge's name.
+    /// By default the gateway's and the bridge's name; see [`identify`].
     fn client_id(&self, cx: &mut Cx<'_>, name: &str) -> Box<str> {
         let own = || format!("{}-{name}", self.gateway.name).into();
         let Some(entry) = self.entry(cx, "client_id") else {
