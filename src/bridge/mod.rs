@@ -75,10 +75,10 @@ use self::memory::Remembered;
 pub use self::memory::{ECHO_TIME, REMEMBERED_MAX};
 use self::pace::Pace;
 use self::queue::{Lane, Queue, Seq};
-use self::settings::{Endpoint, Settings, Version};
+use self::settings::{Endpoint, SendRule, Settings, Version};
 pub use self::stats::{Phase, Stats, Status};
 use crate::buffer::{Memory, Payload};
-use crate::id::ConnId;
+use crate::id::{ConnId, Lsn};
 use crate::mqtt::client::{
     AckToken, Acknowledge, Client, CloseCause, ConnectOptions, Event, OptionsError, WillOptions,
 };
@@ -197,6 +197,17 @@ pub enum Output {
 /// The right to settle one received message, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(AckToken);
+
+/// A message's place among what is kept for a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Higher than those before it.
+    pub sequence: u64,
+    /// The change that keeps it; `None`: it is not kept.
+    pub lsn: Option<Lsn>,
+    /// It may be sent only once that is synced.
+    pub is_held: bool,
+}
 
 /// Why a message is a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -615,6 +626,20 @@ impl Bridge {
         self.check_invariants();
     }
 
+    /// Something that came by the connection cannot be dealt with: it is given up, so that the peer
+    /// sends that again. `why` is for people.
+    pub fn give_up_connection(&mut self, now: Now, why: &str) {
+        if matches!(self.state, State::Connecting | State::Up { .. }) {
+            log::warn!("bridge {} gives up its connection: {why}", self.name);
+            self.stats.lost += 1;
+            self.last_error = Some(why.into());
+            let next = self.next_after_loss(now.monotonic);
+            self.cut(now.monotonic, next);
+        }
+        self.handle_events(now);
+        self.check_invariants();
+    }
+
     /// Time has come to [`Bridge::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Now) {
         let at = now.monotonic;
@@ -714,6 +739,7 @@ impl Bridge {
             queue_length: self.queue.len(),
             queue_bytes: self.queue.bytes(),
             backlog_length: self.queue.backlog_len(),
+            on_disk: self.queue.spilled(),
             inflight: self.flights.len(),
             lag: self
                 .queue
@@ -721,6 +747,11 @@ impl Bridge {
                 .map_or(Duration::ZERO, |at| now.monotonic.since(at)),
             last_error: self.last_error.clone(),
         }
+    }
+
+    /// What went wrong last, until it is up again.
+    pub fn last_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
     }
 
     /// Where it is.
@@ -769,6 +800,10 @@ impl Bridge {
         self.conn = Some(conn);
         let suspicion = self.suspect.map_or(0, |(_, times)| times);
         let mut options = connect_options(&self.settings, version, self.will);
+        // A process before this one may have left QoS 2 messages half way, under packet identifiers
+        // that the peer would take ours for.
+        let has_qos_2 = |rule: &SendRule| rule.qos == QoS::ExactlyOnce;
+        options.clean_start |= self.stats.connects == 0 && self.settings.send.iter().any(has_qos_2);
         options.username = credentials.username.map(String::from);
         options.password = credentials.password.map(Vec::from);
         if suspicion >= SUSPECT_ALONE {
@@ -944,6 +979,13 @@ impl Bridge {
             self.settings.endpoints[self.endpoint],
         );
         self.stats.connects += 1;
+        let is_clean = self.client.options().clean_start && !self.settings.clean_start;
+        if is_clean && !version.is_v5() {
+            // There a session that begins clean ends with its connection: this one has only ended
+            // the one before.
+            self.client.disconnect(ReasonCode::NORMAL_DISCONNECTION);
+            return self.close(at, Next::Again);
+        }
         self.state = State::Up { since: at };
         self.last_error = None;
         self.failed = 0;
@@ -1112,6 +1154,8 @@ impl Bridge {
         self.stats.expired = drops.expired;
         self.stats.coalesced = drops.coalesced;
         self.stats.dropped_link_down = drops.link_down;
+        self.stats.dropped_unkept = drops.unkept;
+        self.stats.discarded = drops.discarded;
     }
 
     fn check_invariants(&self) {

@@ -5,14 +5,14 @@ use std::rc::Rc;
 use super::message::{Age, Marks, Onward, onward};
 use super::queue::{Entry, Lane, Seq};
 use super::{
-    Bridge, Cargo, DeadReason, HOPS_MAX, Output, PUT_OFF, SUSPECT_ALONE, SUSPECT_MAX, State,
+    Bridge, Cargo, DeadReason, HOPS_MAX, Output, PUT_OFF, Place, SUSPECT_ALONE, SUSPECT_MAX, State,
     TRIES_MAX, window,
 };
 use crate::buffer::SendQueue;
-use crate::id::{ConnId, RuleId};
+use crate::id::{ConnId, Lsn, RuleId};
 use crate::mqtt::client::Refusal;
 use crate::mqtt::{ApplicationMessage, PacketId, ReasonCode, TopicName};
-use crate::time::{Instant, Now};
+use crate::time::{Duration, Instant, Now, WallTime};
 
 /// What became of an entry that was to be sent.
 enum Sent {
@@ -25,29 +25,141 @@ enum Sent {
 
 impl Bridge {
     /// A message that a sending rule's filter matches. What this bridge itself has brought is not
-    /// to be given to it.
-    pub fn send(&mut self, now: Now, rule: RuleId, message: &ApplicationMessage) {
+    /// to be given to it. Without a `place` it is in memory alone.
+    pub fn send(
+        &mut self,
+        now: Now,
+        rule: RuleId,
+        message: &ApplicationMessage,
+        place: Option<Place>,
+    ) {
+        let time = Some(now.wall).filter(|wall| wall.is_plausible());
         let index = usize::from(rule.0);
-        let (Some(rule), Some(mapping)) = (self.settings.send.get(index), self.send.get(index))
-        else {
-            // A message that crosses a reload.
-            return;
+        if let Some(entry) = self.entry_of(now, index, message, now.monotonic, time) {
+            self.stats.queued += 1;
+            self.queue.push(now.monotonic, entry, place);
+            self.wake = true;
+        } else {
+            let is_kept = place.is_some_and(|place| place.lsn.is_some());
+            let seq = self.queue.number(place);
+            self.queue.let_go(seq, is_kept);
+        }
+        self.update_stats();
+        self.check_invariants();
+    }
+
+    /// So many messages are kept from before, of so many bytes, with numbers below `next`. Before
+    /// anything is sent.
+    pub fn recover(&mut self, entries: u64, bytes: u64, next: u64) {
+        self.queue.recover(entries, bytes, next);
+        self.check_invariants();
+    }
+
+    /// Whether the next of what is kept and is not in memory is to be brought back
+    /// ([`Bridge::restore`]), and from which number on to look for it.
+    pub fn wants_kept(&self) -> Option<u64> {
+        self.queue.wanted()
+    }
+
+    /// The next of what is kept: `rule` took it, at `kept_at`.
+    pub fn restore(
+        &mut self,
+        now: Now,
+        sequence: u64,
+        rule: Option<RuleId>,
+        message: Option<&ApplicationMessage>,
+        kept_at: Option<WallTime>,
+    ) {
+        let age = match kept_at {
+            Some(at) if now.wall.is_plausible() => now.wall.since(at),
+            _ => Duration::ZERO,
         };
+        let is_aged = self.settings.queue.age.is_some_and(|most| age >= most);
+        let entry = message.filter(|_| !is_aged).and_then(|message| {
+            let index = self.rule_of(rule, message.topic())?;
+            // Since the machine started at the most, for the clock has no earlier moments.
+            let at = now.monotonic.saturating_sub(age);
+            self.entry_of(now, index, message, at, kept_at)
+        });
+        self.queue.restore(Seq(sequence), entry, is_aged);
+        self.wake = true;
+        self.update_stats();
+        self.check_invariants();
+    }
+
+    /// Nothing is kept that is not in memory.
+    pub fn nothing_kept(&mut self) {
+        self.queue.nothing_is_spilled();
+        self.wake = true;
+    }
+
+    /// Changes up to this are on the disk: what was held back for them may be sent.
+    pub fn handle_synced(&mut self, synced: Lsn) {
+        self.wake |= self.queue.handle_synced(synced);
+    }
+
+    /// A change that keeps messages could not be made. `is_awaited`: their sender is told, and
+    /// sends them again.
+    pub fn handle_unkept(&mut self, lsn: Lsn, is_awaited: bool) {
+        self.queue.handle_unkept(lsn, is_awaited);
+        self.update_stats();
+        self.check_invariants();
+    }
+
+    /// The number of a message that need not be kept any more.
+    pub fn poll_consumed(&mut self) -> Option<u64> {
+        self.queue.poll_consumed()
+    }
+
+    /// The number that the next message without a place gets.
+    pub fn next_number(&self) -> u64 {
+        self.queue.next_number()
+    }
+
+    /// Forgets everything that waits, in memory and elsewhere; what is under way stays.
+    pub fn drop_waiting(&mut self) {
+        self.queue.drop_waiting();
+        self.update_stats();
+        self.check_invariants();
+    }
+
+    /// The rule by which something was taken, or another one that takes it now.
+    fn rule_of(&self, rule: Option<RuleId>, topic: &str) -> Option<usize> {
+        let index = rule.map(|rule| usize::from(rule.0));
+        let takes = |index: &usize| {
+            let mapping = self.send.get(*index);
+            mapping.is_some_and(|mapping| mapping.matches(topic))
+        };
+        let others = 0..self.send.len();
+        index.into_iter().chain(others).find(takes)
+    }
+
+    /// A message as it is to be sent by the rule with this place; `None` if it is not to be.
+    fn entry_of(
+        &mut self,
+        now: Now,
+        index: usize,
+        message: &ApplicationMessage,
+        at: Instant,
+        time: Option<WallTime>,
+    ) -> Option<Entry> {
+        // A message may cross a reload.
+        let (rule, mapping) = (self.settings.send.get(index)?, self.send.get(index)?);
         let topic = message.topic();
         if !mapping.matches(topic) {
-            return;
+            return None;
         }
         if !mapping.source_names(&self.settings.base_topic, topic) {
             self.stats.commands_kept += 1;
-            return;
+            return None;
         }
         let Some(target) = mapping.map(topic) else {
             self.stats.unmapped += 1;
-            return;
+            return None;
         };
         if Marks::of(message).hops >= HOPS_MAX {
             self.stats.loops += 1;
-            return;
+            return None;
         }
         let to = Onward {
             topic: TopicName::new(&target).expect("a mapped topic is one"),
@@ -56,26 +168,20 @@ impl Bridge {
             origin: Some(&self.settings.origin),
             age: Age::Live,
         };
-        let time = Some(now.wall).filter(|wall| wall.is_plausible());
-        self.stats.queued += 1;
-        let Some(message) = onward(message, to, now.monotonic) else {
+        let Some(onward) = onward(message, to, now.monotonic) else {
             let message = Rc::new(message.clone());
             self.dead_letter(message, time, DeadReason::TooManyProperties);
-            return;
+            return None;
         };
         let backlog = self.backlog.get(index).and_then(Option::as_ref);
-        let entry = Entry {
-            message: Rc::new(message),
+        Some(Entry {
+            message: Rc::new(onward),
             backlog_topic: backlog.and_then(|mapping| mapping.map(topic)),
             keep: rule.keep,
             lanes: rule.lanes,
-            at: now.monotonic,
+            at,
             time,
-        };
-        self.queue.push(now.monotonic, entry);
-        self.wake = true;
-        self.update_stats();
-        self.check_invariants();
+        })
     }
 
     /// Draws and encodes until about `budget` bytes wait in `out`, or nothing more is to be sent.
@@ -381,7 +487,7 @@ impl Bridge {
     fn dead_letter(
         &mut self,
         message: Rc<ApplicationMessage>,
-        time: Option<crate::time::WallTime>,
+        time: Option<WallTime>,
         reason: DeadReason,
     ) {
         self.stats.dead_letters += 1;

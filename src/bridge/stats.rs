@@ -4,7 +4,7 @@ use crate::mqtt::ProtocolVersion;
 use crate::time::Duration;
 
 /// What a bridge has met with since it was made.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Stats {
     /// Times that an endpoint was dialled.
     pub dials: u64,
@@ -60,6 +60,10 @@ pub struct Stats {
     pub coalesced: u64,
     /// Messages dropped because the link was down and their rule keeps none.
     pub dropped_link_down: u64,
+    /// Messages that nobody waited for, and that could be kept neither in memory nor on the disk.
+    pub dropped_unkept: u64,
+    /// Messages that somebody had dropped on purpose.
+    pub discarded: u64,
     /// Messages received and handed on.
     pub received: u64,
     /// Messages received twice, and handed on once.
@@ -117,11 +121,13 @@ pub struct Status {
     /// For how long it has been linked.
     pub up_for: Option<Duration>,
     /// Messages that wait or are under way.
-    pub queue_length: usize,
+    pub queue_length: u64,
     /// Bytes of them.
-    pub queue_bytes: usize,
+    pub queue_bytes: u64,
     /// Of them: those that wait in the backlog.
-    pub backlog_length: usize,
+    pub backlog_length: u64,
+    /// Of those, the ones that are on the disk alone.
+    pub on_disk: u64,
     /// QoS 1 and 2 messages under way.
     pub inflight: usize,
     /// How long the oldest message has been there.

@@ -129,6 +129,8 @@ pub struct Broker {
     sessions: GenSlab<SessionId, Session>,
     clients: HashMap<Rc<str>, SessionId>,
     subscriptions: Subscriptions,
+    /// What takers that are not clients do not get, whatever they have subscribed to.
+    exceptions: Subscriptions,
     routes: Routes,
     shared: Shared,
     retained: Retained,
@@ -201,6 +203,8 @@ pub enum Output {
         message: ApplicationMessage,
         /// It comes from the retained store, because of a subscription, and was published before.
         is_replay: bool,
+        /// Of a bridge's queue ([`Broker::keep_bridge`]), the entry that it is.
+        entry: Option<BridgeEntry>,
     },
     /// Somebody has subscribed below `$SYS`. What is retained there is not kept current while
     /// nobody looks: [`Broker::restate`] it now, before the subscription draws it.
@@ -219,6 +223,34 @@ pub enum Output {
         /// Which.
         message: MessageId,
     },
+}
+
+/// A message's place in the queue of a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BridgeEntry {
+    /// Higher than those of the bridge's before it.
+    pub sequence: u64,
+    /// The change that keeps it; `None`: it is not kept. If it is refused later, the entry is none.
+    pub lsn: Option<Lsn>,
+    /// Nobody may be sent it before that change is synced.
+    pub is_held: bool,
+}
+
+/// What waits for a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionQueue<'a> {
+    /// Whose it is.
+    pub client_id: &'a str,
+    /// Its client is there.
+    pub is_connected: bool,
+    /// It outlives the process.
+    pub is_kept: bool,
+    /// Messages that wait.
+    pub messages: usize,
+    /// Their bytes, of memory.
+    pub bytes: usize,
+    /// Messages that are sent and not acknowledged.
+    pub inflight: usize,
 }
 
 /// How to close a connection.
@@ -260,6 +292,7 @@ impl Broker {
             sessions: GenSlab::new(),
             clients: HashMap::with_hasher(rng.hash_state()),
             subscriptions: Subscriptions::new(memory, &mut rng),
+            exceptions: Subscriptions::new(memory, &mut rng),
             routes: Routes::new(&mut rng),
             shared: Shared::new(memory, &mut rng),
             retained: Retained::new(memory),
@@ -549,6 +582,19 @@ impl Broker {
     /// Counters and gauges.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// What waits for each session that has something waiting or under way.
+    pub fn queues(&self) -> impl Iterator<Item = SessionQueue<'_>> {
+        let queues = self.sessions.iter().map(|(_, session)| SessionQueue {
+            client_id: &session.client_id,
+            is_connected: session.link.is_some(),
+            is_kept: session.kept.is_some(),
+            messages: session.queue.messages(),
+            bytes: session.queue.bytes(),
+            inflight: session.inflight.len(),
+        });
+        queues.filter(|queue| queue.messages + queue.inflight > 0)
     }
 
     /// Connections that are open, those that only wait for a refusal or for their end included.

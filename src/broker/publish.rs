@@ -17,7 +17,7 @@ use super::settings::{Level, WhenFull};
 use super::settle::Kind;
 use super::shared;
 use super::subscriptions::Match;
-use super::{Broker, LastWill, Origin, Output, Taker};
+use super::{BridgeEntry, Broker, LastWill, Origin, Output, Taker};
 use crate::buffer::{COPY_MAX, HIGH_WATER, Outbox, Payload, SendQueue};
 use smallvec::SmallVec;
 
@@ -81,6 +81,8 @@ struct Fanout<'a> {
     sender: Option<(SessionId, PacketId)>,
     /// What waits for that beside sessions.
     held: Vec<Output>,
+    /// For bridges whose entries are numbered: they wait for the sync by themselves.
+    bridged: Vec<Output>,
 }
 
 /// Whether the publication is kept in the store.
@@ -130,6 +132,7 @@ impl Broker {
             targets: SmallVec::new(),
             sender: None,
             held: Vec::new(),
+            bridged: Vec::new(),
         };
         self.retain(&mut fanout, Age::Old);
         if let Kept::As(message) = fanout.kept {
@@ -309,9 +312,12 @@ impl Broker {
         outbox: &mut Outbox,
     ) -> Published {
         let topic = publish.topic;
-        let mut route = self
-            .routes
-            .take(topic, &mut self.subscriptions, &self.sessions);
+        let mut route = self.routes.take(
+            topic,
+            &mut self.subscriptions,
+            &mut self.exceptions,
+            &self.sessions,
+        );
         let origin = by.origin();
         let verdict = self.verdict(by, topic, &mut route);
         if verdict == Verdict::Refused {
@@ -336,7 +342,8 @@ impl Broker {
                 .matches
                 .extend(route.matches.iter().filter(is_wanted));
         }
-        let level = self.level_of(topic);
+        let is_awaited = publish.qos > QoS::AtMostOnce && keep::waits(origin);
+        let level = self.level_for(topic, is_awaited);
         let received = self.received_key(by, publish).filter(|_| level.is_some());
         let mut fanout = Fanout {
             origin,
@@ -354,6 +361,7 @@ impl Broker {
             },
             targets: received.into_iter().map(Target::Key).collect(),
             held: Vec::new(),
+            bridged: Vec::new(),
         };
         let published = self.fan_out(&route, &mut scratch, verdict, &mut fanout, outbox);
         if let Kept::As(message) = fanout.kept {
@@ -382,6 +390,7 @@ impl Broker {
     fn keep_publication(&mut self, fanout: &mut Fanout<'_>) -> Lsn {
         let targets = core::mem::take(&mut fanout.targets);
         let Some(level) = fanout.level.filter(|_| !targets.is_empty()) else {
+            self.outputs.extend(fanout.bridged.drain(..));
             return Lsn(0);
         };
         let is_told_only =
@@ -393,10 +402,24 @@ impl Broker {
                 Kept::As(message) => {
                     keep::encode_message(&self.messages.get(message).message, self.now)
                 }
-                Kept::NotYet | Kept::Refused => return Lsn(0),
+                Kept::NotYet | Kept::Refused => match fanout.bridged.first() {
+                    Some(Output::Delivery { message, .. }) => {
+                        keep::encode_message(message, self.now)
+                    }
+                    _ => return Lsn(0),
+                },
             }
         };
         let lsn = self.log(Some(level), What::Record { targets, body });
+        for mut output in fanout.bridged.drain(..) {
+            if let Output::Delivery {
+                entry: Some(entry), ..
+            } = &mut output
+            {
+                entry.lsn = entry.lsn.map(|_| lsn);
+            }
+            self.outputs.push_back(output);
+        }
         if let Some((session, packet_id)) = fanout.sender {
             let message = match fanout.kept {
                 Kept::As(message) => Some(message),
@@ -515,6 +538,12 @@ impl Broker {
 
     /// To a taker that is not a session.
     fn deliver(&mut self, taker: Taker, fanout: &mut Fanout<'_>) {
+        if let (Taker::Bridge(to, _), Origin::Bridge(from)) = (taker, fanout.origin)
+            && to == from
+        {
+            // It has come from there.
+            return;
+        }
         let message = match fanout.kept {
             Kept::As(kept) => self.messages.get(kept).message.clone(),
             Kept::NotYet | Kept::Refused => {
@@ -522,13 +551,29 @@ impl Broker {
                 fanout.message(body, self.now)
             }
         };
+        let numbered = self.number(taker);
+        let is_numbered = numbered.is_some();
+        let entry = numbered.map(|numbered| {
+            let target = numbered.target.filter(|_| fanout.level.is_some());
+            let entry = BridgeEntry {
+                sequence: numbered.sequence,
+                // Of the record that is yet to be made.
+                lsn: target.is_some().then_some(Lsn(0)),
+                is_held: fanout.sender.is_some(),
+            };
+            fanout.targets.extend(target);
+            entry
+        });
         let delivery = Output::Delivery {
             taker,
             origin: fanout.origin,
             message,
             is_replay: false,
+            entry,
         };
-        if fanout.sender.is_some() {
+        if is_numbered {
+            fanout.bridged.push(delivery);
+        } else if fanout.sender.is_some() {
             fanout.held.push(delivery);
         } else {
             self.outputs.push_back(delivery);
@@ -909,20 +954,19 @@ impl Broker {
     /// do we: of what changes often, the last is kept in time.
     fn keep_retained(&mut self, fanout: &mut Fanout<'_>) {
         let topic = fanout.publish.topic;
-        let is_waited_for = fanout.publish.qos > QoS::AtMostOnce
-            && matches!(fanout.origin, Origin::Client(_) | Origin::Bridge(_));
         match fanout.level {
             None => {
                 let number = self.retained.number(topic);
                 self.forget_retained(number, topic, None);
             }
-            Some(Level::Strict) if is_waited_for => {
+            Some(Level::Strict) => {
                 fanout
                     .targets
                     .extend(self.retained_key(topic).map(Target::Key));
             }
             Some(Level::Interval(within)) => self.keep_retained_within(topic, within),
-            Some(_) => self.keep_retained_within(topic, self.sync_within()),
+            // Which is no level of a publication that is kept.
+            Some(Level::None) => {}
         }
     }
 }

@@ -88,13 +88,14 @@ impl Routes {
         &mut self,
         topic: &str,
         subscriptions: &mut Subscriptions,
+        exceptions: &mut Subscriptions,
         sessions: &GenSlab<SessionId, Session>,
     ) -> Box<Route> {
         if self.slots.is_empty() {
             self.slots.resize_with(SLOTS, || None);
         }
         let slot = self.hasher.hash_one(topic) as usize % SLOTS;
-        let generation = self.changes + subscriptions.changes();
+        let generation = self.changes + subscriptions.changes() + exceptions.changes();
         match self.slots[slot].take() {
             Some(route) if route.generation == generation && route.topic == topic => route,
             known => {
@@ -102,7 +103,7 @@ impl Routes {
                 route.generation = generation;
                 route.topic.clear();
                 route.topic.push_str(topic);
-                route.look_up(subscriptions, sessions);
+                route.look_up(subscriptions, exceptions, sessions);
                 route
             }
         }
@@ -142,6 +143,7 @@ impl Route {
     fn look_up(
         &mut self,
         subscriptions: &mut Subscriptions,
+        exceptions: &mut Subscriptions,
         sessions: &GenSlab<SessionId, Session>,
     ) {
         self.matches.clear();
@@ -150,9 +152,13 @@ impl Route {
             self.matches.sort_unstable_by_key(|found| found.taker);
         }
         let (topic, mut refused, mut last) = (&*self.topic, 0, None);
+        let mut excepted = Vec::new();
+        if !exceptions.is_empty() {
+            exceptions.matches(topic, &mut excepted);
+        }
         self.matches.retain(|found| {
             let Taker::Session(id) = found.taker else {
-                return true;
+                return !excepted.iter().any(|it| it.taker == found.taker);
             };
             let may_receive = |session: &Session| session.may_receive(topic);
             if sessions.get(id).is_none_or(may_receive) {
@@ -210,12 +216,13 @@ mod tests {
         let memory = Memory::new(usize::MAX);
         let mut rng = Rng::from_seed(1);
         let mut subscriptions = Subscriptions::new(&memory, &mut rng);
+        let mut exceptions = Subscriptions::new(&memory, &mut rng);
         let mut routes = Routes::new(&mut rng);
         let sessions = GenSlab::new();
         let plain = Subscription::new(SubscriptionOptions::new(QoS::AtMostOnce), None);
         subscriptions.insert(taker(1), "a/+", plain);
         for _ in 0..2 {
-            let mut route = routes.take("a/b", &mut subscriptions, &sessions);
+            let mut route = routes.take("a/b", &mut subscriptions, &mut exceptions, &sessions);
             assert_eq!(takers(&route), [taker(1)]);
             let writer = SessionId::from_parts(7, 0);
             if route.verdict(writer).is_none() {
@@ -223,18 +230,18 @@ mod tests {
             }
             routes.put(route);
         }
-        let route = routes.take("a/b", &mut subscriptions, &sessions);
+        let route = routes.take("a/b", &mut subscriptions, &mut exceptions, &sessions);
         let writer = SessionId::from_parts(7, 0);
         assert_eq!(route.verdict(writer), Some(Verdict::Allowed));
         assert_eq!(route.writers.len(), 1);
         routes.put(route);
         subscriptions.insert(taker(2), "a/b", plain);
-        let route = routes.take("a/b", &mut subscriptions, &sessions);
+        let route = routes.take("a/b", &mut subscriptions, &mut exceptions, &sessions);
         assert_eq!(takers(&route), [taker(1), taker(2)]);
         assert_eq!(route.verdict(writer), None);
         routes.put(route);
         subscriptions.remove_all(taker(1));
-        let mut route = routes.take("a/b", &mut subscriptions, &sessions);
+        let mut route = routes.take("a/b", &mut subscriptions, &mut exceptions, &sessions);
         assert_eq!(takers(&route), [taker(2)]);
         route.note(writer, Verdict::Refused);
         routes.put(route);
@@ -244,12 +251,12 @@ mod tests {
             ..plain
         };
         subscriptions.insert(taker(2), "a/b", no_local);
-        let mut route = routes.take("a/b", &mut subscriptions, &sessions);
+        let mut route = routes.take("a/b", &mut subscriptions, &mut exceptions, &sessions);
         assert!(route.has_no_local && route.verdict(writer).is_none());
         route.note(writer, Verdict::Refused);
         routes.put(route);
         routes.forget();
-        let route = routes.take("a/b", &mut subscriptions, &sessions);
+        let route = routes.take("a/b", &mut subscriptions, &mut exceptions, &sessions);
         assert_eq!(route.verdict(writer), None);
         routes.put(route);
     }
@@ -259,18 +266,19 @@ mod tests {
         let memory = Memory::new(usize::MAX);
         let mut rng = Rng::from_seed(1);
         let mut subscriptions = Subscriptions::new(&memory, &mut rng);
+        let mut exceptions = Subscriptions::new(&memory, &mut rng);
         let mut routes = Routes::new(&mut rng);
         let sessions = GenSlab::new();
         for number in 0..3 * SLOTS {
             let topic = format!("{number}/{}", "x".repeat(500));
-            let route = routes.take(&topic, &mut subscriptions, &sessions);
+            let route = routes.take(&topic, &mut subscriptions, &mut exceptions, &sessions);
             assert_eq!(route.topic, topic);
             routes.put(route);
             assert!(routes.bytes <= BYTES_MAX);
         }
         let held = routes.slots.iter().flatten().map(|route| route.cost());
         assert_eq!(held.sum::<usize>(), routes.bytes);
-        let mut route = routes.take("w", &mut subscriptions, &sessions);
+        let mut route = routes.take("w", &mut subscriptions, &mut exceptions, &sessions);
         for number in 0..200 {
             route.note(SessionId::from_parts(number, 0), Verdict::Allowed);
             assert!(route.writers.len() <= WRITERS_MAX);

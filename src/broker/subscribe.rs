@@ -9,7 +9,7 @@ use super::{Broker, Output, SYSTEM_LEVEL, Taker, level_of};
 use crate::buffer::Outbox;
 use crate::id::{ConnId, SessionId};
 use crate::mqtt::{
-    AckProperties, Packet, ReasonCode, ReasonCodes, RetainHandling, Suback, Subscribe,
+    AckProperties, Packet, QoS, ReasonCode, ReasonCodes, RetainHandling, Suback, Subscribe,
     SubscriptionIdentifier, SubscriptionOptions, SubscriptionRequest, TopicFilter, Unsuback,
     Unsubscribe, topic,
 };
@@ -36,18 +36,36 @@ impl Broker {
         if !is_replayed(options.retain_handling, before.is_some()) {
             return;
         }
+        let mut excepted = Vec::new();
+        let mut found = Vec::new();
         for (topic, id) in self.retained.iter() {
             let stored = self.messages.get(id);
             if stored.is_expired(self.now) || !topic::matches(filter.as_str(), topic) {
                 continue;
             }
+            excepted.clear();
+            self.exceptions.matches(topic, &mut excepted);
+            if !excepted.iter().any(|it| it.taker == taker) {
+                found.push((stored.origin, stored.message.clone()));
+            }
+        }
+        for (origin, message) in found {
+            let entry = self.keep_replay(taker, &message);
             self.outputs.push_back(Output::Delivery {
                 taker,
-                origin: stored.origin,
-                message: stored.message.clone(),
+                origin,
+                message,
                 is_replay: true,
+                entry,
             });
         }
+    }
+
+    /// Takes what this filter matches out of everything that the taker, which is not a client, has
+    /// subscribed to and will be.
+    pub fn except(&mut self, taker: Taker, filter: TopicFilter<'_>) {
+        let subscription = Subscription::new(SubscriptionOptions::new(QoS::AtMostOnce), None);
+        self.exceptions.insert(taker, filter.as_str(), subscription);
     }
 
     /// Ends a subscription made by [`Broker::subscribe`]; whether there was one.
@@ -57,9 +75,10 @@ impl Broker {
         removed.is_some()
     }
 
-    /// Ends all subscriptions of a taker that is not a client.
+    /// Ends all subscriptions of a taker that is not a client, and exceptions from them.
     pub fn unsubscribe_all(&mut self, taker: Taker) {
         self.subscriptions.remove_all(taker);
+        self.exceptions.remove_all(taker);
         self.update_gauges();
     }
 

@@ -148,8 +148,12 @@ fn summary(meant: &Meant) -> String {
         .values()
         .map(|device| device.points.len())
         .sum();
+    let bridges = match gateway.bridges.len() {
+        0 => String::new(),
+        bridges => format!(", {}", count(bridges, "bridge")),
+    };
     format!(
-        "right: {}, {}, {}",
+        "right: {}, {}, {}{bridges}",
         count(gateway.listeners.len(), "listener"),
         count(gateway.devices.len(), "device"),
         count(points, "point"),

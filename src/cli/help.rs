@@ -26,6 +26,7 @@ Field devices
   read     reads a point, through the running gateway or directly
   set      commands a point
 MQTT
+  queue    what waits for upstream brokers and for sessions
   pub      publishes, with mosquitto_pub's options
   sub      subscribes and prints, with mosquitto_sub's options
   passwd   edits a password file
@@ -106,6 +107,18 @@ the device is reached, and outputs are left out, for reading one would mean to d
 
 Exit codes: 0 read, 3 the quality is not good, 4 the gateway does not answer, 1 anything
 else.
+";
+
+pub(crate) const QUEUE: &str = "\
+Shows what waits in the running gateway: for each bridge, and for each session.
+
+Usage: fieldgate queue [--config FILE] [--socket PATH] [--json]
+       fieldgate queue drop BRIDGE
+
+  drop BRIDGE      forgets what waits for that bridge, for good; what is under way stays.
+                   A bridge that the configuration has no more keeps its queue until then
+  --socket PATH    the gateway's control socket; else the configuration says
+  --timeout TIME   how long to wait for an answer: 10s
 ";
 
 pub(crate) const SET: &str = "\

@@ -20,6 +20,7 @@ mod output;
 mod passwd;
 mod property;
 mod publish;
+mod queue;
 mod read;
 mod run;
 mod scan;
@@ -101,6 +102,7 @@ const VERBS: &[Verb] = &[
     verb("scan", help::SCAN, scan::run),
     verb("read", help::READ, read::run),
     verb("set", help::SET, set::run),
+    verb("queue", help::QUEUE, queue::run),
     verb("pub", help::PUB, publish::run),
     verb("sub", help::SUB, subscribe::run),
     verb("passwd", help::PASSWD, passwd::run),
@@ -117,8 +119,7 @@ const fn verb(name: &'static str, help: &'static str, run: Run) -> Verb {
 /// Verbs of the interface that a later version brings: refused by name, so that nobody takes them
 /// for a typing error.
 const LATER: &[&str] = &[
-    "init", "watch", "rr", "queue", "journal", "explain", "replay", "import", "doctor", "wiring",
-    "schema",
+    "init", "watch", "rr", "journal", "explain", "replay", "import", "doctor", "wiring", "schema",
 ];
 
 fn dispatch(mut parser: Parser, said: &mut Option<&'static str>) -> Result<u8, Failure> {

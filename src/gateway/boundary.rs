@@ -288,6 +288,13 @@ pub enum Output {
     Journal(JournalCommand),
     /// For the disk that the journal is on. In order; answered by [`Input::Disk`].
     Disk(DiskCommand),
+    /// Keep a message that an upstream broker never takes, for people to look at.
+    DeadLetter {
+        /// The bridge's name.
+        bridge: Box<str>,
+        /// JSON, without a line's end.
+        line: Box<str>,
+    },
     /// Something that the host's surroundings want to know.
     Notice(Notice),
 }
@@ -377,6 +384,8 @@ pub struct HostCounters {
     pub dials: u64,
     /// Times that none of its addresses led to one, or it could not be dialled at all.
     pub dials_failed: u64,
+    /// Messages that upstream brokers never take and that could not be written down either.
+    pub dead_letters_lost: u64,
     /// Times that certificates or keys could not be used.
     pub credentials_failed: u64,
     /// Connections now.

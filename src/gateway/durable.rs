@@ -16,12 +16,13 @@ use serde_json::{Value, json};
 use smallvec::SmallVec;
 
 use super::boundary::{Notice, Output};
+use super::bridges::BRIDGE_QUEUE;
 use super::settings::JournalSettings;
 use super::{Awaited, Gateway, Life};
 use crate::broker::keep::{self, Change, KeyKind, What};
 use crate::broker::settings::Level;
 use crate::buffer::Memory;
-use crate::id::Lsn;
+use crate::id::{Lsn, QueueId};
 use crate::journal::disk::{DiskError, DiskEvent};
 use crate::journal::{self, Class, Damage, Journal, QueueKind, Recovered, Refused, Unusable};
 use crate::mqtt::PublishProperties;
@@ -38,9 +39,16 @@ pub(super) struct Durable {
     is_waited_for: bool,
     /// Changes that were refused: the first of a row is told.
     refused: u64,
+    /// Queues of bridges that have come back, while they do.
+    backlogs: Vec<QueueId>,
 }
 
 impl Durable {
+    /// Something was appended that is to be committed with this turn.
+    pub(super) fn wait(&mut self) {
+        self.is_waited_for = true;
+    }
+
     pub(super) fn new(settings: &JournalSettings, memory: &Memory) -> Self {
         let settings = journal::Settings {
             size: settings.size,
@@ -52,6 +60,7 @@ impl Durable {
             synced: Lsn(0),
             is_waited_for: false,
             refused: 0,
+            backlogs: Vec::new(),
         }
     }
 
@@ -141,6 +150,7 @@ impl Gateway {
                     log::error!("not kept so_far={so_far}: {}", words(refused));
                 }
                 self.broker.handle_unkept(now, lsn, level, &mut self.outbox);
+                self.unkeep_bridges(now, lsn, level == Some(Level::Strict));
                 false
             }
         }
@@ -182,6 +192,9 @@ impl Gateway {
                 entries,
                 body,
             }) => {
+                for (key, _) in keys.iter().filter(|(key, _)| key.kind == BRIDGE_QUEUE) {
+                    self.bridges.recover_name(QueueId(key.id), &body);
+                }
                 let keys = keys.iter().filter_map(|(key, _)| own_key(*key)).collect();
                 let record = keep::Recovered {
                     keys,
@@ -190,9 +203,14 @@ impl Gateway {
                 };
                 self.broker.recover(now, record);
             }
-            journal::Event::Recovered(Recovered::Queue { queue, state, .. }) => {
-                self.broker.recover_queue(queue, state.next);
-            }
+            journal::Event::Recovered(Recovered::Queue { queue, kind, state }) => match kind {
+                QueueKind::Resident => self.broker.recover_queue(queue, state.next),
+                QueueKind::Backlog => {
+                    if let Some(durable) = &mut self.durable {
+                        durable.backlogs.push(queue);
+                    }
+                }
+            },
             journal::Event::RecoveryDone(summary) => {
                 let journal::Summary {
                     segments,
@@ -236,9 +254,10 @@ impl Gateway {
             journal::Event::Room => {
                 log::info!("journal has room again");
                 self.broker.handle_journal_room(now, true, &mut self.outbox);
+                self.make_bridge_queues(now);
                 self.tell_event(now, "journal_room", "");
             }
-            journal::Event::Drawable(_) => {}
+            journal::Event::Drawable(queue) => self.handle_drawable(queue),
         }
     }
 }
@@ -293,6 +312,9 @@ impl Gateway {
     /// Everything that was kept is there again: the house is opened.
     fn recovered(&mut self, now: Now) {
         self.broker.recovered(now, &mut self.outbox);
+        let backlogs = self.durable.as_mut();
+        let backlogs = backlogs.map(|durable| core::mem::take(&mut durable.backlogs));
+        self.drop_nameless(now, &backlogs.unwrap_or_default());
         self.awaited.remove(&Awaited::Journal);
         if self.life == Life::Starting {
             self.start(now);
@@ -358,7 +380,7 @@ impl Gateway {
     }
 
     /// Something that people should know, once: `BASE/gateway/events/NAME`.
-    fn tell_event(&mut self, now: Now, name: &str, what: &str) {
+    pub(super) fn tell_event(&mut self, now: Now, name: &str, what: &str) {
         let topic = format!("{}/gateway/events/{name}", self.config.base_topic);
         self.publish_text(now, &topic, what, false, &PublishProperties::default());
     }

@@ -8,9 +8,9 @@
 //! | `health/reason` | what, cleared when it is over |
 //! | `health/COUNTER` | how often something has gone wrong since the start; not there as long as it never has |
 //!
-//! Faults are a listener that cannot listen, and a worker (of a bus, a GPIO chip) that is silent
-//! past its deadline: the watchdog does not look at those. Everything is said on change, and what
-//! changes within [`HEALTH_INTERVAL`] is said together.
+//! Faults are a listener that cannot listen, a bridge that is down, and a worker (of a bus, a GPIO
+//! chip) that is silent past its deadline: the watchdog does not look at those. Everything is said
+//! on change, and what changes within [`HEALTH_INTERVAL`] is said together.
 
 use core::fmt::Write as _;
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use crate::time::{Duration, Instant, Now};
 pub const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many counters of trouble there are.
-const COUNTERS: usize = 16;
+const COUNTERS: usize = 17;
 
 /// What has been said, and when to speak again.
 #[derive(Debug, Default)]
@@ -43,6 +43,8 @@ struct Seen {
     workers_stuck: u64,
     /// Changes of what listeners have come to.
     listenings: u64,
+    /// Bridges that have come up or gone down, and attempts that have failed.
+    links: u64,
 }
 
 impl Health {
@@ -80,6 +82,7 @@ impl Gateway {
             counters: self.troubles().map(|(_, count)| count),
             workers_stuck: self.host.workers_stuck,
             listenings: self.counters.listenings,
+            links: self.bridges.changes(),
         };
         if self.health.seen == Some(seen) {
             self.health.waits = false;
@@ -144,6 +147,9 @@ impl Gateway {
                 let _ = write!(reason, "; {many} workers are silent past their deadlines");
             }
         }
+        for fault in self.bridge_faults() {
+            let _ = write!(reason, "; {fault}");
+        }
         reason.trim_start_matches("; ").to_owned()
     }
 
@@ -157,6 +163,7 @@ impl Gateway {
             ("control_overflowed", host.control_overflowed),
             ("control_refused", host.control_refused),
             ("credentials_failed", host.credentials_failed),
+            ("dead_letters_lost", host.dead_letters_lost),
             ("flushes_expired", host.flushes_expired),
             ("linger_cut_short", host.linger_cut_short),
             ("log_lines_lost", host.log_lines_lost),

@@ -16,6 +16,7 @@
 //!
 //! | file | does |
 //! |---|---|
+//! | `bridges` | links to upstream brokers, and their place between the machines |
 //! | `durable` | what the broker wants kept, to the journal and back |
 //! | `route` | carries values between machines that do not know one another |
 //! | `registry` | which devices and points there are, and what a reload changes |
@@ -25,6 +26,7 @@
 //! | `system` | `$SYS` |
 
 pub mod boundary;
+mod bridges;
 mod durable;
 mod health;
 mod registry;
@@ -38,9 +40,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use self::boundary::{
-    CloseCause, CloseHow, Dialled, HostCounters, Input, JournalEvent, Notice, Output, Peer,
-    TimerKind,
+    CloseCause, HostCounters, Input, JournalEvent, Notice, Output, Peer, TimerKind,
 };
+use self::bridges::Bridges;
 use self::durable::Durable;
 use self::health::Health;
 use self::registry::Registry;
@@ -71,6 +73,7 @@ pub struct Gateway {
     broker: Broker,
     field: Field,
     pipeline: Pipeline,
+    bridges: Bridges,
     /// While there is a journal.
     durable: Option<Durable>,
     registry: Registry,
@@ -166,6 +169,7 @@ impl Gateway {
             broker,
             field: Field::new(&mut rng),
             pipeline: Pipeline::new(),
+            bridges: Bridges::new(&mut rng),
             durable: None,
             registry: Registry::default(),
             requests: Requests::default(),
@@ -203,6 +207,8 @@ impl Gateway {
 
     /// Opens the house to everybody.
     fn start(&mut self, now: Now) {
+        // Before anything is published, so that the bridges get it.
+        self.update_bridges(now);
         self.open_house(now);
         self.add_devices(now);
         self.update_listeners();
@@ -223,7 +229,7 @@ impl Gateway {
                 self.broker
                     .handle_verified(now, conn, is_right, &mut self.outbox);
             }
-            Input::Dialled { outcome, .. } => self.handle_dialled(&outcome),
+            Input::Dialled { bridge, outcome } => self.handle_dialled(now, bridge, outcome),
             Input::Listening { listener, outcome } => self.handle_listening(listener, outcome),
             Input::Line { line, event } => {
                 if matches!(event, LineEvent::Ready { .. } | LineEvent::Lost(_)) {
@@ -250,6 +256,7 @@ impl Gateway {
         self.broker.handle_timeout(now, &mut self.outbox);
         self.field.handle_timeout(now);
         self.pipeline.handle_timeout(now);
+        self.time_bridges(now);
         if let Some(durable) = &mut self.durable {
             durable.journal.handle_timeout(now);
         }
@@ -265,6 +272,7 @@ impl Gateway {
     pub fn end_turn(&mut self, now: Now) {
         let synced = self.settle_journal(now);
         self.broker.end_turn(now, synced, &mut self.outbox);
+        self.settle_bridges(now, synced);
         if !self.is_recovering() {
             self.tell_health(now);
         }
@@ -292,7 +300,11 @@ impl Gateway {
     /// Where to read a connection's bytes to. `None`: it is paused (it will come back through
     /// [`Gateway::poll_resumed`]), closing, or gone.
     pub fn recv_buffer(&mut self, conn: ConnId) -> Option<&mut RecvBuffer> {
-        if self.broker.is_paused(conn) {
+        let is_paused = match self.bridges.of(conn) {
+            Some(bridge) => self.bridges.is_jammed(bridge),
+            None => self.broker.is_paused(conn),
+        };
+        if is_paused {
             return None;
         }
         let recv = self.recv.get_mut(conn)?;
@@ -334,7 +346,10 @@ impl Gateway {
     /// says [`SendQueue::has_more`] or is not empty afterwards, the host asks again when the socket
     /// has room.
     pub fn fill(&mut self, now: Now, conn: ConnId, budget: usize) -> Option<&mut SendQueue> {
-        self.broker.fill(now, conn, budget, &mut self.outbox);
+        match self.bridges.of(conn) {
+            Some(bridge) => self.fill_bridge(now, bridge, conn, budget),
+            None => self.broker.fill(now, conn, budget, &mut self.outbox),
+        }
         self.route(now);
         self.outbox.queue_mut(conn)
     }
@@ -362,6 +377,7 @@ impl Gateway {
         };
         [
             (self.broker.poll_timeout(), TimerKind::Broker),
+            (self.bridges.poll_timeout(), TimerKind::Bridge),
             (self.field.poll_timeout(), TimerKind::Field),
             (self.pipeline.poll_timeout(), TimerKind::Pipeline),
             (journal, TimerKind::Journal),
@@ -397,16 +413,6 @@ impl Gateway {
     /// The broker, for a test host that plays a journal from which every message must be fetched.
     pub fn broker_mut(&mut self) -> &mut Broker {
         &mut self.broker
-    }
-
-    /// Nobody waits for a connection: it is closed.
-    fn handle_dialled(&mut self, outcome: &Result<Dialled, Box<str>>) {
-        if let Ok(Dialled { conn, .. }) = *outcome {
-            self.outputs.push_back(Output::Close {
-                conn,
-                how: CloseHow::Now,
-            });
-        }
     }
 
     fn handle_accepted(&mut self, now: Now, conn: ConnId, listener: ListenerId, peer: &Peer) {
@@ -458,13 +464,20 @@ impl Gateway {
         };
         recv.commit(count);
         self.counters.bytes_received += count as u64;
+        if self.bridges.of(conn).is_some() {
+            return self.feed_bridge(now, conn);
+        }
         self.broker
             .handle_received(now, conn, recv, &mut self.outbox);
     }
 
     fn handle_closed(&mut self, now: Now, conn: ConnId, cause: CloseCause) {
         log::debug!("connection closed conn={conn} cause={cause}");
-        self.broker.handle_closed(now, conn, &mut self.outbox);
+        if self.bridges.of(conn).is_some() {
+            self.close_bridge(now, conn, cause);
+        } else {
+            self.broker.handle_closed(now, conn, &mut self.outbox);
+        }
         self.outbox.close(conn);
         self.recv.remove(conn);
         if let Some(listener) = self.doors.remove(conn)
@@ -639,6 +652,7 @@ impl Gateway {
         };
         if told == Told::Due {
             self.broker.stop(now, &mut self.outbox);
+            self.stop_bridges(now);
             self.life = Life::Stopping {
                 deadline,
                 told: Told::Yes,
@@ -652,7 +666,11 @@ impl Gateway {
             return;
         };
         let is_kept = self.durable.as_ref().is_none_or(Durable::is_quiet);
-        let quiet = told == Told::Yes && self.field.is_stopped() && self.recv.is_empty() && is_kept;
+        let quiet = told == Told::Yes
+            && self.field.is_stopped()
+            && self.recv.is_empty()
+            && self.bridges.are_idle()
+            && is_kept;
         if quiet || now.monotonic >= deadline {
             if !quiet {
                 log::warn!(

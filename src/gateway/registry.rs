@@ -113,6 +113,9 @@ impl Gateway {
             self.retire_device(now, name);
         }
         self.add_devices(now);
+        if before.bridges != self.config.bridges {
+            self.update_bridges(now);
+        }
         if before.listeners != self.config.listeners {
             let redirecting = self.update_listeners();
             self.redirect_clients(now, &redirecting);

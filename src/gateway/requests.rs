@@ -7,6 +7,7 @@
 //! | `set` | `point`, `value`, `for` | what the point now is, as `…/result` has it |
 //! | `devices` | | every device with its points |
 //! | `status` | | what is counted |
+//! | `queue` | `drop` | what waits for each bridge and for each session; before that, what is to be dropped |
 //! | `reload` | | whether the configuration was taken over |
 //!
 //! Every request ends in exactly one answer `{"status","data","error","transaction"}`. A `read`
@@ -14,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 
 use super::Gateway;
 use super::boundary::{ControlEvent, Output};
@@ -27,6 +28,9 @@ use crate::time::Now;
 
 /// Requests that may wait for an answer at once; the next one is refused and counted.
 pub(super) const PENDING_MAX: usize = 64;
+
+/// Sessions whose queues are shown, the longest first.
+const SESSIONS_SHOWN: usize = 100;
 
 /// Who waits for which answer.
 #[derive(Debug, Default)]
@@ -135,6 +139,7 @@ impl Gateway {
                 let data = self.devices_json(now);
                 self.respond(now, &asker, transaction.as_ref(), &Outcome::ok(data));
             }
+            "queue" => self.handle_queue_request(now, request, &asker, transaction.as_ref()),
             "status" => {
                 let data = self.status_json(now).to_string();
                 self.respond(now, &asker, transaction.as_ref(), &Outcome::ok(data));
@@ -238,6 +243,49 @@ impl Gateway {
             error: answer.outcome.as_ref().err().map(ToString::to_string),
         };
         self.respond(now, &pending.asker, pending.transaction.as_ref(), &outcome);
+    }
+
+    /// What waits for whom. With `drop`, what waits for that bridge is forgotten first.
+    fn handle_queue_request(
+        &mut self,
+        now: Now,
+        request: &Map<String, Json>,
+        asker: &Asker,
+        transaction: Option<&Json>,
+    ) {
+        let mut data = Map::new();
+        if let Some(name) = request.get("drop") {
+            let name = name.as_str().unwrap_or_default();
+            let Some(count) = self.drop_bridge_queue(now, name) else {
+                let error = format!("no bridge has a queue of the name {name:?}");
+                return self.refuse(now, asker, transaction, &error);
+            };
+            log::warn!("queue of bridge {name} dropped messages={count}");
+            data.insert("dropped".into(), count.into());
+        }
+        data.insert("bridges".into(), self.bridge_queues_json(now));
+        data.insert("sessions".into(), self.session_queues_json());
+        let data = Json::Object(data).to_string();
+        self.respond(now, asker, transaction, &Outcome::ok(data));
+    }
+
+    /// What waits for sessions: the longest queues, and how many others there are.
+    fn session_queues_json(&self) -> Json {
+        let mut queues: Vec<_> = self.broker.queues().collect();
+        queues.sort_by_key(|queue| core::cmp::Reverse(queue.bytes));
+        let others = queues.len().saturating_sub(SESSIONS_SHOWN);
+        queues.truncate(SESSIONS_SHOWN);
+        let shown = queues.into_iter().map(|queue| {
+            json!({
+                "client_id": queue.client_id,
+                "connected": queue.is_connected,
+                "kept": queue.is_kept,
+                "messages": queue.messages,
+                "bytes": queue.bytes,
+                "inflight": queue.inflight,
+            })
+        });
+        json!({ "longest": shown.collect::<Vec<_>>(), "others": others })
     }
 
     /// What a point has become. Not what is known of it: that may be a reading from before.

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! field ── Reading ──▶ pipeline ── Publish ──▶ broker ──▶ sessions
-//!   ▲                     ▲                      │
-//!   └──── PointWrite ─────┴──── Delivery ────────┘
+//!   ▲                     ▲                    │  ▲  │
+//!   └──── PointWrite ─────┴───── Delivery ─────┘  │  └─ Delivery ──▶ bridges
+//!                                                 └──── Publish ──────┘
 //! ```
 
 use super::Gateway;
@@ -40,6 +41,8 @@ impl Gateway {
                 self.route_broker(now, output);
             }
             quiet &= !self.route_journal(now);
+            // Behind the journal, which must know an entry before it hears that it is done with.
+            quiet &= !self.route_bridges(now);
             if quiet {
                 break;
             }
@@ -142,13 +145,16 @@ impl Gateway {
                 taker,
                 message,
                 is_replay,
+                entry,
                 ..
             } => match taker {
                 Taker::Commands(point) => self.route_command(now, point, &message, is_replay),
                 Taker::Requests => self.handle_request_message(now, &message, is_replay),
-                // Sessions are served inside the broker; bridges have no machine behind them yet,
-                // so none subscribes.
-                Taker::Session(_) | Taker::Shared(_) | Taker::Bridge(..) => {
+                Taker::Bridge(bridge, rule) => {
+                    self.route_to_bridge(now, (bridge, rule), &message, entry);
+                }
+                // Sessions are served inside the broker.
+                Taker::Session(_) | Taker::Shared(_) => {
                     debug_assert!(false, "delivered to a taker that route does not serve");
                 }
             },

@@ -88,6 +88,7 @@ impl Gateway {
             },
             "host": self.host,
             "journal": self.journal_json(),
+            "bridges": self.bridges_json(now),
             "broker": self.broker.stats().entries().collect::<BTreeMap<_, _>>(),
             "field": self.field_json(),
             "pipeline": self.pipeline.stats(),

@@ -28,6 +28,7 @@ mod event_loop;
 mod footprint;
 mod gpio;
 pub mod identity;
+mod letters;
 pub mod local_time;
 pub mod log;
 mod net;

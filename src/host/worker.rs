@@ -66,6 +66,11 @@ pub(super) enum Answer {
         /// What was found, or what went wrong.
         outcome: Box<Result<upstream::Prepared, String>>,
     },
+    /// Of dead letters being written.
+    Letters {
+        /// How many could not be.
+        lost: u64,
+    },
     /// Of a user's number.
     UserName {
         /// The number.

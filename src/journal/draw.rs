@@ -75,6 +75,14 @@ impl Journal {
         Draw::Pending
     }
 
+    /// The same, of those that are not below `from`: the others are with their owner.
+    pub fn draw_from(&mut self, id: QueueId, from: u64) -> Draw {
+        if let Some(Places::Backlog(backlog)) = self.queues.get_mut(&id).map(|q| &mut q.places) {
+            backlog.drawn = backlog.drawn.max(from);
+        }
+        self.draw(id)
+    }
+
     /// What was drawn and is not consumed is drawn again.
     pub fn rewind(&mut self, id: QueueId) {
         if let Some(Places::Backlog(backlog)) = self.queues.get_mut(&id).map(|q| &mut q.places) {

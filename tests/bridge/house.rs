@@ -382,7 +382,7 @@ impl Rig {
     }
 
     pub fn send_by(&mut self, rule: u16, message: &ApplicationMessage) {
-        self.bridge.send(self.now, RuleId(rule), message);
+        self.bridge.send(self.now, RuleId(rule), message, None);
         self.turn();
     }
 

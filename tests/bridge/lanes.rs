@@ -137,7 +137,7 @@ fn the_latest_of_each_topic_is_kept_where_that_is_enough() {
     }
     let window = usize::from(WINDOW) - 2;
     assert_eq!(rig.publishes().len(), window);
-    assert_eq!(rig.status().queue_length, 2 + window + 1);
+    assert_eq!(rig.status().queue_length, 2 + window as u64 + 1);
     rig.ack_all(&sent);
     assert_eq!(payloads(&rig.publishes()), ["a19"]);
 }

@@ -116,7 +116,7 @@ fn no_bytes_do_more_than_disconnect() {
         }
         let status = rig.status();
         let stats = *rig.bridge.stats();
-        let done = stats.acknowledged + stats.dead_letters + status.queue_length as u64;
+        let done = stats.acknowledged + stats.dead_letters + status.queue_length;
         assert_eq!(
             done, stats.queued,
             "seed={seed}: nothing vanishes: {stats:?}"

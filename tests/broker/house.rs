@@ -206,6 +206,7 @@ impl House {
                     origin,
                     message,
                     is_replay,
+                    ..
                 } => self.deliveries.push_back(Delivery {
                     taker,
                     origin,

@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 
+use fieldgate::bridge::Credentials;
 use fieldgate::field::bus::{BusError, BusOp, BusOutcome, BusReply};
 use fieldgate::field::line::{Direction, LineCommand, LineEvent, LineRef};
 use fieldgate::gateway::Gateway;
 use fieldgate::gateway::boundary::{
-    CloseCause, CloseHow, ControlEvent, HostCounters, Input, Output, Peer, TimerKind,
+    CloseCause, CloseHow, ControlEvent, Dialled, HostCounters, Input, Output, Peer, TimerKind,
 };
 use fieldgate::gateway::settings::Config;
-use fieldgate::id::{ConnId, ControlId, LineId, ListenerId, RequestId};
+use fieldgate::id::{BridgeId, ConnId, ControlId, LineId, ListenerId, RequestId};
 use fieldgate::mqtt::frame::{self, Frame};
 use fieldgate::mqtt::{
     Ack, Connect, ConnectProperties, Disconnect, Packet, PacketId, ProtocolVersion, Publish,
@@ -62,6 +63,8 @@ pub struct House {
     clients: BTreeMap<ConnId, Client>,
     lines: BTreeMap<LineId, (u32, bool)>,
     loads: VecDeque<RequestId>,
+    /// What is dialled, and for whom.
+    dials: VecDeque<(BridgeId, String)>,
     next_conn: u32,
     /// In steps of 0.5 °C; `None`: it does not answer.
     pub half_degrees: Option<i16>,
@@ -121,6 +124,7 @@ impl House {
             clients: BTreeMap::new(),
             lines: BTreeMap::new(),
             loads: VecDeque::new(),
+            dials: VecDeque::new(),
             next_conn: 0,
             half_degrees: Some(42),
             holds_bus: false,
@@ -262,12 +266,14 @@ impl House {
                 self.loads.push_back(request);
             }
             Output::Notice(notice) => self.said.push(format!("{notice:?}").to_lowercase()),
-            Output::Dial { .. }
-            | Output::Undial { .. }
-            | Output::Port(_)
-            | Output::Journal(_)
-            | Output::Disk(_)
-            | Output::Verify { .. } => {
+            Output::Dial { bridge, target } => {
+                self.dials.push_back((bridge, target.endpoint.to_string()));
+            }
+            Output::Undial { .. } => self.said.push("undial".into()),
+            Output::DeadLetter { bridge, line } => {
+                self.said.push(format!("dead letter {bridge}: {line}"));
+            }
+            Output::Port(_) | Output::Journal(_) | Output::Disk(_) | Output::Verify { .. } => {
                 panic!("nobody asked for {output:?}")
             }
         }
@@ -399,6 +405,37 @@ impl House {
         let mut answers = self.take_answers();
         assert_eq!(answers.len(), 1, "{line}: {answers:?}");
         answers.remove(0).1
+    }
+
+    // ---- upstream brokers
+
+    /// What is being dialled.
+    pub fn dialled(&self) -> Vec<&str> {
+        self.dials.iter().map(|(_, url)| &**url).collect()
+    }
+
+    /// The oldest dial succeeds. The other end speaks as a client does here.
+    pub fn open_dialled(&mut self) -> ConnId {
+        let (bridge, _) = self.dials.pop_front().expect("somebody dials");
+        let conn = ConnId::from_parts(self.next_conn, 0);
+        self.next_conn += 1;
+        let client = Client {
+            version: V5,
+            received: Vec::new(),
+            last_id: 0,
+        };
+        self.clients.insert(conn, client);
+        let credentials = Credentials::default();
+        let outcome = Ok(Dialled { conn, credentials });
+        self.input(Input::Dialled { bridge, outcome });
+        conn
+    }
+
+    /// The oldest dial fails.
+    pub fn fail_dialled(&mut self, why: &str) {
+        let (bridge, _) = self.dials.pop_front().expect("somebody dials");
+        let outcome = Err(why.into());
+        self.input(Input::Dialled { bridge, outcome });
     }
 
     // ---- clients

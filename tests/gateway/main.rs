@@ -5,6 +5,7 @@
 
 mod house;
 
+mod bridges;
 mod commands;
 mod control;
 mod health;

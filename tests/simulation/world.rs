@@ -1226,7 +1226,9 @@ impl World {
                     }));
                 }
                 Output::Disk(command) => panic!("nobody asked for {command:?}"),
-                Output::Dial { .. } | Output::Undial { .. } => panic!("there is no bridge"),
+                Output::Dial { .. } | Output::Undial { .. } | Output::DeadLetter { .. } => {
+                    panic!("there is no bridge")
+                }
                 Output::Notice(notice) => {
                     self.ready |= notice == Notice::Ready;
                     if notice == Notice::Stopped {

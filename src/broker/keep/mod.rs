@@ -12,10 +12,12 @@
 //! | a QoS 2 PUBLISH that it has sent | key [`KeyKind::Received`], in the record of the message | PUBREL |
 //! | a QoS 2 PUBLISH that it is sent | key [`KeyKind::Sent`], by its sequence number | PUBCOMP, and that of all before it |
 //! | a retained message | key [`KeyKind::Retained`] | it is replaced or removed |
+//! | a message for a bridge that keeps it | an entry of the bridge's queue, in the same record | the bridge says so |
 //!
 //! A client's will is not kept: a gateway that starts again has lost its connections without
 //! knowing how they would have ended. Topics that begin with `$` are not kept either.
 
+mod bridges;
 mod record;
 mod recover;
 
@@ -30,9 +32,12 @@ use super::settings::{Durability, Level};
 use super::subscriptions::Subscription;
 use super::{Broker, Taker};
 use crate::buffer::{Outbox, Payload};
-use crate::id::{Lsn, MessageId, QueueId, SessionId};
+use crate::id::{BridgeId, Lsn, MessageId, QueueId, SessionId};
 use crate::mqtt::{PacketId, QoS};
 use crate::time::{Duration, Instant, Now};
+use bridges::BridgeQueue;
+pub(super) use bridges::waits;
+pub use bridges::{decode_rule, read_message};
 pub(super) use record::{Stage, encode_message, encode_presence, queue_target};
 use record::{encode_sent, encode_session, encode_subscription, hash, kept_identifiers};
 
@@ -168,6 +173,8 @@ pub(super) struct Keeper {
     dirty: BTreeSet<Rc<str>>,
     /// When that is. Invariant: while there are some.
     dirty_due: Option<Instant>,
+    /// Bridges whose entries are numbered.
+    bridges: BTreeMap<BridgeId, BridgeQueue>,
     /// Messages that nobody may see, and deliveries that nobody may get, before the sync.
     held: VecDeque<(Lsn, Held)>,
     /// While what was kept comes back.
@@ -208,6 +215,7 @@ impl Keeper {
             sessions: level_of_sessions(durability),
             dirty: BTreeSet::new(),
             dirty_due: None,
+            bridges: BTreeMap::new(),
             held: VecDeque::new(),
             recovery: Some(Box::default()),
         }

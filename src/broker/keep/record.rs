@@ -254,6 +254,13 @@ pub(super) fn decode_message(body: &Payload, now: Now) -> Option<ApplicationMess
     ))
 }
 
+/// When a message was kept.
+pub(super) fn kept_at(body: &[u8]) -> Option<WallTime> {
+    let mut reader = Bytes(body);
+    reader.version()?;
+    Some(WallTime::from_unix_millis(reader.u64()? as i64))
+}
+
 /// A reader of little-endian numbers; the rest is what has not been read.
 struct Bytes<'a>(&'a [u8]);
 

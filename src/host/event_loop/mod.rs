@@ -29,6 +29,7 @@ use super::bus::Buses;
 use super::control::{Control, Served};
 use super::disk::Disk;
 use super::gpio::{EdgesRead, Lines};
+use super::letters::Letters;
 use super::net::{Closing, Connection, Credentials, Lingering, Listener, Proxied};
 use super::password::Passwords;
 use super::serial::{self, Ports, Progress};
@@ -104,6 +105,7 @@ pub struct EventLoop {
     credentials: Credentials,
     proxied: Proxied,
     users: Users,
+    letters: Letters,
     connections: GenSlab<ConnId, Connection>,
     upstreams: Upstreams,
     lingering: Lingering,
@@ -204,6 +206,11 @@ impl EventLoop {
             credentials: Credentials::new(mailbox.clone(), errands.clone()),
             proxied: Proxied::default(),
             users: Users::new(mailbox.clone(), errands.clone()),
+            letters: Letters::new(
+                mailbox.clone(),
+                errands.clone(),
+                settings.data_dir.as_deref(),
+            ),
             connections: GenSlab::new(),
             upstreams: Upstreams::new(mailbox.clone(), errands.clone(), settings.dialling),
             lingering: Lingering::default(),
@@ -418,6 +425,10 @@ impl EventLoop {
                 if let Some(settled) = settled {
                     self.credentials_settled(now, settled);
                 }
+                None
+            }
+            Answer::Letters { lost } => {
+                self.counters.dead_letters_lost += self.letters.written(lost);
                 None
             }
             Answer::UserName { uid, name } => {

@@ -90,6 +90,9 @@ impl EventLoop {
             }
             Output::Dial { bridge, target } => self.dial(now, bridge, target),
             Output::Undial { bridge } => self.upstreams.undial(&mut self.timers, bridge),
+            Output::DeadLetter { bridge, line } => {
+                self.counters.dead_letters_lost += self.letters.keep(bridge, line);
+            }
             Output::Notice(notice) => self.notice(now, &notice),
         }
     }

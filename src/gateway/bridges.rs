@@ -1,0 +1,908 @@
+//! Bridges in the house: from the configuration to machines, and between them, the broker, the
+//! journal and their connections.
+//!
+//! ```text
+//! broker ── Delivery, with its place ──▶ bridge ── Dial, Close ──▶ host
+//!   ▲  ▲                                  │  ▲
+//!   │  └───── Publish, settled later ─────┘  │
+//!   │                                        │ what is kept and not in memory
+//!   └─ numbers entries of its queue        journal ◀── consumed
+//! ```
+//!
+//! A bridge has a queue in the journal, of kind backlog, under its name: the record with key
+//! [`BRIDGE_QUEUE`]. A queue whose bridge the configuration has no more stays there until the
+//! bridge is back or somebody drops it (`queue`).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use data_encoding::HEXLOWER;
+use serde_json::{Value as Json, json};
+
+use super::Gateway;
+use super::boundary::{CloseCause, CloseHow, Dialled, FLUSH_TIMEOUT, Output};
+use super::settings::Target;
+use crate::bridge::settings::{Keep, SendRule, Settings};
+use crate::bridge::{self, Bridge, DeadReason, Phase, Place, Ticket};
+use crate::broker::keep::{decode_rule, read_message};
+use crate::broker::{BridgeEntry, Origin, Taker};
+use crate::id::{BridgeId, ConnId, Lsn, QueueId, RuleId};
+use crate::journal::{self, Class, Draw, QueueKind};
+use crate::mqtt::frame::{self, Frame};
+use crate::mqtt::{
+    ApplicationMessage, ProtocolVersion, QoS, ReasonCode, RetainHandling, SubscriptionOptions,
+    TopicFilter,
+};
+use crate::rng::Rng;
+use crate::slab::{GenSlab, IdTable};
+use crate::time::{Instant, Now, WallTime};
+
+/// The kind of the journal's keys that say whose queue is whose; the broker's are below it.
+pub(super) const BRIDGE_QUEUE: u8 = 16;
+
+/// The version of what such a key's record says: name, then a hash of each sending rule.
+const VERSION: u8 = 1;
+
+/// The bridges.
+pub(super) struct Bridges {
+    rng: Rng,
+    by_name: BTreeMap<Box<str>, BridgeId>,
+    links: GenSlab<BridgeId, Link>,
+    /// Those of `links`, to go through without asking for memory.
+    order: Vec<BridgeId>,
+    conns: IdTable<ConnId, BridgeId>,
+    /// Queues in the journal, by the name of their bridge.
+    queues: BTreeMap<Box<str>, KeptQueue>,
+    /// Received messages whose acknowledgement waits for a sync, in its order.
+    tickets: VecDeque<(Lsn, BridgeId, Ticket)>,
+    /// Counts up with every bridge that comes up, goes down, or fails to come up.
+    changes: u64,
+}
+
+/// A queue in the journal.
+#[derive(Debug)]
+struct KeptQueue {
+    queue: QueueId,
+    /// Of the rules that had been subscribed when it was last written.
+    rules: Vec<u64>,
+}
+
+struct Link {
+    name: Box<str>,
+    bridge: Bridge,
+    queue: Option<QueueId>,
+    /// Sending rules that are subscribed.
+    rules: u16,
+    /// The journal reads for it.
+    is_fetching: bool,
+    /// Received bytes wait for room in the bridge.
+    is_jammed: bool,
+    /// The configuration has it no more: it ends when it is idle.
+    is_retiring: bool,
+    /// As it was when people were last told.
+    was_up: bool,
+    had_failed: bool,
+}
+
+impl Bridges {
+    pub(super) fn new(rng: &mut Rng) -> Self {
+        Self {
+            rng: rng.fork(),
+            by_name: BTreeMap::new(),
+            links: GenSlab::new(),
+            order: Vec::new(),
+            conns: IdTable::new(),
+            queues: BTreeMap::new(),
+            tickets: VecDeque::new(),
+            changes: 0,
+        }
+    }
+
+    /// Whose connection it is.
+    pub(super) fn of(&self, conn: ConnId) -> Option<BridgeId> {
+        self.conns.get(conn).copied()
+    }
+
+    /// Whether nothing is to be read from a connection now.
+    pub(super) fn is_jammed(&self, id: BridgeId) -> bool {
+        self.links.get(id).is_some_and(|link| link.is_jammed)
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Whether all have said goodbye.
+    pub(super) fn are_idle(&self) -> bool {
+        self.links.iter().all(|(_, link)| link.bridge.is_idle())
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let timeouts = self
+            .links
+            .iter()
+            .filter_map(|(_, link)| link.bridge.poll_timeout());
+        timeouts.min()
+    }
+
+    /// A record of the journal that says whose queue a queue is.
+    pub(super) fn recover_name(&mut self, queue: QueueId, body: &[u8]) {
+        match decode_name(body) {
+            Some((name, rules)) => {
+                self.queues.insert(name.into(), KeptQueue { queue, rules });
+            }
+            None => log::error!("journal: the name of queue {} cannot be read", queue.0),
+        }
+    }
+
+    fn link_of(&mut self, conn: ConnId) -> Option<(BridgeId, &mut Link)> {
+        let id = self.of(conn)?;
+        Some((id, self.links.get_mut(id)?))
+    }
+}
+
+// ---- from the configuration
+
+impl Gateway {
+    /// Makes bridges what the configuration says; what did not change is not touched.
+    pub(super) fn update_bridges(&mut self, now: Now) {
+        let wanted = self.config.bridges.clone();
+        let gone: Vec<_> = self
+            .bridges
+            .by_name
+            .iter()
+            .filter(|(name, _)| !wanted.contains_key(*name))
+            .map(|(name, id)| (name.clone(), *id))
+            .collect();
+        for (name, id) in gone {
+            log::info!("bridge {name} is taken out");
+            self.bridges.by_name.remove(&name);
+            self.retire_bridge(now, id);
+        }
+        for (name, settings) in wanted {
+            match self.bridges.by_name.get(&name).copied() {
+                Some(id) => self.reconfigure_bridge(now, id, settings),
+                None => self.add_bridge(now, &name, settings),
+            }
+        }
+    }
+
+    fn add_bridge(&mut self, now: Now, name: &str, settings: Settings) {
+        let rules = settings.send.clone();
+        let made = Bridge::new(name, settings, &self.memory, &mut self.bridges.rng);
+        let mut bridge = match made {
+            Ok(bridge) => bridge,
+            Err(error) => return log::error!("bridge {name} cannot be made: {error}"),
+        };
+        let known = self.find_queue(now, name);
+        let queue = known.as_ref().map(|(queue, _)| *queue);
+        if let (Some(queue), Some(durable)) = (queue, &mut self.durable) {
+            durable.journal.rewind(queue);
+            if let Some(state) = durable.journal.queue(queue) {
+                bridge.recover(state.entries, state.bytes, state.next);
+            }
+        }
+        bridge.start();
+        let id = self.bridges.links.insert(Link {
+            name: name.into(),
+            bridge,
+            queue,
+            rules: 0,
+            is_fetching: false,
+            is_jammed: false,
+            is_retiring: false,
+            was_up: false,
+            had_failed: false,
+        });
+        self.bridges.order.push(id);
+        self.bridges.by_name.insert(name.into(), id);
+        let before = known.map_or_else(Vec::new, |(_, rules)| rules);
+        self.subscribe_rules(now, id, &rules, &before);
+    }
+
+    fn reconfigure_bridge(&mut self, now: Now, id: BridgeId, settings: Settings) {
+        let Some(link) = self.bridges.links.get_mut(id) else {
+            return;
+        };
+        let before = link.bridge.settings();
+        if *before == settings {
+            return;
+        }
+        let (old, rules) = (before.send.clone(), settings.send.clone());
+        if let Err(error) = link.bridge.reconfigure(now, settings) {
+            return log::error!("bridge {} stays as it was: {error}", link.name);
+        }
+        if old != rules {
+            let before: Vec<_> = old.iter().map(hash_of).collect();
+            self.subscribe_rules(now, id, &rules, &before);
+        }
+    }
+
+    fn retire_bridge(&mut self, now: Now, id: BridgeId) {
+        self.unsubscribe_rules(id);
+        self.broker.forget_bridge(id);
+        if let Some(link) = self.bridges.links.get_mut(id) {
+            link.is_retiring = true;
+            link.bridge.stop(now);
+        }
+    }
+
+    fn unsubscribe_rules(&mut self, id: BridgeId) {
+        let rules = self.bridges.links.get(id).map_or(0, |link| link.rules);
+        for rule in 0..rules {
+            self.broker.unsubscribe_all(Taker::Bridge(id, RuleId(rule)));
+        }
+    }
+
+    /// Subscribes sending rules. One that was not there before also gets what is retained: nobody
+    /// has sent that for it.
+    fn subscribe_rules(&mut self, now: Now, id: BridgeId, rules: &[SendRule], before: &[u64]) {
+        self.unsubscribe_rules(id);
+        let Some(link) = self.bridges.links.get_mut(id) else {
+            return;
+        };
+        link.rules = rules.len() as u16;
+        let name = link.name.clone();
+        if let Some(queue) = link.queue {
+            let next = link.bridge.next_number();
+            self.broker.keep_bridge(id, queue, next, kept_of(rules));
+        }
+        for (index, rule) in rules.iter().enumerate() {
+            let taker = Taker::Bridge(id, RuleId(index as u16));
+            let excepted = rule.except.iter();
+            for filter in excepted.filter_map(|filter| TopicFilter::new(filter).ok()) {
+                self.broker.except(taker, filter);
+            }
+            let is_new = !before.contains(&hash_of(rule));
+            let options = SubscriptionOptions {
+                retain_handling: if is_new {
+                    RetainHandling::Send
+                } else {
+                    RetainHandling::DoNotSend
+                },
+                ..SubscriptionOptions::new(QoS::ExactlyOnce)
+            };
+            match TopicFilter::new(&rule.filter) {
+                Ok(filter) => self.broker.subscribe(taker, filter, options),
+                Err(error) => log::error!("cannot subscribe filter={}: {error}", rule.filter),
+            }
+        }
+        let hashes = rules.iter().map(hash_of).collect();
+        self.name_queue(now, &name, hashes);
+    }
+}
+
+// ---- queues in the journal
+
+impl Gateway {
+    /// The queue of a bridge, made if there is none, and the rules that it knows; `None` without a
+    /// journal.
+    fn find_queue(&mut self, now: Now, name: &str) -> Option<(QueueId, Vec<u64>)> {
+        let durable = self.durable.as_mut()?;
+        if let Some(kept) = self.bridges.queues.get(name) {
+            return Some((kept.queue, kept.rules.clone()));
+        }
+        let queue = durable.journal.new_queue_id();
+        let kept = KeptQueue {
+            queue,
+            rules: Vec::new(),
+        };
+        self.bridges.queues.insert(name.into(), kept);
+        self.make_queue(now, queue);
+        Some((queue, Vec::new()))
+    }
+
+    /// What the journal does not take now is tried again when it has room; until then who waits for
+    /// something to be kept there is not answered.
+    fn make_queue(&mut self, now: Now, queue: QueueId) {
+        let Some(durable) = &mut self.durable else {
+            return;
+        };
+        let journal = &mut durable.journal;
+        if let Err(refused) = journal.make_queue(now, queue, QueueKind::Backlog, Class::Strict) {
+            log::error!("no queue for a bridge: {refused:?}");
+        }
+        durable.wait();
+    }
+
+    /// Says in the journal whose queue it is, and what its rules are.
+    fn name_queue(&mut self, now: Now, name: &str, rules: Vec<u64>) {
+        let Some(durable) = &mut self.durable else {
+            return;
+        };
+        let Some(kept) = self.bridges.queues.get_mut(name) else {
+            return;
+        };
+        if kept.rules == rules && !rules.is_empty() {
+            return;
+        }
+        let target = journal::Target::Key {
+            key: key_of(kept.queue),
+            note: &[],
+        };
+        let body = encode_name(name, &rules);
+        kept.rules = rules;
+        if let Err(refused) = durable
+            .journal
+            .append(now, &[target], &[&body], Class::Strict)
+        {
+            log::error!("bridge {name}: its queue is not named: {refused:?}");
+            // Said again when there is room.
+            kept.rules.clear();
+        }
+        durable.wait();
+    }
+
+    /// The journal has room again: what it did not take of bridges' queues.
+    pub(super) fn make_bridge_queues(&mut self, now: Now) {
+        let missing: Vec<_> = self
+            .bridges
+            .queues
+            .iter()
+            .map(|(name, kept)| (name.clone(), kept.queue))
+            .collect();
+        for (name, queue) in missing {
+            let Some(durable) = &self.durable else {
+                return;
+            };
+            if durable.journal.queue(queue).is_none() {
+                self.make_queue(now, queue);
+            }
+            let id = self.bridges.by_name.get(&name);
+            let link = id.and_then(|id| self.bridges.links.get(*id));
+            if let Some(link) = link {
+                let rules = &link.bridge.settings().send;
+                let hashes = rules.iter().map(hash_of).collect();
+                self.name_queue(now, &name, hashes);
+            }
+        }
+    }
+
+    /// Everything that was kept is read: a queue that nobody has named was about to be made.
+    pub(super) fn drop_nameless(&mut self, now: Now, backlogs: &[QueueId]) {
+        let Some(durable) = &mut self.durable else {
+            return;
+        };
+        for queue in backlogs {
+            let kept = self.bridges.queues.values();
+            if !kept.into_iter().any(|kept| kept.queue == *queue) {
+                durable.journal.drop_queue(now, *queue, Class::Lazy);
+            }
+        }
+    }
+
+    /// Forgets what waits for a bridge: how many messages that was. `None`: there is no such queue.
+    /// What is under way to the peer is not taken back.
+    pub(super) fn drop_bridge_queue(&mut self, now: Now, name: &str) -> Option<u64> {
+        if let Some(id) = self.bridges.by_name.get(name) {
+            let link = self.bridges.links.get_mut(*id)?;
+            let before = link.bridge.status(now).queue_length;
+            link.bridge.drop_waiting();
+            let after = link.bridge.status(now).queue_length;
+            self.renew_queue(now, *id, name);
+            return Some(before - after);
+        }
+        let kept = self.bridges.queues.remove(name)?;
+        let durable = self.durable.as_mut()?;
+        let state = durable.journal.queue(kept.queue);
+        durable.journal.delete(now, key_of(kept.queue), Class::Lazy);
+        durable.journal.drop_queue(now, kept.queue, Class::Strict);
+        durable.wait();
+        Some(state.map_or(0, |state| state.entries))
+    }
+}
+
+impl Gateway {
+    /// A bridge's queue is dropped with all that is in it, and another one begins. What is under
+    /// way is in memory alone from then on.
+    fn renew_queue(&mut self, now: Now, id: BridgeId, name: &str) {
+        let Some(link) = self.bridges.links.get_mut(id) else {
+            return;
+        };
+        let (Some(old), Some(durable)) = (link.queue, &mut self.durable) else {
+            return;
+        };
+        durable.journal.delete(now, key_of(old), Class::Lazy);
+        durable.journal.drop_queue(now, old, Class::Strict);
+        link.is_fetching = false;
+        self.bridges.queues.remove(name);
+        let queue = self.find_queue(now, name).map(|(queue, _)| queue);
+        let Some(link) = self.bridges.links.get_mut(id) else {
+            return;
+        };
+        link.queue = queue;
+        let rules = link.bridge.settings().send.clone();
+        if let Some(queue) = queue {
+            let next = link.bridge.next_number();
+            self.broker.keep_bridge(id, queue, next, kept_of(&rules));
+        }
+        let hashes = rules.iter().map(hash_of).collect();
+        self.name_queue(now, name, hashes);
+    }
+}
+
+// ---- what comes from outside
+
+impl Gateway {
+    pub(super) fn handle_dialled(
+        &mut self,
+        now: Now,
+        id: BridgeId,
+        outcome: Result<Dialled, Box<str>>,
+    ) {
+        let link = self.bridges.links.get_mut(id);
+        match (outcome, link) {
+            (Ok(Dialled { conn, credentials }), Some(link)) => {
+                self.outbox.open(conn);
+                let recv = crate::buffer::RecvBuffer::new(&self.memory);
+                self.recv.insert(conn, recv);
+                self.bridges.conns.insert(conn, id);
+                link.is_jammed = false;
+                link.bridge.handle_dialled(now, conn, credentials);
+            }
+            (Err(error), Some(link)) => link.bridge.handle_unreachable(now, &error),
+            // Its bridge is gone.
+            (Ok(Dialled { conn, .. }), None) => self.outputs.push_back(Output::Close {
+                conn,
+                how: CloseHow::Now,
+            }),
+            (Err(_), None) => {}
+        }
+    }
+
+    /// Bytes of a peer lie in its connection's buffer.
+    pub(super) fn feed_bridge(&mut self, now: Now, conn: ConnId) {
+        let Some((_, link)) = self.bridges.link_of(conn) else {
+            return;
+        };
+        let Some(recv) = self.recv.get_mut(conn) else {
+            return;
+        };
+        link.is_jammed = false;
+        let consumed = link.bridge.handle_input(now, conn, recv.bytes());
+        recv.consume(consumed);
+        let limit = link.bridge.settings().max_packet_size;
+        match frame::peek(recv.bytes(), limit) {
+            Ok(Frame::Complete { .. }) => link.is_jammed = true,
+            Ok(Frame::Incomplete {
+                needed: Some(total),
+            }) if recv.expect_frame(total).is_err() => {
+                let why = format!("no memory for a packet of {total} bytes");
+                link.bridge.give_up_connection(now, &why);
+            }
+            // What is wrong with them the bridge has seen.
+            Ok(Frame::Incomplete { .. }) | Err(_) => {}
+        }
+    }
+
+    /// The connection of a bridge is gone.
+    pub(super) fn close_bridge(&mut self, now: Now, conn: ConnId, cause: CloseCause) {
+        if let Some((_, link)) = self.bridges.link_of(conn) {
+            link.is_jammed = false;
+            let by_peer = cause == CloseCause::Peer;
+            link.bridge.handle_closed(now, conn, by_peer);
+        }
+        self.bridges.conns.remove(conn);
+    }
+
+    /// Draws what a bridge has to send.
+    pub(super) fn fill_bridge(&mut self, now: Now, id: BridgeId, conn: ConnId, budget: usize) {
+        let Some(link) = self.bridges.links.get_mut(id) else {
+            return;
+        };
+        if let Some(queue) = self.outbox.queue_mut(conn) {
+            link.bridge.fill(now, conn, budget, queue);
+        }
+        if link.is_jammed {
+            self.resumed.push_back(conn);
+        }
+    }
+
+    /// Bridges whose time has come.
+    pub(super) fn time_bridges(&mut self, now: Now) {
+        for (_, link) in self.bridges.links.iter_mut() {
+            if link
+                .bridge
+                .poll_timeout()
+                .is_some_and(|at| at <= now.monotonic)
+            {
+                link.bridge.handle_timeout(now);
+            }
+        }
+    }
+
+    /// Changes up to `synced` are on the disk.
+    pub(super) fn settle_bridges(&mut self, now: Now, synced: Lsn) {
+        for at in 0..self.bridges.order.len() {
+            let id = self.bridges.order[at];
+            if let Some(link) = self.bridges.links.get_mut(id) {
+                link.bridge.handle_synced(synced);
+            }
+        }
+        while let Some((lsn, id, ticket)) = self.bridges.tickets.front().copied()
+            && lsn <= synced
+        {
+            self.bridges.tickets.pop_front();
+            self.settle_ticket(id, ticket, ReasonCode::Success);
+        }
+        self.tell_links(now);
+    }
+
+    fn settle_ticket(&mut self, id: BridgeId, ticket: Ticket, reason: ReasonCode) {
+        let Some(link) = self.bridges.links.get_mut(id) else {
+            return;
+        };
+        link.bridge.settle(ticket, reason);
+        if core::mem::take(&mut link.is_jammed) {
+            let conns = self.bridges.conns.iter();
+            let conns = conns.filter(|(_, it)| **it == id).map(|(conn, _)| conn);
+            self.resumed.extend(conns);
+        }
+    }
+
+    /// A change is not kept.
+    pub(super) fn unkeep_bridges(&mut self, now: Now, lsn: Lsn, is_awaited: bool) {
+        for (_, link) in self.bridges.links.iter_mut() {
+            link.bridge.handle_unkept(lsn, is_awaited);
+        }
+        if !is_awaited {
+            return;
+        }
+        let (links, mut given_up) = (&mut self.bridges.links, BTreeSet::new());
+        self.bridges.tickets.retain(|(it, id, _)| {
+            let is_it = *it == lsn;
+            if is_it
+                && given_up.insert(*id)
+                && let Some(link) = links.get_mut(*id)
+            {
+                let why = "what the peer has sent cannot be kept";
+                link.bridge.give_up_connection(now, why);
+            }
+            !is_it
+        });
+    }
+
+    /// All say goodbye.
+    pub(super) fn stop_bridges(&mut self, now: Now) {
+        for (_, link) in self.bridges.links.iter_mut() {
+            link.bridge.stop(now);
+        }
+    }
+}
+
+// ---- between the machines
+
+impl Gateway {
+    /// A message for a sending rule.
+    pub(super) fn route_to_bridge(
+        &mut self,
+        now: Now,
+        (id, rule): (BridgeId, RuleId),
+        message: &ApplicationMessage,
+        entry: Option<BridgeEntry>,
+    ) {
+        let place = entry.map(|entry| Place {
+            sequence: entry.sequence,
+            lsn: entry.lsn,
+            is_held: entry.is_held,
+        });
+        if let Some(link) = self.bridges.links.get_mut(id) {
+            link.bridge.send(now, rule, message, place);
+        }
+    }
+
+    /// Does what the bridges say; whether there was anything.
+    pub(super) fn route_bridges(&mut self, now: Now) -> bool {
+        let mut is_busy = false;
+        let mut has_retired = false;
+        for at in 0..self.bridges.order.len() {
+            let id = self.bridges.order[at];
+            is_busy |= self.route_bridge(now, id);
+            let link = self.bridges.links.get(id);
+            has_retired |= link.is_some_and(|link| link.is_retiring && link.bridge.is_idle());
+        }
+        if has_retired {
+            let links = &mut self.bridges.links;
+            self.bridges.order.retain(|id| {
+                let link = links.get(*id);
+                let is_over = link.is_some_and(|link| link.is_retiring && link.bridge.is_idle());
+                if is_over {
+                    links.remove(*id);
+                }
+                !is_over
+            });
+        }
+        is_busy
+    }
+
+    fn route_bridge(&mut self, now: Now, id: BridgeId) -> bool {
+        let mut is_busy = false;
+        while let Some(link) = self.bridges.links.get_mut(id)
+            && let Some(output) = link.bridge.poll_output()
+        {
+            is_busy = true;
+            self.do_for_bridge(now, id, output);
+        }
+        let Some(link) = self.bridges.links.get_mut(id) else {
+            return is_busy;
+        };
+        if let (Some(queue), Some(durable)) = (link.queue, &mut self.durable) {
+            while let Some(sequence) = link.bridge.poll_consumed() {
+                durable.journal.consume(now, queue, sequence);
+            }
+            while !link.is_fetching
+                && let Some(from) = link.bridge.wants_kept()
+            {
+                match durable.journal.draw_from(queue, from) {
+                    Draw::Ready {
+                        sequence,
+                        note,
+                        body,
+                    } => {
+                        let read = read_message(&body, now);
+                        let kept_at: Option<WallTime> = read.as_ref().and_then(|(_, at)| *at);
+                        let message = read.as_ref().map(|(message, _)| message);
+                        let rule = decode_rule(&note);
+                        link.bridge.restore(now, sequence, rule, message, kept_at);
+                    }
+                    Draw::Pending => link.is_fetching = true,
+                    Draw::Empty => link.bridge.nothing_kept(),
+                }
+                is_busy = true;
+            }
+        }
+        if let Some(conn) = link.bridge.poll_wake() {
+            self.outbox.wake(conn);
+        }
+        is_busy
+    }
+
+    /// A read that a bridge waited for is done.
+    pub(super) fn handle_drawable(&mut self, queue: QueueId) {
+        for (_, link) in self.bridges.links.iter_mut() {
+            if link.queue == Some(queue) {
+                link.is_fetching = false;
+            }
+        }
+    }
+
+    fn do_for_bridge(&mut self, now: Now, id: BridgeId, output: bridge::Output) {
+        let Some(link) = self.bridges.links.get(id) else {
+            return;
+        };
+        match output {
+            bridge::Output::Dial { endpoint } => {
+                let settings = link.bridge.settings();
+                let target = Box::new(Target {
+                    endpoint,
+                    tls: settings.tls.clone(),
+                    username: settings.username.clone(),
+                    password: settings.password.clone(),
+                });
+                self.outputs.push_back(Output::Dial { bridge: id, target });
+            }
+            bridge::Output::Undial => self.outputs.push_back(Output::Undial { bridge: id }),
+            bridge::Output::Close { conn, after_flush } => {
+                if let Some(recv) = self.recv.get_mut(conn) {
+                    recv.clear();
+                }
+                let how = if after_flush {
+                    CloseHow::AfterFlush {
+                        deadline: now.monotonic + FLUSH_TIMEOUT,
+                    }
+                } else {
+                    CloseHow::Now
+                };
+                self.outputs.push_back(Output::Close { conn, how });
+            }
+            bridge::Output::Publish { message, ticket } => {
+                let view = message.as_publish(ProtocolVersion::V5, now.monotonic);
+                let origin = Origin::Bridge(id);
+                let published = self.broker.publish(now, origin, &view, &mut self.outbox);
+                if let Some(reason) = published.refused {
+                    let (name, topic) = (&link.name, message.topic());
+                    log::warn!("bridge {name}: refused topic={topic} reason={reason}");
+                }
+                if let Some(ticket) = ticket {
+                    match published.refused {
+                        Some(reason) => self.settle_ticket(id, ticket, reason),
+                        None => {
+                            self.bridges.tickets.push_back((published.lsn, id, ticket));
+                        }
+                    }
+                }
+            }
+            bridge::Output::DeadLetter {
+                message,
+                time,
+                reason,
+            } => {
+                let name = link.name.clone();
+                let line = letter(&message, time, reason).to_string();
+                let what = format!("{name}: {}: {reason}", message.topic());
+                self.outputs.push_back(Output::DeadLetter {
+                    bridge: name,
+                    line: line.into(),
+                });
+                self.tell_event(now, "dead_letter", &what);
+            }
+        }
+    }
+
+    /// Says which bridges have come up or gone down.
+    fn tell_links(&mut self, now: Now) {
+        for at in 0..self.bridges.order.len() {
+            let id = self.bridges.order[at];
+            let Some(link) = self.bridges.links.get_mut(id) else {
+                continue;
+            };
+            let is_up = link.bridge.phase() == Phase::Up;
+            let has_failed = !is_up && link.bridge.last_error().is_some();
+            let is_changed = has_failed != core::mem::replace(&mut link.had_failed, has_failed);
+            self.bridges.changes += u64::from(is_changed);
+            if is_up == link.was_up {
+                continue;
+            }
+            link.was_up = is_up;
+            self.bridges.changes += 1;
+            let event = if is_up { "bridge_up" } else { "bridge_down" };
+            let what = match link.bridge.last_error().filter(|_| !is_up) {
+                Some(why) => format!("{}: {why}", link.name),
+                None => link.name.to_string(),
+            };
+            self.tell_event(now, event, &what);
+        }
+    }
+
+    /// What is wrong with links now.
+    pub(super) fn bridge_faults(&self) -> Vec<String> {
+        let links = self
+            .bridges
+            .links
+            .iter()
+            .filter(|(_, link)| !link.is_retiring);
+        let faults = links.filter_map(|(_, link)| {
+            let error = link.bridge.last_error();
+            let error = error.filter(|_| link.bridge.phase() != Phase::Up)?;
+            Some(format!("bridge {} is down: {error}", link.name))
+        });
+        faults.collect()
+    }
+
+    /// How the bridges are, by name.
+    pub(super) fn bridges_json(&self, now: Now) -> Json {
+        let links = self.bridges.links.iter();
+        let links = links.filter(|(_, link)| !link.is_retiring);
+        let all: serde_json::Map<String, Json> = links
+            .map(|(_, link)| (link.name.to_string(), link_json(now, link)))
+            .collect();
+        Json::Object(all)
+    }
+
+    /// What waits for whom, by name: for bridges, and for those that are configured no more.
+    pub(super) fn bridge_queues_json(&self, now: Now) -> Json {
+        let mut all = serde_json::Map::new();
+        for (name, kept) in &self.bridges.queues {
+            if self.bridges.by_name.contains_key(name) {
+                continue;
+            }
+            let journal = self.durable.as_ref().map(|durable| &durable.journal);
+            let state = journal.and_then(|journal| journal.queue(kept.queue));
+            if let Some(state) = state {
+                let json = json!({
+                    "configured": false,
+                    "messages": state.entries,
+                    "bytes": state.bytes,
+                });
+                all.insert(name.to_string(), json);
+            }
+        }
+        for (_, link) in self.bridges.links.iter() {
+            if link.is_retiring {
+                continue;
+            }
+            let status = link.bridge.status(now);
+            let json = json!({
+                "configured": true,
+                "state": status.phase.name(),
+                "messages": status.queue_length,
+                "bytes": status.queue_bytes,
+                "backlog": status.backlog_length,
+                "on_disk": status.on_disk,
+                "inflight": status.inflight,
+                "age_s": status.lag.as_secs(),
+                "kept": link.queue.is_some(),
+            });
+            all.insert(link.name.to_string(), json);
+        }
+        Json::Object(all)
+    }
+}
+
+fn link_json(now: Now, link: &Link) -> Json {
+    let status = link.bridge.status(now);
+    let endpoints = &link.bridge.settings().endpoints;
+    json!({
+        "state": status.phase.name(),
+        "endpoint": endpoints.get(status.endpoint).map(ToString::to_string),
+        "version": status.version.to_string(),
+        "up_s": status.up_for.map(|it| it.as_secs()),
+        "queue": status.queue_length,
+        "queue_bytes": status.queue_bytes,
+        "backlog": status.backlog_length,
+        "on_disk": status.on_disk,
+        "inflight": status.inflight,
+        "lag_ms": status.lag.as_millis(),
+        "last_error": status.last_error,
+        "counters": link.bridge.stats(),
+    })
+}
+
+/// A dead letter, for people and for whoever sends it again.
+fn letter(message: &ApplicationMessage, time: Option<WallTime>, reason: DeadReason) -> Json {
+    let payload = message.payload();
+    let mut json = json!({
+        "reason": reason.to_string(),
+        "topic": message.topic(),
+        "qos": message.qos().bits(),
+        "retain": message.retain(),
+        "time": time.map(|time| time.to_string()),
+    });
+    match core::str::from_utf8(payload) {
+        Ok(text) => json["payload"] = text.into(),
+        Err(_) => {
+            json["payload_hex"] = HEXLOWER.encode(payload).into();
+        }
+    }
+    json
+}
+
+/// The rules whose messages are kept.
+fn kept_of(rules: &[SendRule]) -> BTreeSet<RuleId> {
+    let rules = rules.iter().enumerate();
+    rules
+        .filter(|(_, rule)| rule.keep != Keep::Nothing)
+        .map(|(index, _)| RuleId(index as u16))
+        .collect()
+}
+
+fn key_of(queue: QueueId) -> journal::Key {
+    journal::Key {
+        kind: BRIDGE_QUEUE,
+        id: queue.0,
+        sub: 0,
+    }
+}
+
+/// FNV-1a of what makes a sending rule another one: two that collide cost a new rule the retained
+/// messages from before it.
+fn hash_of(rule: &SendRule) -> u64 {
+    let to = rule.to.as_deref().unwrap_or_default();
+    let bytes = rule.filter.bytes().chain([0]).chain(to.bytes());
+    bytes.fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+    })
+}
+
+fn encode_name(name: &str, rules: &[u64]) -> Vec<u8> {
+    let mut body = vec![VERSION];
+    body.extend_from_slice(&(name.len() as u16).to_le_bytes());
+    body.extend_from_slice(name.as_bytes());
+    for rule in rules {
+        body.extend_from_slice(&rule.to_le_bytes());
+    }
+    body
+}
+
+fn decode_name(body: &[u8]) -> Option<(&str, Vec<u64>)> {
+    let (version, rest) = body.split_first()?;
+    let (len, rest) = rest.split_first_chunk::<2>()?;
+    let (name, rules) = rest.split_at_checked(u16::from_le_bytes(*len).into())?;
+    if *version != VERSION || rules.len() % 8 != 0 {
+        return None;
+    }
+    let rules = rules.chunks_exact(8).map(|bytes| {
+        let bytes = bytes.try_into().expect("chunks are eight bytes long");
+        u64::from_le_bytes(bytes)
+    });
+    Some((core::str::from_utf8(name).ok()?, rules.collect()))
+}
