@@ -130,6 +130,7 @@ fn the_limits_shown_are_the_defaults() {
     assert!(cloud.tls.identity.is_some());
     let spare = bridges.get_mut("spare").expect("another");
     assert!(spare.username.take().is_some() && spare.password.take().is_some());
+    spare.queue = silent.gateway.bridges["spare"].queue;
     let cloud = bridges.get_mut("cloud").expect("a bridge");
     cloud.tls = silent.gateway.bridges["cloud"].tls.clone();
     assert!(cloud.send[0].backlog_to.take().is_some());

@@ -2,11 +2,13 @@
 //! `[gateway]`; without one there is no journal, and whoever asks for one is told.
 
 use core::ops::RangeInclusive;
+use std::collections::BTreeMap;
 
 use super::diagnostic::{Diagnostic, Span};
 use super::gateway::Gateway;
 use super::place::Place;
 use super::read::{Cx, Section, Times, times};
+use crate::bridge::settings::{Keep, SendRule, Settings as BridgeSettings};
 use crate::broker::settings::{Durability, Level, Settings};
 use crate::gateway::settings::JournalSettings;
 use crate::time::Duration;
@@ -20,6 +22,9 @@ pub(super) const SYNC_TIMES: Times = times(
     Duration::from_secs(3600),
     "1s",
 );
+
+/// By name.
+type Bridges = BTreeMap<Box<str>, BridgeSettings>;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -45,8 +50,15 @@ pub(super) fn read(
     root: &Section<'_>,
     gateway: &Gateway,
     broker: &Settings,
+    bridges: &Bridges,
 ) -> Option<JournalSettings> {
     let mut settings = JournalSettings::default();
+    let of_bridges = bridges.values().map(|bridge| bridge.queue.bytes);
+    let of_broker = (broker.queues_bytes as u64).saturating_add(broker.retained_bytes as u64);
+    let kept = of_bridges.fold(of_broker, u64::saturating_add);
+    // Fuller than this it has no room to be cleaned in, and the longest queue gives way.
+    let needed = (kept / 4).saturating_mul(5).next_multiple_of(64 * MIB);
+    settings.size = settings.size.max(needed).min(*SIZES.end());
     let section = root
         .get(cx, "journal")
         .and_then(|entry| Section::open(cx, Place::Journal, "journal", entry));
@@ -64,9 +76,10 @@ pub(super) fn read(
     }
     if gateway.data_dir.is_none() {
         warn_without_folder(cx, section.is_some(), &broker.durability);
+        warn_of_bridges_without_folder(cx, bridges);
         return None;
     }
-    warn_of_limits(cx, &settings, broker);
+    warn_of_limits(cx, &settings, broker, kept);
     Some(settings)
 }
 
@@ -143,23 +156,37 @@ fn warn_without_folder(cx: &mut Cx<'_>, has_table: bool, durability: &Durability
     }
 }
 
+/// A bridge that is to keep what it cannot.
+fn warn_of_bridges_without_folder(cx: &mut Cx<'_>, bridges: &Bridges) {
+    for (name, bridge) in bridges {
+        let keeps = |rule: &SendRule| rule.keep != Keep::Nothing;
+        let mut span = ["url", "urls"].iter();
+        let span = span.find_map(|key| cx.origins.get(&format!("bridge.{name}.{key}")).copied());
+        if let Some(span) = span.filter(|_| bridge.send.iter().any(keeps)) {
+            cx.push(
+                Diagnostic::warning("what waits for this bridge is lost in a restart")
+                    .at(span, "there is no folder to keep it in")
+                    .help("write `data_dir` in [gateway]; a service has $STATE_DIRECTORY instead"),
+            );
+        }
+    }
+}
+
 /// Limits elsewhere that the journal would meet first.
-fn warn_of_limits(cx: &mut Cx<'_>, settings: &JournalSettings, broker: &Settings) {
+fn warn_of_limits(cx: &mut Cx<'_>, settings: &JournalSettings, broker: &Settings, kept: u64) {
     let span = |keys: &[&str]| keys.iter().find_map(|key| cx.origins.get(*key).copied());
-    let kept = (broker.queues_bytes as u64).saturating_add(broker.retained_bytes as u64);
-    // Fuller than this it has no room to be cleaned in, and the longest queue gives way.
     let room = settings.size / 5 * 4;
     let mut warnings = Vec::new();
     if kept > room
-        && let Some(span) = span(&["journal.size", "broker.queues", "broker.retained.bytes"])
+        && let Some(span) = span(&["journal.size"])
     {
         let [kept, size] = [kept, settings.size].map(format_size);
         warnings.push(
             Diagnostic::warning("the journal is full before the queues are")
                 .at(span, "")
                 .help(format!(
-                    "`queues` and `retained` of [broker] may have {kept} together, and four fifths \
-                     of the journal's {size} are theirs"
+                    "`queues` and `retained` of [broker] and the queues of bridges may have {kept} \
+                     together, and four fifths of the journal's {size} are theirs"
                 )),
         );
     }

@@ -300,7 +300,6 @@ fn meant(cx: &mut read::Cx<'_>, table: &tree::Table) -> Meant {
     let log = gateway::log(cx, &root);
     let control = gateway::control(cx, &root);
     let mut broker = broker::Broker::read(cx, &root);
-    let journal = journal::read(cx, &root, &gateway, &broker.settings);
     let access = access::read(cx, &root);
     broker.settings.access.rules = access.rules;
     let has_passwords = access.files.passwords.is_some();
@@ -308,6 +307,7 @@ fn meant(cx: &mut read::Cx<'_>, table: &tree::Table) -> Meant {
     let mut buses = bus::Buses::read(cx, &root);
     let devices = device::read(cx, &root, &gateway, &mut buses);
     let bridges = bridge::read(cx, &root, &gateway, &broker, &devices.configs);
+    let journal = journal::read(cx, &root, &gateway, &broker.settings, &bridges);
     if cx.out.errors() == 0 {
         // Otherwise the device that uses it may be the one that could not be read.
         buses.warn_unused(cx);

@@ -50,7 +50,7 @@ rules = [
 ]
 
 [journal]
-size = "1GiB"
+size = "2GiB"
 segment = "4MiB"
 sync_within = "1s"
 
@@ -236,7 +236,11 @@ fn the_documented_example_means_what_it_says() {
         ("shed/#".into(), within),
     ];
     assert_eq!(durability.rules, rules);
-    assert_eq!(meant.gateway.journal, Some(JournalSettings::default()));
+    let journal = JournalSettings {
+        size: 2 << 30,
+        ..JournalSettings::default()
+    };
+    assert_eq!(meant.gateway.journal, Some(journal));
     assert_eq!(broker, fieldgate::broker::settings::Settings::default());
     assert_eq!(broker.queue.when_full, WhenFull::DropNewest);
 

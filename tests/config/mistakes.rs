@@ -251,7 +251,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "journal_meets_its_limits_first",
-        "[broker]\nqueues = \"1GiB\"\nmax_packet_size = \"3MiB\"\n",
+        "[broker]\nqueues = \"1GiB\"\nmax_packet_size = \"3MiB\"\n[journal]\nsize = \"1GiB\"\n",
     ),
     // buses
     (
