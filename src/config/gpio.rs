@@ -14,7 +14,7 @@ use super::tree::{Entry, Value};
 use super::wiring::Wiring;
 use crate::field::line::{Bias, Chip, Drive, Edges, LineRef};
 use crate::field::settings::{
-    Driver, GpioKind, GpioPoint, GpioSettings, OnStart, OutputSettings, SafeState,
+    Driver, GpioKind, GpioPoint, GpioSettings, OnStart, OutputSettings, Persist, SafeState,
 };
 use crate::pipeline::settings::ValueType;
 use crate::time::Duration;
@@ -205,7 +205,12 @@ fn point(cx: &mut Cx<'_>, entry: &Entry, path: String, chip: Option<&Chip>) -> O
             edges(cx, &section).map(|(edges, debounce)| GpioKind::Event { edges, debounce })
         }
         Kind::Counter => {
-            edges(cx, &section).map(|(edges, debounce)| GpioKind::Counter { edges, debounce })
+            let persist = persist(cx, &section);
+            edges(cx, &section).map(|(edges, debounce)| GpioKind::Counter {
+                edges,
+                debounce,
+                persist,
+            })
         }
         Kind::Output => output(cx, &section).map(GpioKind::Output),
     };
@@ -218,6 +223,35 @@ fn point(cx: &mut Cx<'_>, entry: &Entry, path: String, chip: Option<&Chip>) -> O
         })
     })();
     Some((point, draft, line_entry.map(|entry| entry.key)))
+}
+
+/// A power cut takes back no more than this, and a flash chip wears out with every block.
+const PERSIST_TIMES: Times = times(
+    "m",
+    Duration::from_secs(1),
+    Duration::from_secs(86_400),
+    "10m",
+);
+
+/// `persist = { pulses = 100, interval = "10m" }`
+fn persist(cx: &mut Cx<'_>, section: &Section<'_>) -> Persist {
+    let mut to = Persist::default();
+    let Some(entry) = section.get(cx, "persist") else {
+        return to;
+    };
+    let path = section.key_path("persist");
+    let Some(section) = Section::open(cx, Place::Persist, path, entry) else {
+        return to;
+    };
+    let pulses = section.get(cx, "pulses");
+    if let Some(pulses) = pulses.and_then(|entry| cx.whole(entry, 1..=1_000_000_000)) {
+        to.pulses = pulses;
+    }
+    let interval = section.get(cx, "interval");
+    if let Some(interval) = interval.and_then(|entry| cx.duration(entry, &PERSIST_TIMES)) {
+        to.interval = interval;
+    }
+    to
 }
 
 /// `17`, `"GPIO17"`, `"pin:11"`. On the header all three become the BCM number.

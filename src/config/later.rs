@@ -20,7 +20,7 @@ pub(super) enum Group {
 }
 
 /// Keys that come later: where, the key, and how the message calls it.
-const KEYS: [(Group, &str, &str); 15] = [
+const KEYS: [(Group, &str, &str); 14] = [
     (Group::Root, "spi", "[spi.N]"),
     (Group::Root, "onewire", "[onewire]"),
     (Group::Root, "tcp", "[tcp.NAME]"),
@@ -31,7 +31,6 @@ const KEYS: [(Group, &str, &str); 15] = [
     (Group::Common, "icon", "icon"),
     (Group::Common, "device_class", "device_class"),
     (Group::Common, "category", "category"),
-    (Group::Point, "persist", "persist"),
     (Group::Point, "register", "register"),
     (Group::Point, "byte_order", "byte_order"),
     (Group::Common, "unit_id", "unit_id"),

@@ -67,13 +67,14 @@ pub(super) enum Place {
     InputPoint,
     EventPoint,
     CounterPoint,
+    Persist,
     OutputPoint,
     /// A point of `driver = "lines"`.
     TextPoint,
 }
 
 impl Place {
-    const ALL: [Self; 40] = [
+    const ALL: [Self; 41] = [
         Self::Root,
         Self::Gateway,
         Self::Defaults,
@@ -112,6 +113,7 @@ impl Place {
         Self::InputPoint,
         Self::EventPoint,
         Self::CounterPoint,
+        Self::Persist,
         Self::OutputPoint,
         Self::TextPoint,
     ];
@@ -267,9 +269,17 @@ impl Place {
                 "line_max",
             ],
             Self::InputPoint => &["kind", "line", "active_low", "bias", "debounce"],
-            Self::EventPoint | Self::CounterPoint => {
-                &["kind", "line", "active_low", "bias", "debounce", "edge"]
-            }
+            Self::EventPoint => &["kind", "line", "active_low", "bias", "debounce", "edge"],
+            Self::CounterPoint => &[
+                "kind",
+                "line",
+                "active_low",
+                "bias",
+                "debounce",
+                "edge",
+                "persist",
+            ],
+            Self::Persist => &["pulses", "interval"],
             Self::OutputPoint => &[
                 "kind",
                 "line",
@@ -363,6 +373,7 @@ impl Place {
             Self::Bridge => "[bridge.NAME]",
             Self::BridgeTls => "`tls` of [bridge.NAME]",
             Self::Reconnect => "`reconnect` of [bridge.NAME]",
+            Self::Persist => "`persist` of a counter",
             Self::BridgeQueue => "`queue` of [bridge.NAME]",
             Self::Secret => "`username` or `password` of [bridge.NAME]",
             Self::Send => "[[bridge.NAME.send]]",

@@ -618,9 +618,20 @@ impl Printer<'_> {
         self.text("bias", word(&gpio::BIASES, point.bias));
         match &point.kind {
             GpioKind::Input { debounce } => self.debounce(*debounce),
-            GpioKind::Event { edges, debounce } | GpioKind::Counter { edges, debounce } => {
+            GpioKind::Event { edges, debounce } => {
                 self.text("edge", word(&gpio::EDGES, *edges));
                 self.debounce(*debounce);
+            }
+            GpioKind::Counter {
+                edges,
+                debounce,
+                persist,
+            } => {
+                self.text("edge", word(&gpio::EDGES, *edges));
+                self.debounce(*debounce);
+                let (pulses, interval) = (persist.pulses, format_duration(persist.interval));
+                let table = format!("{{ pulses = {pulses}, interval = \"{interval}\" }}");
+                self.line("persist", &table);
             }
             GpioKind::Output(output) => self.output(output),
         }

@@ -118,6 +118,13 @@ pub enum Output {
     Line(LineCommand),
     /// For a serial port. A port that is opened again keeps its id.
     Port(PortCommand),
+    /// A counter has counted so far, which is to be kept.
+    Total {
+        /// Which.
+        point: PointId,
+        /// Edges, in all.
+        total: u64,
+    },
     /// A driver has found something out.
     Reading(Reading),
     /// What was wrong with a point is over, although there is no value to show for it: an event's
@@ -253,6 +260,17 @@ impl Field {
             self.points.remove(point);
         }
         self.check_invariants();
+    }
+
+    /// A counter goes on from here, if it has not counted further by itself.
+    pub fn restore_total(&mut self, point: PointId, total: u64) {
+        let owner = self.points.get(point).copied();
+        let found = owner.and_then(|(device, index)| Some((self.devices.get_mut(device)?, index)));
+        if let Some((Device { body, .. }, index)) = found
+            && let Body::Gpio(gpio) = body
+        {
+            gpio.restore_total(index, total);
+        }
     }
 
     /// The answer to a transfer.

@@ -59,6 +59,11 @@ impl Reporter {
         &self.name
     }
 
+    /// The id of a point, if anyone wants to hear of it.
+    pub(super) fn point(&self, index: usize) -> Option<PointId> {
+        self.slots.get(index)?.point
+    }
+
     /// The ids of its points.
     pub(super) fn points(&self) -> impl Iterator<Item = PointId> {
         self.slots.iter().filter_map(|slot| slot.point)

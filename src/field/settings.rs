@@ -81,9 +81,31 @@ pub enum GpioKind {
         edges: Edges,
         /// The kernel's debounce; zero for none.
         debounce: Duration,
+        /// When the total is kept, so that it goes on after a restart.
+        persist: Persist,
     },
     /// A level that we drive.
     Output(OutputSettings),
+}
+
+/// When a counter's total is kept: whichever comes first, and at a clean stop. A power cut takes
+/// back what has been counted since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Persist {
+    /// After so many pulses; not 0.
+    pub pulses: u64,
+    /// So long after the first of them, as soon as the counter is published.
+    pub interval: Duration,
+}
+
+impl Default for Persist {
+    /// A flash chip lasts for years with a block a minute.
+    fn default() -> Self {
+        Self {
+            pulses: 100,
+            interval: Duration::from_secs(60),
+        }
+    }
 }
 
 /// How an output behaves when nobody says anything.

@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use super::boundary::{Notice, Output};
 use super::bridges::BRIDGE_QUEUE;
 use super::settings::JournalSettings;
-use super::{Awaited, Gateway, Life};
+use super::{Awaited, Gateway, Life, totals};
 use crate::broker::keep::{self, Change, KeyKind, What};
 use crate::broker::settings::Level;
 use crate::buffer::Memory;
@@ -194,6 +194,10 @@ impl Gateway {
             }) => {
                 for (key, _) in keys.iter().filter(|(key, _)| key.kind == BRIDGE_QUEUE) {
                     self.bridges.recover_name(QueueId(key.id), &body);
+                }
+                let of_points = |kind: u8| matches!(kind, totals::SEQUENCES | totals::TOTAL);
+                for (key, _) in keys.iter().filter(|(key, _)| of_points(key.kind)) {
+                    self.totals.recover(key.kind, &body);
                 }
                 let keys = keys.iter().filter_map(|(key, _)| own_key(*key)).collect();
                 let record = keep::Recovered {

@@ -24,6 +24,7 @@
 //! | `status` | what is counted, as JSON |
 //! | `health` | what the gateway is and what is wrong with it, as topics |
 //! | `system` | `$SYS` |
+//! | `totals` | what of the points outlives the process |
 
 pub mod boundary;
 mod bridges;
@@ -35,6 +36,7 @@ mod route;
 pub mod settings;
 mod status;
 mod system;
+mod totals;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -49,6 +51,7 @@ use self::registry::Registry;
 use self::requests::Requests;
 use self::settings::{Bind, Config, ListenerSettings};
 use self::system::System;
+use self::totals::Totals;
 use crate::broker::{Admission, Broker};
 use crate::buffer::{CHUNK_SIZE, Memory, Outbox, RecvBuffer, SendQueue};
 use crate::field::Field;
@@ -78,6 +81,7 @@ pub struct Gateway {
     durable: Option<Durable>,
     registry: Registry,
     requests: Requests,
+    totals: Totals,
     listeners: GenSlab<ListenerId, Listener>,
     outbox: Outbox,
     recv: IdTable<ConnId, RecvBuffer>,
@@ -173,6 +177,7 @@ impl Gateway {
             durable: None,
             registry: Registry::default(),
             requests: Requests::default(),
+            totals: Totals::default(),
             listeners: GenSlab::new(),
             outbox: Outbox::new(&memory),
             recv: IdTable::new(),
@@ -207,6 +212,7 @@ impl Gateway {
 
     /// Opens the house to everybody.
     fn start(&mut self, now: Now) {
+        self.resume_sequences(now);
         // Before anything is published, so that the bridges get it.
         self.update_bridges(now);
         self.open_house(now);
@@ -273,6 +279,9 @@ impl Gateway {
         let synced = self.settle_journal(now);
         self.broker.end_turn(now, synced, &mut self.outbox);
         self.settle_bridges(now, synced);
+        if self.life == Life::Running {
+            self.reserve_sequences(now);
+        }
         if !self.is_recovering() {
             self.tell_health(now);
         }

@@ -191,6 +191,9 @@ impl Gateway {
                     .collect();
                 self.field
                     .add_device(now, id, &name, config.field.clone(), &listed);
+                for (point, point_name) in &listed {
+                    self.restore_total(&format!("{name}/{point_name}"), *point);
+                }
             }
             let device = self
                 .registry

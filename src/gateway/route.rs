@@ -75,6 +75,7 @@ impl Gateway {
                     deadline,
                 });
             }
+            field::Output::Total { point, total } => self.keep_total(now, point, total),
             field::Output::Line(command) => {
                 match &command {
                     LineCommand::Request { line, .. } if self.life == Life::Starting => {

@@ -88,6 +88,9 @@ pub struct Pipeline {
     topics: BTreeMap<Box<str>, u32>,
     base_topic: Box<str>,
     last_request: u64,
+    /// Below the sequence numbers of points that are added.
+    first_seq: u64,
+    highest_seq: u64,
     is_stopping: bool,
     writer: Writer,
     /// Of the last call: messages are written when they are drawn, and that is in the same turn.
@@ -120,6 +123,8 @@ impl Pipeline {
             topics: BTreeMap::new(),
             base_topic: Box::default(),
             last_request: 0,
+            first_seq: 0,
+            highest_seq: 0,
             is_stopping: false,
             writer: Writer::default(),
             now: Now {
@@ -136,6 +141,17 @@ impl Pipeline {
         self.base_topic = base_topic.into();
     }
 
+    /// Points that are added from now on have sequence numbers above this.
+    pub fn set_first_seq(&mut self, first_seq: u64) {
+        self.first_seq = first_seq;
+        self.highest_seq = self.highest_seq.max(first_seq);
+    }
+
+    /// No point has given out a higher sequence number.
+    pub fn highest_seq(&self) -> u64 {
+        self.highest_seq
+    }
+
     /// A point exists from here on. Nothing is said about it before its first reading, or its
     /// silence.
     pub fn add_point(&mut self, now: Now, point: PointId, settings: PointSettings) {
@@ -144,7 +160,9 @@ impl Pipeline {
         }
         self.now = now;
         *self.topics.entry(settings.topic.clone()).or_default() += 1;
-        let evicted = self.points.insert(point, Point::new(now, settings));
+        let evicted = self
+            .points
+            .insert(point, Point::new(now, settings, self.first_seq));
         debug_assert!(
             evicted.is_none(),
             "a slot's tenant is removed before the next"
@@ -307,6 +325,7 @@ impl Pipeline {
                 .get_mut(point)
                 .expect("a point that goes takes its place in this queue along");
             while let Some(saying) = state.next_due() {
+                self.highest_seq = self.highest_seq.max(state.seq());
                 let Some(message) = self.writer.saying(self.now, state, &saying) else {
                     self.stats.unpublishable += 1;
                     continue;

@@ -169,7 +169,7 @@ pub(super) enum Saying {
 
 impl Point {
     /// A point of which nothing is known.
-    pub(super) fn new(now: Now, settings: PointSettings) -> Self {
+    pub(super) fn new(now: Now, settings: PointSettings, first_seq: u64) -> Self {
         Self {
             transform: Transform::new(&settings),
             settings,
@@ -188,7 +188,7 @@ impl Point {
             has_fresh_event: false,
             due: Due::default(),
             events: VecDeque::new(),
-            seq: 0,
+            seq: first_seq,
         }
     }
 

@@ -276,3 +276,45 @@ fn a_device_can_be_used_without_a_gateway() {
     assert_eq!(pulse.code, Some(0), "{}", pulse.err);
     assert_eq!(read("plant/pump"), false);
 }
+
+/// What a dead process may have given out is not given out again.
+#[test]
+fn sequence_numbers_grow_over_a_kill() {
+    let folder = Folder::new();
+    let tables =
+        format!("[gateway.defaults]\npayload = \"json\"\n{MACHINE}[broker]\nmax_connections = 9\n");
+    let config = configuration(&folder, 0, &tables);
+    let data_dir = folder.path("data");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace(
+        "name = \"test\"\n",
+        &format!("name = \"test\"\ndata_dir = \"{}\"\n", data_dir.display()),
+    );
+    std::fs::write(&config, text).unwrap();
+    let seq = || {
+        let mut gateway = Running::start(&["run", "--config", &config]);
+        let line = gateway.wait_for_err("listening");
+        let port = line.trim().rsplit(':').next().expect("a port").to_owned();
+        // Until it has spoken twice, a second apart.
+        let sub = [
+            "sub",
+            "-p",
+            &port,
+            "-t",
+            "test/machine/uptime",
+            "-R",
+            "-C",
+            "2",
+        ];
+        assert_eq!(fieldgate(&sub).code, Some(0));
+        let read = fieldgate(&["read", "machine/uptime", "--config", &config, "--json"]);
+        let read: serde_json::Value = serde_json::from_str(&read.out).expect(&read.err);
+        gateway.signal("KILL");
+        gateway.end();
+        read["seq"].as_u64().expect("a number")
+    };
+    let first = seq();
+    let second = seq();
+    assert!(second >= first + 30_000, "{first}, then {second}");
+    assert!(seq() > second);
+}

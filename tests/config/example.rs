@@ -9,7 +9,9 @@ use fieldgate::broker::settings::{Effect, Level, WhenFull, Who};
 use fieldgate::config::{Environment, LogLevel, Source, parse};
 use fieldgate::field::line::{Bias, Chip, Edges, LineRef};
 use fieldgate::field::port::Parity;
-use fieldgate::field::settings::{Driver, GpioKind, I2cChip, OnStart, SafeState, TextKind};
+use fieldgate::field::settings::{
+    Driver, GpioKind, I2cChip, OnStart, Persist, SafeState, TextKind,
+};
 use fieldgate::gateway::settings::{Bind, JournalSettings};
 use fieldgate::mqtt::QoS;
 use fieldgate::pipeline::settings::{PayloadFormat, TimeFormat};
@@ -302,6 +304,7 @@ fn the_documented_example_means_what_it_says() {
     let counter = GpioKind::Counter {
         edges: Edges::Rising,
         debounce: Duration::from_millis(2),
+        persist: Persist::default(),
     };
     assert_eq!(pump.points["volume"].kind, counter);
     let volume = &devices["pump"].points["volume"];

@@ -94,6 +94,7 @@ pub struct Port {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Said {
     Reading(String, Instant, Outcome),
+    Total(String, u64),
     Recovered(String),
     Written(RequestId, Result<Value, Fault>),
     Online(String, bool),
@@ -280,6 +281,10 @@ impl Bench {
                 Output::Reading(reading) => {
                     let name = self.names[&reading.point].clone();
                     self.say(Said::Reading(name, reading.at, reading.outcome));
+                }
+                Output::Total { point, total } => {
+                    let name = self.names[&point].clone();
+                    self.say(Said::Total(name, total));
                 }
                 Output::Recovered { point } => {
                     let name = self.names[&point].clone();
@@ -636,6 +641,22 @@ impl Bench {
                 _ => None,
             })
             .collect()
+    }
+
+    /// What a counter wanted kept.
+    pub fn totals(&self, name: &str) -> Vec<u64> {
+        let totals = self.said.iter().filter_map(|(_, said)| match said {
+            Said::Total(of, total) if of == name => Some(*total),
+            _ => None,
+        });
+        totals.collect()
+    }
+
+    /// A counter goes on from what was kept.
+    pub fn restore_total(&mut self, name: &str, total: u64) {
+        let found = self.names.iter().find(|(_, known)| *known == name);
+        let (point, _) = found.expect("a point that exists");
+        self.field.restore_total(*point, total);
     }
 
     pub fn outcomes(&self, name: &str) -> Vec<Outcome> {

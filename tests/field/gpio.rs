@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fieldgate::field::line::{Bias, Chip, Direction, Drive, Edges, LineEvent, LineRef};
 use fieldgate::field::settings::{
-    Driver, GpioKind, GpioPoint, GpioSettings, OnStart, OutputSettings, SafeState,
+    Driver, GpioKind, GpioPoint, GpioSettings, OnStart, OutputSettings, Persist, SafeState,
 };
 use fieldgate::field::{LINE_BACKOFF_MAX, SETS_PENDING_MAX, STOP_ATTEMPTS_MAX};
 use fieldgate::point::{Fault, FaultKind, Outcome, Value};
@@ -50,6 +50,7 @@ fn counter(edges: Edges) -> GpioKind {
     GpioKind::Counter {
         edges,
         debounce: Duration::ZERO,
+        persist: Persist::default(),
     }
 }
 
@@ -214,6 +215,38 @@ fn no_pulse_of_a_meter_is_missed_even_if_the_kernels_buffer_overflows() {
     bench.run_secs(10);
     assert_eq!(bench.last_text("box/volume"), "1500");
     assert_eq!(bench.stats("box").edges_lost, 490);
+}
+
+#[test]
+fn a_total_is_kept_after_so_many_pulses_after_a_time_and_when_the_device_goes() {
+    let mut bench = one("volume", 4, counter(Edges::Rising));
+    for _ in 0..250 {
+        bench.edge(4, true);
+    }
+    bench.run_millis(1);
+    assert_eq!(bench.totals("box/volume"), [100, 200]);
+    // The others in time, and nothing again while nothing is counted.
+    bench.run_secs(600);
+    assert_eq!(bench.totals("box/volume"), [100, 200, 250]);
+    bench.edge(4, true);
+    bench.run_millis(1);
+    bench.stop();
+    assert_eq!(bench.totals("box/volume"), [100, 200, 250, 251]);
+}
+
+#[test]
+fn a_counter_goes_on_from_what_was_kept() {
+    let mut bench = one("volume", 4, counter(Edges::Rising));
+    bench.restore_total("box/volume", 5000);
+    bench.edge(4, true);
+    bench.run_secs(15);
+    assert_eq!(bench.last_text("box/volume"), "5001");
+    // What it has counted further by itself stays.
+    bench.restore_total("box/volume", 5000);
+    bench.run_secs(15);
+    assert_eq!(bench.last_text("box/volume"), "5001");
+    bench.run_secs(60);
+    assert_eq!(bench.totals("box/volume"), [5001]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use fieldgate::field::line::{Bias, Chip, Drive, Edges, LineCommand, LineEvent, L
 use fieldgate::field::port::{Parity, PortCommand, PortEvent, PortSettings};
 use fieldgate::field::settings::{
     DeviceSettings, Driver, GpioKind, GpioPoint, GpioSettings, I2cChip, LinesPoint, LinesSettings,
-    OnStart, OutputSettings, SafeState, SystemSettings, TextKind,
+    OnStart, OutputSettings, Persist, SafeState, SystemSettings, TextKind,
 };
 use fieldgate::field::{Field, Output, points_of};
 use fieldgate::id::{DeviceId, LineId, PointId, PortId, RequestId};
@@ -116,6 +116,7 @@ fn devices() -> Vec<Driver> {
                         GpioKind::Counter {
                             edges: Edges::Both,
                             debounce,
+                            persist: Persist::default(),
                         },
                     ),
                 ),

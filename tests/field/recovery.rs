@@ -8,7 +8,7 @@ use fieldgate::field::line::{Bias, Chip, Drive, Edges, LineRef};
 use fieldgate::field::port::{Parity, PortSettings};
 use fieldgate::field::settings::{
     Driver, GpioKind, GpioPoint, GpioSettings, I2cChip, LinesPoint, LinesSettings, OnStart,
-    OutputSettings, SafeState, SystemSettings, TextKind,
+    OutputSettings, Persist, SafeState, SystemSettings, TextKind,
 };
 use fieldgate::field::{BACKOFF_MAX, HOST_GRACE, LINE_BACKOFF_MAX, PORT_BACKOFF_MAX};
 use fieldgate::point::{Outcome, Value};
@@ -113,7 +113,14 @@ fn workshop(seed: u64) -> Bench {
             ("door".into(), point(4, GpioKind::Input { debounce })),
             (
                 "volume".into(),
-                point(5, GpioKind::Counter { edges, debounce }),
+                point(
+                    5,
+                    GpioKind::Counter {
+                        edges,
+                        debounce,
+                        persist: Persist::default(),
+                    },
+                ),
             ),
             ("valve".into(), point(6, GpioKind::Output(valve))),
         ]),

@@ -20,7 +20,7 @@ use super::context::Context;
 use super::line::{Chip, Direction, Edges, LineCommand, LineEvent, LineRef, LineSettings};
 use super::report::Reporter;
 use super::schedule::Schedule;
-use super::settings::{GpioKind, GpioSettings};
+use super::settings::{GpioKind, GpioSettings, Persist};
 use super::timers::Timer;
 use crate::id::{DeviceId, LineId};
 use crate::point::{Fault, FaultKind, Outcome, PointKind, PointSpec, PointWrite, Value};
@@ -110,8 +110,43 @@ enum Role {
         total: u64,
         /// It was not ours for a while, in which nothing was counted.
         had_gap: bool,
+        tally: Tally,
     },
     Output(OutputLine),
+}
+
+/// How much of a counter's total is kept.
+#[derive(Debug)]
+struct Tally {
+    persist: Persist,
+    kept: u64,
+    /// Since it is not all. Invariant: while `kept` is less than the total.
+    since: Option<Instant>,
+}
+
+impl Tally {
+    /// The counter has counted: whether the total is to be kept now.
+    fn count(&mut self, now: Instant, total: u64) -> bool {
+        self.since.get_or_insert(now);
+        total - self.kept >= self.persist.pulses
+    }
+
+    /// The counter is published: the same.
+    fn is_due(&self, now: Instant) -> bool {
+        self.since
+            .is_some_and(|since| since + self.persist.interval <= now)
+    }
+
+    fn keep(&mut self, reporter: &Reporter, cx: &mut Context, index: usize, total: u64) {
+        if total == self.kept {
+            return;
+        }
+        self.kept = total;
+        self.since = None;
+        if let Some(point) = reporter.point(index) {
+            cx.emit(Output::Total { point, total });
+        }
+    }
 }
 
 impl Gpio {
@@ -272,9 +307,17 @@ impl Gpio {
         reporter.stats.ticks_missed += schedule.advance(cx.now);
         cx.wake_at(Timer::Sample(reporter.device()), schedule.next());
         for (index, line) in self.lines.iter_mut().enumerate() {
-            if let Role::Counter { total, had_gap, .. } = &mut line.role
+            if let Role::Counter {
+                total,
+                had_gap,
+                tally,
+                ..
+            } = &mut line.role
                 && line.state == State::Ready
             {
+                if tally.is_due(cx.now) {
+                    tally.keep(reporter, cx, index, *total);
+                }
                 let value = Value::Uint(*total);
                 let outcome = if core::mem::take(had_gap) {
                     let story = "the line was gone for a while, in which nothing was counted";
@@ -329,10 +372,31 @@ impl Gpio {
     /// Outputs go to their safe state; nothing else is begun.
     pub(super) fn stop(&mut self, reporter: &Reporter, cx: &mut Context) {
         cx.timers.disarm(Timer::Sample(reporter.device()));
+        self.keep_totals(reporter, cx);
         for line in &mut self.lines {
             match (&line.state, &mut line.role) {
                 (State::Ready, Role::Output(output)) => output.make_safe(cx, line.id),
                 _ => cx.timers.disarm(Timer::Line(line.id)),
+            }
+        }
+    }
+
+    /// A counter goes on from here, if it has not counted further.
+    pub(super) fn restore_total(&mut self, index: usize, kept: u64) {
+        let line = self.lines.get_mut(index);
+        if let Some(Role::Counter { total, tally, .. }) = line.map(|line| &mut line.role)
+            && kept > *total
+        {
+            *total = kept;
+            tally.kept = kept;
+            tally.since = None;
+        }
+    }
+
+    fn keep_totals(&mut self, reporter: &Reporter, cx: &mut Context) {
+        for (index, line) in self.lines.iter_mut().enumerate() {
+            if let Role::Counter { total, tally, .. } = &mut line.role {
+                tally.keep(reporter, cx, index, *total);
             }
         }
     }
@@ -357,6 +421,7 @@ impl Gpio {
         owners: &mut LineOwners,
     ) {
         cx.timers.disarm(Timer::Sample(reporter.device()));
+        self.keep_totals(reporter, cx);
         for line in &mut self.lines {
             if let Role::Output(output) = &mut line.role {
                 if line.state == State::Ready {
@@ -514,9 +579,12 @@ impl Line {
             Role::Event { .. } => {
                 reporter.report(cx, index, at, outcome(Value::Bool(active), lost));
             }
-            Role::Counter { total, .. } => {
+            Role::Counter { total, tally, .. } => {
                 let missed = lost.as_ref().map_or(0, |(count, _)| u64::from(*count));
                 *total = total.saturating_add(1 + missed);
+                if tally.count(cx.now, *total) {
+                    tally.keep(reporter, cx, index, *total);
+                }
                 // Without a loss the total is published when it is due.
                 if lost.is_some() {
                     reporter.report(cx, index, at, outcome(Value::Uint(*total), lost));
@@ -586,10 +654,15 @@ impl Role {
             GpioKind::Event { edges, .. } => Self::Event {
                 track: EdgeTrack::new(edges == Edges::Both),
             },
-            GpioKind::Counter { edges, .. } => Self::Counter {
+            GpioKind::Counter { edges, persist, .. } => Self::Counter {
                 track: EdgeTrack::new(edges == Edges::Both),
                 total: 0,
                 had_gap: false,
+                tally: Tally {
+                    persist,
+                    kept: 0,
+                    since: None,
+                },
             },
             GpioKind::Output(settings) => Self::Output(OutputLine::new(settings)),
         }
@@ -604,9 +677,10 @@ fn direction_of(kind: &GpioKind) -> Direction {
     };
     match kind {
         GpioKind::Input { debounce } => input(Edges::Both, *debounce),
-        GpioKind::Event { edges, debounce } | GpioKind::Counter { edges, debounce } => {
-            input(*edges, *debounce)
-        }
+        GpioKind::Event { edges, debounce }
+        | GpioKind::Counter {
+            edges, debounce, ..
+        } => input(*edges, *debounce),
         GpioKind::Output(settings) => Direction::Output {
             initial: output::initial_level(settings),
             drive: settings.drive,

@@ -1,0 +1,147 @@
+//! What of the points outlives the process: how far counters have counted, and which sequence
+//! numbers may have been given out.
+//!
+//! A total is kept when its counter says so (see [`Persist`](crate::field::settings::Persist)), and
+//! at a clean stop. Sequence numbers are reserved for all points together, a block at a time: a
+//! point begins behind the last block, so that its numbers grow, with gaps. The block itself is kept
+//! within the first moments of a start: a process that is killed before that has said next to
+//! nothing.
+
+use std::collections::BTreeMap;
+
+use super::{Gateway, Life};
+use crate::id::PointId;
+use crate::journal::{Class, Key, Target};
+use crate::time::Now;
+
+/// The kinds of the journal's keys; the broker's and the bridges' are others.
+pub(super) const SEQUENCES: u8 = 17;
+pub(super) const TOTAL: u8 = 18;
+
+/// The version of what their records say.
+const VERSION: u8 = 1;
+
+/// Sequence numbers that are reserved at once.
+const BLOCK: u64 = 1 << 16;
+
+/// Totals that are kept: more than a machine has lines.
+const TOTALS_MAX: usize = 4096;
+
+/// What is known of the points from before.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    /// By `DEVICE/POINT`. Those of points that the configuration has no more stay.
+    by_point: BTreeMap<Box<str>, u64>,
+    /// The first sequence number that may not be given out yet.
+    reserved: u64,
+}
+
+impl Totals {
+    /// A record of the journal.
+    pub(super) fn recover(&mut self, kind: u8, body: &[u8]) {
+        let Some((number, rest)) = decode(body) else {
+            return log::error!("journal: a record of the points cannot be read");
+        };
+        match (kind, core::str::from_utf8(rest)) {
+            (SEQUENCES, _) => self.reserved = self.reserved.max(number),
+            (_, Ok(path)) => {
+                self.by_point.insert(path.into(), number);
+            }
+            (_, Err(_)) => log::error!("journal: a total's point cannot be read"),
+        }
+    }
+}
+
+impl Gateway {
+    /// Sequence numbers go on behind those that may have been given out.
+    pub(super) fn resume_sequences(&mut self, now: Now) {
+        self.pipeline.set_first_seq(self.totals.reserved);
+        self.reserve_sequences(now);
+    }
+
+    /// Reserves the next block if this one is half given out.
+    pub(super) fn reserve_sequences(&mut self, now: Now) {
+        let highest = self.pipeline.highest_seq();
+        if self.durable.is_none() || highest + BLOCK / 2 < self.totals.reserved {
+            return;
+        }
+        let reserved = highest + BLOCK;
+        let key = Key {
+            kind: SEQUENCES,
+            id: 0,
+            sub: 0,
+        };
+        if self.keep_of_points(now, key, reserved, "") {
+            self.totals.reserved = reserved;
+        }
+    }
+
+    /// A counter has counted so far, and wants that kept.
+    pub(super) fn keep_total(&mut self, now: Now, point: PointId, total: u64) {
+        // It may have been taken out by a reload and be there again, from 0 on.
+        self.field.restore_total(point, total);
+        let Some(path) = self.registry.path(point) else {
+            return;
+        };
+        let known = self.totals.by_point.get(&*path).copied();
+        if known == Some(total) || known.is_none() && self.totals.by_point.len() >= TOTALS_MAX {
+            return;
+        }
+        let key = Key {
+            kind: TOTAL,
+            id: hash(&path),
+            sub: 0,
+        };
+        self.keep_of_points(now, key, total, &path);
+        self.totals.by_point.insert(path.into(), total);
+    }
+
+    /// How far a point had counted when it was last there.
+    pub(super) fn restore_total(&mut self, path: &str, point: PointId) {
+        if let Some(total) = self.totals.by_point.get(path) {
+            self.field.restore_total(point, *total);
+        }
+    }
+
+    /// Whether it was taken.
+    fn keep_of_points(&mut self, now: Now, key: Key, number: u64, path: &str) -> bool {
+        let Some(durable) = &mut self.durable else {
+            return false;
+        };
+        let class = match (self.life, self.config.journal) {
+            (Life::Running, Some(settings)) => Class::Interval(settings.sync_within),
+            _ => Class::Strict,
+        };
+        let target = Target::Key { key, note: &[] };
+        let body = encode(number, path);
+        let appended = durable.journal.append(now, &[target], &[&body], class);
+        if class == Class::Strict {
+            durable.wait();
+        }
+        if let Err(refused) = appended {
+            log::warn!("not kept point={path:?}: {refused:?}");
+        }
+        appended.is_ok()
+    }
+}
+
+fn encode(number: u64, path: &str) -> Vec<u8> {
+    let mut body = vec![VERSION];
+    body.extend_from_slice(&number.to_le_bytes());
+    body.extend_from_slice(path.as_bytes());
+    body
+}
+
+fn decode(body: &[u8]) -> Option<(u64, &[u8])> {
+    let (version, rest) = body.split_first()?;
+    let (number, rest) = rest.split_first_chunk::<8>()?;
+    (*version == VERSION).then(|| (u64::from_le_bytes(*number), rest))
+}
+
+/// FNV-1a. Of two points that collide one would have the other's total after a start; among 4096
+/// of them that has a chance of one in 10¹².
+fn hash(path: &str) -> u64 {
+    path.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+    })
+}
