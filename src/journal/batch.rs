@@ -485,7 +485,10 @@ impl Journal {
             .table
             .slots()
             .filter(|(_, segment)| segment.state == State::Idle)
-            .min_by_key(|(index, segment)| (segment.life.sequence, *index))
+            .min_by_key(|(index, segment)| {
+                // What is outside of the budget is to become empty.
+                (segment.slot.0 >= self.budget, segment.life.sequence, *index)
+            })
             .map(|(index, _)| index);
         if let Some(index) = oldest {
             self.begin_life(index);

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::disk::DiskCommand;
 use super::queue::{Places, RUN_MAX};
 use super::record::{self, Life, Record, Spot, Written};
-use super::segment::{BLOCK, Place, State};
+use super::segment::{BLOCK, LIMBOS, Place, State};
 use super::walk::{Step, Stream};
 use super::{Journal, RESERVE, Thing, UNSYNCED_MAX};
 use crate::id::QueueId;
@@ -233,10 +233,7 @@ impl Journal {
                 continue;
             }
             let slot = segment.slot;
-            let state = if slot.0 >= self.budget {
-                self.commands.push_back(DiskCommand::Remove { slot });
-                State::Gone
-            } else if segment.damaged && self.stats.set_aside < SET_ASIDE_MAX {
+            let state = if segment.damaged && self.stats.set_aside < SET_ASIDE_MAX {
                 self.stats.set_aside += 1;
                 self.commands.push_back(DiskCommand::SetAside { slot });
                 State::Unmade
@@ -246,6 +243,22 @@ impl Journal {
                 State::Idle
             };
             self.table.set_state(index, state);
+        }
+        self.trim();
+    }
+
+    /// Removes files that the configuration has no room for, as far as what lives elsewhere can be
+    /// ended and moved without them. The reserve may be among them: a full journal that was made
+    /// smaller can be emptied like any other.
+    pub(super) fn trim(&mut self) {
+        let first = LIMBOS + self.budget;
+        for index in first..self.table.segments.len() as u32 {
+            let segment = self.table.at(index);
+            if matches!(segment.state, State::Idle | State::Unmade) && self.usable() > RESERVE {
+                let slot = segment.slot;
+                self.commands.push_back(DiskCommand::Remove { slot });
+                self.table.set_state(index, State::Gone);
+            }
         }
     }
 

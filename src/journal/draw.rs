@@ -1,5 +1,6 @@
 //! Drawing from a backlog: a window in memory, filled by reads of what is on the disk.
 
+use super::batch::LAZY_WITHIN;
 use super::disk::{DiskCommand, DiskError, ReadId};
 use super::queue::{Fetch, Fetched, Places, WINDOW_BYTES_MAX, WINDOW_MAX, Wanted};
 use super::record::{self, Record, Spot, Written};
@@ -350,6 +351,8 @@ impl Journal {
                 }
             }
         }
+        // Like what is consumed.
+        self.set_due(now.monotonic + LAZY_WITHIN);
         self.tell_drawable(id);
     }
 

@@ -225,18 +225,14 @@ impl Journal {
                 self.stats.set_aside += 1;
             }
             let fits = self.table.at(*index).size == self.segment_size;
-            let state = match () {
-                () if slot.0 >= self.budget => {
-                    if !is_lost {
-                        self.commands.push_back(DiskCommand::Remove { slot });
-                    }
-                    State::Gone
-                }
-                () if fits && !is_lost => State::Idle,
-                () => State::Unmade,
+            let state = if fits && !is_lost {
+                State::Idle
+            } else {
+                State::Unmade
             };
             self.table.set_state(*index, state);
         }
+        self.trim();
         self.writer.epoch += 1;
         self.writer.sequence += 1;
         self.summary.segments = lives.len() as u32;

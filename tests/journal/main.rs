@@ -2,6 +2,7 @@
 
 mod crashes;
 mod disk;
+mod faults;
 mod hostile;
 mod house;
 mod rules;
