@@ -305,6 +305,51 @@ const CERTIFICATES: &[(&str, &[u8])] = &[
     ("sequence-of-itself", b"\x30\x06\x30\x04\x30\x02\x30\x00"),
 ];
 
+/// The kind of a key, and what a record of that kind says.
+const JOURNALS: &[(&str, &[u8])] = &[
+    (
+        "session",
+        b"\x01\x01\x01\x3C\0\0\0\0\0\0\0\0\0\0\0\x04\0pumpanna",
+    ),
+    (
+        "session-without-user",
+        b"\x01\x01\0\xFF\xFF\xFF\xFF\0\0\0\0\0\0\0\x80\0\0",
+    ),
+    (
+        "session-shorter-than-its-name",
+        b"\x01\x01\0\x3C\0\0\0\0\0\0\0\0\0\0\0\xFF\xFFpump",
+    ),
+    (
+        "session-not-utf-8",
+        b"\x01\x01\x01\x3C\0\0\0\0\0\0\0\0\0\0\0\x01\0\xFF\xFE",
+    ),
+    ("subscription", b"\x02\x01\x0D\x07\0\0\0shed/+/a/#"),
+    ("subscription-no-filter", b"\x02\x01\x01\0\0\0\0a#"),
+    ("subscription-qos-3", b"\x02\x01\x03\0\0\0\0a"),
+    ("received", b"\x03\x01"),
+    ("received-version-2", b"\x03\x02"),
+    ("sent", b"\x04\x01\x01\x09\0"),
+    ("sent-stage-3", b"\x04\x01\x03\x09\0"),
+    ("sent-identifier-0", b"\x04\x01\0\0\0"),
+    (
+        "message",
+        b"\0\x01\xE8\x03\0\0\0\0\0\0\x05\x30\x07\0\x03a/b\0x",
+    ),
+    (
+        "retained",
+        b"\x05\x01\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x7F\x06\x30\x06\0\x03a/b\0",
+    ),
+    (
+        "message-that-is-no-publish",
+        b"\0\x01\0\0\0\0\0\0\0\0\0\xC0\0",
+    ),
+    (
+        "message-qos-3",
+        b"\0\x01\0\0\0\0\0\0\0\0\x03\x30\x06\0\x03a/b\0",
+    ),
+    ("segment-without-anything", b"FGJRNSEG\x01\0\0\0"),
+];
+
 /// A client's first message, a line feed, its last.
 const SCRAM: &[(&str, &[u8])] = &[
     (
@@ -452,6 +497,7 @@ fn constructed() -> BTreeMap<(&'static str, String), Vec<u8>> {
         ("scram", SCRAM),
         ("acl", ACLS),
         ("passwords", PASSWORDS),
+        ("journal", JOURNALS),
         ("broker", LIVES),
     ] {
         for (name, bytes) in list {
@@ -529,6 +575,11 @@ fn password_files_of_the_corpus() {
 }
 
 #[test]
+fn journals_of_the_corpus() {
+    run("journal", checks::journal);
+}
+
+#[test]
 fn lives_of_the_corpus() {
     run("broker", checks::broker);
 }
@@ -554,6 +605,7 @@ proptest! {
             ("scram", checks::scram),
             ("acl", checks::acl),
             ("passwords", checks::passwords),
+            ("journal", checks::journal),
             ("broker", checks::broker),
         ] {
             let own: Vec<_> = files.iter().filter(|file| file.0.0 == target).collect();

@@ -263,7 +263,8 @@ fn every_command_exists_with_its_options() {
         }
     }
     let all = [
-        "bench", "check", "demo", "passwd", "pub", "queue", "read", "run", "scan", "set", "sub",
+        "bench", "check", "demo", "journal", "passwd", "pub", "queue", "read", "run", "scan",
+        "set", "sub",
     ];
     assert_eq!(seen, all.map(str::to_owned).into(), "every command");
 

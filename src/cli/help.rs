@@ -30,6 +30,7 @@ MQTT
   pub      publishes, with mosquitto_pub's options
   sub      subscribes and prints, with mosquitto_sub's options
   passwd   edits a password file
+  journal  tells what a copy of a journal holds
   bench    measures a broker
 
 Every verb takes
@@ -318,4 +319,21 @@ Usage: fieldgate passwd [-c] [-H HASH] FILE USER
 The password is asked for twice on a terminal, else read as one line of standard
 input. The configuration names the file as password_file in [access], and a running
 gateway reads it again at a reload.
+";
+
+pub(crate) const JOURNAL: &str = "\
+Tells what a journal holds: its segments, how much of each kind is in them and what
+a start would bring back, and what is damaged.
+
+Usage: fieldgate journal inspect PATH [--records] [--payloads] [--json]
+
+PATH is a folder of segments, the data_dir that it is in, or one segment's file. It
+is only read. Better take a copy: what a running gateway writes meanwhile may look
+torn. Nothing is refused: of a newer version's segments it is said that they are.
+
+  --records     lists every record: its place, its length, what it is and for whom;
+                of a message topic and size
+  --payloads    the same, with the payloads
+
+Exit codes: 0 inspected, whatever was found; 1 it cannot be read.
 ";

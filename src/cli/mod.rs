@@ -15,6 +15,7 @@ mod direct;
 mod failure;
 mod format;
 mod help;
+mod journal;
 mod link;
 mod output;
 mod passwd;
@@ -106,6 +107,7 @@ const VERBS: &[Verb] = &[
     verb("pub", help::PUB, publish::run),
     verb("sub", help::SUB, subscribe::run),
     verb("passwd", help::PASSWD, passwd::run),
+    verb("journal", help::JOURNAL, journal::run),
     verb("bench", help::BENCH, bench::run),
 ];
 
@@ -119,7 +121,7 @@ const fn verb(name: &'static str, help: &'static str, run: Run) -> Verb {
 /// Verbs of the interface that a later version brings: refused by name, so that nobody takes them
 /// for a typing error.
 const LATER: &[&str] = &[
-    "init", "watch", "rr", "journal", "explain", "replay", "import", "doctor", "wiring", "schema",
+    "init", "watch", "rr", "explain", "replay", "import", "doctor", "wiring", "schema",
 ];
 
 fn dispatch(mut parser: Parser, said: &mut Option<&'static str>) -> Result<u8, Failure> {

@@ -48,6 +48,8 @@ pub enum Found<'a> {
     Delete {
         /// Where.
         offset: u32,
+        /// Of the whole record.
+        len: u32,
         /// Which.
         key: Key,
     },
@@ -55,6 +57,8 @@ pub enum Found<'a> {
     Queue {
         /// Where.
         offset: u32,
+        /// Of the whole record.
+        len: u32,
         /// Which.
         queue: QueueId,
         /// Of which kind.
@@ -68,6 +72,8 @@ pub enum Found<'a> {
     Dropped {
         /// Where.
         offset: u32,
+        /// Of the whole record.
+        len: u32,
         /// Which.
         queue: QueueId,
     },
@@ -75,6 +81,8 @@ pub enum Found<'a> {
     Block {
         /// Where.
         offset: u32,
+        /// Of the whole record.
+        len: u32,
         /// Whose.
         queue: QueueId,
         /// The segment that they are in.
@@ -161,6 +169,7 @@ pub fn inspect(bytes: &[u8], tell: &mut dyn FnMut(Found<'_>)) {
 }
 
 fn found(bytes: &[u8], offset: u32) -> Found<'_> {
+    let len = bytes.len() as u32;
     match record::read(bytes) {
         None => Found::Bad {
             offset,
@@ -168,7 +177,7 @@ fn found(bytes: &[u8], offset: u32) -> Found<'_> {
         },
         Some(Record::Data { targets, body }) => Found::Data {
             offset,
-            len: bytes.len() as u32,
+            len,
             targets: targets
                 .iter()
                 .map(|target| match *target {
@@ -183,7 +192,7 @@ fn found(bytes: &[u8], offset: u32) -> Found<'_> {
                 .collect(),
             body,
         },
-        Some(Record::Delete(key)) => Found::Delete { offset, key },
+        Some(Record::Delete(key)) => Found::Delete { offset, len, key },
         Some(Record::State {
             queue,
             kind,
@@ -191,14 +200,16 @@ fn found(bytes: &[u8], offset: u32) -> Found<'_> {
             next,
         }) => Found::Queue {
             offset,
+            len,
             queue,
             kind,
             head,
             next,
         },
-        Some(Record::Dropped(queue)) => Found::Dropped { offset, queue },
+        Some(Record::Dropped(queue)) => Found::Dropped { offset, len, queue },
         Some(Record::Block { queue, life, spots }) => Found::Block {
             offset,
+            len,
             queue,
             sequence: life.sequence,
             first: spots.first().map_or(0, |spot| spot.sequence),

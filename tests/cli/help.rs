@@ -6,7 +6,7 @@ use crate::support::fieldgate;
 #[test]
 fn help_texts() {
     let verbs = [
-        "run", "demo", "check", "scan", "read", "set", "pub", "sub", "passwd", "bench",
+        "run", "demo", "check", "scan", "read", "set", "pub", "sub", "passwd", "journal", "bench",
     ];
     for arguments in [&[][..], &["--help"]]
         .into_iter()

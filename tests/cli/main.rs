@@ -8,5 +8,6 @@ mod clients;
 mod demo;
 mod gateway;
 mod help;
+mod journal;
 mod passwd;
 mod support;

@@ -8,6 +8,7 @@ use std::rc::Rc;
 #[path = "lives.rs"]
 mod lives;
 
+use fieldgate::broker::keep::{Description, KeyKind, describe};
 use fieldgate::buffer::{Memory, Payload, SendQueue};
 use fieldgate::config::access::{LineError, parse_acl, parse_passwords};
 use fieldgate::credential::scram::{ClientFirst, Exchange, MESSAGE_MAX, Secret};
@@ -17,6 +18,7 @@ use fieldgate::host::certificate::{NAME_MAX, name_of, valid_until};
 use fieldgate::host::frames::{CONTROL_MAX, Deframer, End, Said};
 use fieldgate::host::proxy::{self, Parsed, V2_MAX};
 use fieldgate::host::upgrade;
+use fieldgate::journal::{Found, inspect};
 use fieldgate::mqtt::client::{Acknowledge, Client, ConnectOptions, Event};
 use fieldgate::mqtt::frame::{self, FIXED_HEADER_LEN_MAX, Frame, PACKET_SIZE_MAX};
 use fieldgate::mqtt::packet::connack_for;
@@ -307,6 +309,52 @@ pub fn proxy(bytes: &[u8]) {
         }
     }
     assert!(bytes.len() < V2_MAX || said.is_some());
+}
+
+/// The first byte is the kind of the record's key, or none; what follows is its body, and a
+/// segment: either is told or not, and what is told lies within it.
+pub fn journal(bytes: &[u8]) {
+    let mut last = 0;
+    let mut ends = 0;
+    inspect(bytes, &mut |found| {
+        let offset = match found {
+            Found::Batch { offset, .. } | Found::Bad { offset, .. } => offset,
+            Found::Data {
+                offset, len, body, ..
+            } => {
+                assert!(body.len() < len as usize);
+                offset
+            }
+            Found::End { used } => {
+                ends += 1;
+                used
+            }
+            Found::NewerVersion(_) => {
+                ends += 1;
+                return;
+            }
+            _ => return,
+        };
+        assert!(offset >= last);
+        last = offset;
+    });
+    assert_eq!(ends, 1);
+    let Some((kind, body)) = bytes.split_first() else {
+        return;
+    };
+    let kind = KeyKind::from_u8(*kind);
+    match describe(kind, body) {
+        Some(Description::Message { topic, payload, .. }) => {
+            assert!(topic.len() + payload.len() < body.len());
+        }
+        Some(Description::Session {
+            client_id, user, ..
+        }) => assert!(client_id.len() + user.unwrap_or_default().len() < body.len()),
+        Some(Description::Subscription { filter, .. }) => check_filter(filter).expect("a filter"),
+        Some(Description::Sent { packet_id, .. }) => assert_ne!(packet_id, 0),
+        Some(Description::Presence) => assert_eq!(kind, Some(KeyKind::Received)),
+        None => {}
+    }
 }
 
 /// A request for a WebSocket: accepted or refused, and answered as HTTP.

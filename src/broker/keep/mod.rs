@@ -18,6 +18,7 @@
 //! knowing how they would have ended. Topics that begin with `$` are not kept either.
 
 mod bridges;
+mod describe;
 mod record;
 mod recover;
 
@@ -38,6 +39,7 @@ use crate::time::{Duration, Instant, Now};
 use bridges::BridgeQueue;
 pub(super) use bridges::waits;
 pub use bridges::{decode_rule, read_message};
+pub use describe::{Description, describe};
 pub(super) use record::{Stage, encode_message, encode_presence, queue_target};
 use record::{encode_sent, encode_session, encode_subscription, hash, kept_identifiers};
 

@@ -25,7 +25,7 @@ use crate::broker::subscriptions::Subscription;
 use crate::buffer::Payload;
 use crate::id::{MessageId, QueueId, ShareId};
 use crate::mqtt::{
-    ApplicationMessage, Packet, PacketId, ProtocolVersion, QoS, SubscriptionIdentifier,
+    ApplicationMessage, Packet, PacketId, ProtocolVersion, Publish, QoS, SubscriptionIdentifier,
     TopicFilter, TopicName,
 };
 use crate::time::{Instant, Now, WallTime};
@@ -36,6 +36,11 @@ const VERSION: u8 = 1;
 /// The body of a record that says only that it is there.
 pub(in crate::broker) fn encode_presence() -> Vec<u8> {
     vec![VERSION]
+}
+
+/// Whether it is such a body.
+pub(super) fn is_presence(body: &[u8]) -> bool {
+    body == [VERSION]
 }
 
 /// How far a QoS 2 message is, and under which identifier.
@@ -62,7 +67,8 @@ pub(super) struct SentEntry {
     pub(super) sequence: u64,
 }
 
-pub(super) fn decode_sent(key: Key, body: &[u8]) -> Option<SentEntry> {
+/// `sequence` is the key's part within the session.
+pub(super) fn decode_sent(sequence: u64, body: &[u8]) -> Option<SentEntry> {
     let mut reader = Bytes(body);
     reader.version()?;
     let stage = match reader.u8()? {
@@ -74,7 +80,7 @@ pub(super) fn decode_sent(key: Key, body: &[u8]) -> Option<SentEntry> {
     Some(SentEntry {
         packet_id: PacketId::new(reader.u16()?)?,
         stage,
-        sequence: key.sub,
+        sequence,
     })
 }
 
@@ -209,7 +215,7 @@ pub(super) fn decode_subscription(body: &[u8]) -> Option<(TopicFilter<'_>, Subsc
 
 /// A message as it is kept.
 pub(in crate::broker) fn encode_message(message: &ApplicationMessage, now: Now) -> Vec<u8> {
-    let publish = crate::mqtt::Publish {
+    let publish = Publish {
         qos: QoS::AtMostOnce,
         ..message.as_publish(ProtocolVersion::V5, now.monotonic)
     };
@@ -222,7 +228,8 @@ pub(in crate::broker) fn encode_message(message: &ApplicationMessage, now: Now) 
     body
 }
 
-pub(super) fn decode_message(body: &Payload, now: Now) -> Option<ApplicationMessage> {
+/// When it was kept, and the message as it was published, its QoS without a packet identifier.
+pub(super) fn read_publish(body: &[u8]) -> Option<(WallTime, Publish<'_>)> {
     let mut reader = Bytes(body);
     reader.version()?;
     let kept_at = WallTime::from_unix_millis(reader.u64()? as i64);
@@ -232,6 +239,11 @@ pub(super) fn decode_message(body: &Payload, now: Now) -> Option<ApplicationMess
     };
     publish.qos = QoS::from_bits(flags & 3)?;
     publish.retain = flags & 4 != 0;
+    Some((kept_at, publish))
+}
+
+pub(super) fn decode_message(body: &Payload, now: Now) -> Option<ApplicationMessage> {
+    let (kept_at, mut publish) = read_publish(body)?;
     // What has passed of its life while nobody ran; a clock that is not set ends nothing.
     let is_told = kept_at.is_plausible() && now.wall.is_plausible();
     let passed = if is_told {

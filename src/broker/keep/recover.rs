@@ -162,7 +162,7 @@ impl Broker {
                         .map(|it| self.session_mut(id).received.note(it))
                         .is_some()
                 }
-                (KeyKind::Sent, Some(id)) => match decode_sent(key, &body) {
+                (KeyKind::Sent, Some(id)) => match decode_sent(key.sub, &body) {
                     Some(entry) => {
                         sent.entry(id).or_insert_with(Vec::new).push(entry);
                         true

@@ -274,8 +274,8 @@ fn unfinished(folder: &Path, slot: Slot) -> PathBuf {
     folder.join(format!("{:08}.new", slot.0))
 }
 
-/// Which slot's file it is: eight digits, and one of our endings.
-fn slot_of(name: &str, ending: &str) -> Option<Slot> {
+/// Which slot's file it is: eight digits, and this ending.
+pub fn slot_of(name: &str, ending: &str) -> Option<Slot> {
     let digits = name.strip_suffix(ending)?;
     let is_number = digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| digits.parse().ok().map(Slot))?
