@@ -294,8 +294,9 @@ meanwhile. Without, latency says how full the window is, and no more.
 
 The workloads of a comparison have fixed parameters, which it prints: fan-in,
 fan-in-single, p2p, fan-out, fan-out-4k, fan-in-qos1, p2p-qos1, p2p-qos2, wildcards,
-properties, queue, drain, latency, latency-qos1; without a name, all. Each is run
---repeat times for each broker, default 3; of each figure the middle one counts.
+properties, queue, queue-strict, drain, drain-strict, latency, latency-qos1; without
+a name, all. Each is run --repeat times for each broker, default 3; of each figure the
+middle one counts. Where it is strict this broker writes to the temporary folder's disk.
 ";
 
 pub(crate) const PASSWD: &str = "\

@@ -1,7 +1,8 @@
 //! `bench compare`: this broker against mosquitto on the same machine, in the same minutes.
 //!
 //! Each workload has a name and fixed parameters, so that figures can be held against one another.
-//! Both brokers are started fresh for every run, on loopback, without persistence, pinned to the
+//! Both brokers are started fresh for every run, on loopback, without persistence (but for this one
+//! in the workloads that say so: what nobody else promises, mosquitto need not do), pinned to the
 //! same CPU if `taskset` is there; this process moves to another one. They are run in turn, first
 //! one, then the other, so that a machine that changes its speed changes it for both, and of each
 //! figure that several runs have shown the middle one counts.
@@ -10,6 +11,7 @@
 //! ([`super::relay`]): it shows how low the figure can be.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -51,6 +53,8 @@ pub(super) struct Scenario {
     has_properties: bool,
     /// A bare relay of its bytes is measured as well.
     has_relay: bool,
+    /// This broker acknowledges what is on the disk; mosquitto keeps nothing there.
+    is_strict: bool,
 }
 
 /// What the others differ from.
@@ -68,10 +72,23 @@ const FAN_IN: Scenario = Scenario {
     rate: None,
     has_properties: false,
     has_relay: false,
+    is_strict: false,
+};
+
+/// What is kept for a client that is away.
+const QUEUE: Scenario = Scenario {
+    name: "queue",
+    about: "10 publishers, 20 a write, 2000 outstanding, subscriber away",
+    workload: Workload::Queue,
+    clients: 10,
+    topics: 10,
+    qos: QoS::AtLeastOnce,
+    messages: 50_000,
+    ..FAN_IN
 };
 
 /// All of them.
-pub(super) const SCENARIOS: [Scenario; 14] = [
+pub(super) const SCENARIOS: [Scenario; 16] = [
     FAN_IN,
     Scenario {
         name: "fan-in-single",
@@ -157,25 +174,25 @@ pub(super) const SCENARIOS: [Scenario; 14] = [
         messages: 200_000,
         ..FAN_IN
     },
+    QUEUE,
     Scenario {
-        name: "queue",
-        about: "10 publishers, 20 a write, 2000 outstanding, subscriber away",
-        workload: Workload::Queue,
-        clients: 10,
-        topics: 10,
-        qos: QoS::AtLeastOnce,
-        messages: 50_000,
-        ..FAN_IN
+        name: "queue-strict",
+        about: "the same, and fieldgate acknowledges what is on the disk",
+        is_strict: true,
+        ..QUEUE
     },
     Scenario {
         name: "drain",
-        about: "50 000 messages of the same",
+        about: "50 000 messages of `queue`",
         workload: Workload::Drain,
-        clients: 10,
-        topics: 10,
-        qos: QoS::AtLeastOnce,
-        messages: 50_000,
-        ..FAN_IN
+        ..QUEUE
+    },
+    Scenario {
+        name: "drain-strict",
+        about: "50 000 messages of `queue-strict`",
+        workload: Workload::Drain,
+        is_strict: true,
+        ..QUEUE
     },
     Scenario {
         name: "latency",
@@ -256,7 +273,12 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
     let mut results = Vec::new();
     for scenario in &options.scenarios {
         let plan = scenario.plan();
-        let mut kinds = vec![Kind::Fieldgate(&own), Kind::Mosquitto(&mosquitto)];
+        let ours = if scenario.is_strict {
+            Kind::Strict(&own)
+        } else {
+            Kind::Fieldgate(&own)
+        };
+        let mut kinds = vec![ours, Kind::Mosquitto(&mosquitto)];
         if scenario.has_relay {
             kinds.push(Kind::Relay(&own));
         }
@@ -414,6 +436,8 @@ fn as_json(
 #[derive(Debug, Clone, Copy)]
 enum Kind<'a> {
     Fieldgate(&'a Path),
+    /// The same, with a folder to keep things in.
+    Strict(&'a Path),
     Mosquitto(&'a Path),
     /// This program again, as a relay.
     Relay(&'a Path),
@@ -422,7 +446,7 @@ enum Kind<'a> {
 impl Kind<'_> {
     const fn name(self) -> &'static str {
         match self {
-            Self::Fieldgate(_) => "fieldgate",
+            Self::Fieldgate(_) | Self::Strict(_) => "fieldgate",
             Self::Mosquitto(_) => "mosquitto",
             Self::Relay(_) => "relay",
         }
@@ -452,8 +476,13 @@ fn start(
 ) -> io::Result<Broker> {
     let address = free_port()?;
     let (program, arguments): (&Path, Vec<OsString>) = match kind {
-        Kind::Fieldgate(program) => {
-            let text = own_configuration(address, folder.path());
+        Kind::Fieldgate(program) | Kind::Strict(program) => {
+            let data = folder.path().join("data");
+            if matches!(kind, Kind::Strict(_)) && data.exists() {
+                fs::remove_dir_all(&data)?;
+            }
+            let data = matches!(kind, Kind::Strict(_)).then_some(data);
+            let text = own_configuration(address, folder.path(), data.as_deref());
             let file = folder.written("fieldgate.toml", &text)?;
             (
                 program,
@@ -484,11 +513,14 @@ fn start(
 }
 
 // The same for both, in each one's own words: loopback, everybody may come, nothing is kept on a
-// disk, and no queue is so short that it decides.
+// disk unless the workload says so, and no queue is so short that it decides.
 
-fn own_configuration(address: SocketAddr, folder: &Path) -> String {
+fn own_configuration(address: SocketAddr, folder: &Path, data: Option<&Path>) -> String {
+    let data = data.map_or_else(String::new, |data| {
+        format!("data_dir = \"{}\"\n", data.display())
+    });
     format!(
-        "[gateway]\nname = \"bench\"\n[listener.bench]\nbind = \"{address}\"\n\
+        "[gateway]\nname = \"bench\"\n{data}[listener.bench]\nbind = \"{address}\"\n\
          [control]\nsocket = \"{}\"\n\
          [broker]\nmax_connections = 21000\nmax_sessions = 21000\n\
          inflight_maximum = 65535\nmemory = \"1GiB\"\nqueues = \"1GiB\"\n\
