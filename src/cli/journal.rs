@@ -21,6 +21,7 @@ use super::failure::output_failed;
 use super::{Argument, Failure, Globals, code, help, other_argument, output};
 use crate::broker::keep::{Description, KeyKind, describe};
 use crate::buffer::{Memory, Payload};
+use crate::gateway::key_name;
 use crate::host::disk::slot_of;
 use crate::id::QueueId;
 use crate::journal::disk::{DiskCommand, DiskError, DiskEvent, Slot};
@@ -869,7 +870,10 @@ fn key_text(key: Key) -> String {
         Some(KeyKind::Received) => format!("received {sub} of queue {id}"),
         Some(KeyKind::Sent) => format!("sent {sub} of queue {id}"),
         Some(KeyKind::Retained) => format!("retained {id}"),
-        None => format!("key {kind} {id} {sub}"),
+        None => match key_name(kind) {
+            Some(name) => format!("{name} {id}"),
+            None => format!("key {kind} {id} {sub}"),
+        },
     }
 }
 
@@ -1000,7 +1004,7 @@ fn key_json(key: Key) -> Value {
         Some(KeyKind::Received) => json!("received"),
         Some(KeyKind::Sent) => json!("sent"),
         Some(KeyKind::Retained) => json!("retained"),
-        None => json!(key.kind),
+        None => key_name(key.kind).map_or_else(|| json!(key.kind), Into::into),
     };
     json!({ "kind": kind, "id": key.id, "sub": key.sub })
 }

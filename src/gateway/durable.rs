@@ -295,6 +295,16 @@ fn words(refused: Refused) -> &'static str {
     }
 }
 
+/// What a value is for whose key is not the broker's.
+pub fn key_name(kind: u8) -> Option<&'static str> {
+    match kind {
+        BRIDGE_QUEUE => Some("queue of a bridge"),
+        totals::SEQUENCES => Some("sequence numbers"),
+        totals::TOTAL => Some("total of a counter"),
+        _ => None,
+    }
+}
+
 fn key(of: keep::Key) -> journal::Key {
     journal::Key {
         kind: of.kind as u8,

@@ -63,6 +63,7 @@ use crate::rng::Rng;
 use crate::slab::{GenSlab, IdTable};
 use crate::time::{Duration, Instant, Now};
 
+pub use self::durable::key_name;
 pub use self::health::HEALTH_INTERVAL;
 
 /// How long a clean stop may take before it is declared done: outputs that do not answer, clients

@@ -6,7 +6,8 @@ use crate::support::fieldgate;
 #[test]
 fn help_texts() {
     let verbs = [
-        "run", "demo", "check", "scan", "read", "set", "pub", "sub", "passwd", "journal", "bench",
+        "run", "demo", "check", "scan", "read", "set", "queue", "pub", "sub", "passwd", "journal",
+        "bench",
     ];
     for arguments in [&[][..], &["--help"]]
         .into_iter()
@@ -70,6 +71,8 @@ fn wrong_arguments_exit_2_and_say_what_is_wrong() {
         (&["run", "-v", "-q"], "exclude each other"),
         (&["read"], "DEVICE/POINT"),
         (&["set", "a/b"], "VALUE"),
+        (&["queue", "drop"], "whose queue"),
+        (&["queue", "empty", "x"], "nothing that can be done"),
         (&["pub", "-t", "a"], "exactly one of -m, -f, -n, -s and -l"),
         (
             &["pub", "-t", "a", "-m", "x", "--psk", "y"],
