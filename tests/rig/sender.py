@@ -2,12 +2,14 @@
 acknowledged is sent again, with DUP and its identifier, in order."""
 
 import collections
-import random
+import math
 import select
 import socket
 import struct
 import time
 
+# Of payloads, in turn.
+SIZES = (16, 64, 400)
 # Unacknowledged at once.
 WINDOW = 20
 # A broker that is being killed all the time may take this long to acknowledge something.
@@ -18,6 +20,10 @@ PUBACK, PUBREC, PUBREL, PUBCOMP = 4, 5, 6, 7
 
 class Gone(Exception):
     """The connection is."""
+
+
+class Lost(AssertionError):
+    """Something that the broker has acknowledged is not there, or comes as it must not."""
 
 
 def remaining_length(count):
@@ -38,14 +44,14 @@ def text(word):
 
 
 class Connection:
-    """A session of this name that outlives its connections, and the packets that come."""
+    """A session of this name that outlives its connections, unless it is to be `clean`, and the packets that come."""
 
-    def __init__(self, port, name):
+    def __init__(self, port, name, clean=False):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.bytes = bytearray()
         self.found = collections.deque()
-        self.send(packet(0x10, text("MQTT") + bytes([4, 0, 0, 60]) + text(name)))
+        self.send(packet(0x10, text("MQTT") + bytes([4, 2 if clean else 0, 0, 60]) + text(name)))
         kind, body = next(self.packets())
         if kind != 0x20 or body[1] != 0:
             raise Gone(f"refused: {kind:#x} {body.hex()}")
@@ -105,30 +111,39 @@ def open_connection(port, name):
 
 
 class Sender:
-    """Publishes `count` messages, payloads NAME NUMBER, to one topic; `acknowledged` is how many of them were, in
-    order. `port` says where the broker listens, once it does."""
+    """Publishes messages, payloads NAME NUMBER, to one topic, `count` of them or until `finish`; `acknowledged` is how
+    many of them were, in order. `port` says where the broker listens, once it does."""
 
-    def __init__(self, name, port, topic, qos, count, seed):
+    def __init__(self, name, port, topic, qos, count=math.inf, retain=False, window=WINDOW):
         self.name, self.port, self.topic, self.qos, self.count = name, port, topic, qos, count
+        self.retain, self.window = retain, window
         self.acknowledged = 0
         # Identifier: (number, released), oldest first.
         self.underway = collections.OrderedDict()
         self.next_number = 0
         self.next_id = 1
         self.connections = 0
-        self.random = random.Random(seed)
+
+    def finish(self):
+        """Nothing new is published: `run` returns when all that was is acknowledged."""
+        self.count = 0
+
+    def _is_over(self):
+        return not self.underway and self.next_number >= self.count
 
     def run(self):
         silent_since = time.monotonic()
         before = -1
-        while self.acknowledged < self.count:
+        while not self._is_over():
             if self.acknowledged > before:
                 before, silent_since = self.acknowledged, time.monotonic()
             if time.monotonic() - silent_since > PATIENCE:
-                raise AssertionError(f"{self.name}: {self.acknowledged} of {self.count} acknowledged, and no more")
+                raise AssertionError(f"{self.name}: {self.acknowledged} of {self.next_number} acknowledged, and no more")
             connection = open_connection(self.port, self.name)
             if not connection:
                 continue
+            if self.connections and not connection.is_present:
+                raise Lost(f"{self.name}'s session is gone")
             self.connections += 1
             try:
                 self._serve(connection)
@@ -138,8 +153,9 @@ class Sender:
                 connection.close()
 
     def _publish(self, identifier, number, dup):
-        payload = f"{self.name} {number}".encode().ljust(self.random.choice((16, 64, 400)))
-        return packet(0x30 | self.qos << 1 | dup << 3, text(self.topic) + struct.pack(">H", identifier) + payload)
+        payload = f"{self.name} {number}".encode().ljust(SIZES[number % len(SIZES)])
+        first = 0x30 | dup << 3 | self.qos << 1 | self.retain
+        return packet(first, text(self.topic) + struct.pack(">H", identifier) + payload)
 
     def _serve(self, connection):
         again = b""
@@ -150,9 +166,9 @@ class Sender:
                 again += self._publish(identifier, number, True)
         if again:
             connection.send(again)
-        while self.acknowledged < self.count:
+        while not self._is_over():
             fresh = b""
-            while len(self.underway) < WINDOW and self.next_number < self.count:
+            while len(self.underway) < self.window and self.next_number < self.count:
                 while self.next_id in self.underway:
                     self.next_id = self.next_id % 65535 + 1
                 fresh += self._publish(self.next_id, self.next_number, False)

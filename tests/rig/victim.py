@@ -1,0 +1,77 @@
+"""Whatever is ended at random moments and started again, in a thread of its own, until that is enough."""
+
+import threading
+
+# Only a failure waits this long.
+PATIENCE = 120
+
+
+class Victim:
+    """A kind of victim says how it is started (`start`, the port when it listens), and how it is ended (`strike`). It
+    lives for `lives` seconds, from and to; one start in five is not even waited for (`begin`)."""
+
+    def __init__(self, chance, lives):
+        self.chance, self.lives = chance, lives
+        self.strikes = 0
+        # Called with the port after each start, before anybody else is told of it.
+        self.look = None
+        self.failure = None
+        self.address = None
+        self.listens = threading.Event()
+        self.is_over = threading.Event()
+        self.thread = threading.Thread(target=self._torment)
+
+    def begin(self):
+        """Starts, and is struck down before it has: the seconds that it may take are the victim's affair."""
+        raise NotImplementedError
+
+    def start(self):
+        """The port where it listens."""
+        raise NotImplementedError
+
+    def strike(self):
+        """It ends without a warning."""
+        raise NotImplementedError
+
+    def live(self):
+        """It listens."""
+        self.address = self.start()
+        if self.look:
+            self.look(self.address)
+        self.listens.set()
+
+    def torment(self):
+        """From now on, until `spare`."""
+        self.thread.start()
+
+    def port(self):
+        """Where it listens; waits until it does."""
+        if not self.listens.wait(PATIENCE):
+            raise AssertionError("it does not come back")
+        if self.failure:
+            raise self.failure
+        return self.address
+
+    def spare(self):
+        """It is running, and stays so."""
+        self.is_over.set()
+        if self.thread.is_alive():
+            self.thread.join()
+        if self.failure:
+            raise self.failure
+
+    def _torment(self):
+        try:
+            while not self.is_over.wait(self.chance.uniform(*self.lives)):
+                self.listens.clear()
+                self.strike()
+                self.strikes += 1
+                while self.chance.random() < 0.2:
+                    self.begin()
+                    self.strike()
+                    self.strikes += 1
+                self.live()
+        except Exception as failure:
+            self.failure = failure
+            # Whoever waits for it hears of that.
+            self.listens.set()
