@@ -61,12 +61,15 @@ class Guest:
         hang = failure and self.hang(failure)
         self.close()
         if failure:
-            print("the end of the guest's console:", flush=True)
-            lines = [line for line in self.console.text().splitlines() if not re.match(r"\[(begin|end) \d+", line)]
-            for line in lines[-CONSOLE_LINES_SHOWN:]:
-                print(f"  | {line}", flush=True)
+            self.show_console()
         if hang:
             raise hang
+
+    def show_console(self):
+        print("the end of the guest's console:", flush=True)
+        lines = [line for line in self.console.text().splitlines() if not re.match(r"\[(begin|end) \d+", line)]
+        for line in lines[-CONSOLE_LINES_SHOWN:]:
+            print(f"  | {line}", flush=True)
 
     def hang(self, failure):
         """Whether it is QEMU that has failed, whatever the failure looked like: then it answers nothing at all."""

@@ -19,11 +19,16 @@ SECONDS_MAX = 900
 
 
 def arguments():
+    return parser().parse_args()
+
+
+def parser():
+    """Of what every scenario is given."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--binary", type=pathlib.Path, required=True, help="fieldgate for aarch64")
     parser.add_argument("--guest-files", type=pathlib.Path, required=True, help="where kernel and busybox were unpacked")
     parser.add_argument("--work", type=pathlib.Path, required=True, help="an empty folder")
-    return parser.parse_args()
+    return parser
 
 
 def milliseconds(time_text):

@@ -19,6 +19,8 @@ class Victim:
         self.address = None
         self.listens = threading.Event()
         self.is_over = threading.Event()
+        self.is_spared = threading.Event()
+        self.is_ended = threading.Event()
         self.thread = threading.Thread(target=self._torment)
 
     def begin(self):
@@ -56,9 +58,17 @@ class Victim:
         """It is running, and stays so."""
         self.is_over.set()
         if self.thread.is_alive():
-            self.thread.join()
+            self.is_spared.wait()
         if self.failure:
             raise self.failure
+
+    def end(self):
+        """For good."""
+        self.is_over.set()
+        self.is_ended.set()
+        if self.thread.is_alive():
+            self.thread.join()
+        self.strike()
 
     def _torment(self):
         try:
@@ -75,3 +85,6 @@ class Victim:
             self.failure = failure
             # Whoever waits for it hears of that.
             self.listens.set()
+        self.is_spared.set()
+        # What a thread has started may be bound to end with the thread.
+        self.is_ended.wait()
