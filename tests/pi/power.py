@@ -16,7 +16,7 @@ import initramfs
 import scenario
 from disk import Disk
 from judge import Load
-from sender import Lost
+from sender import PATIENCE, Lost
 from victim import Victim
 
 HERE = pathlib.Path(__file__).parent
@@ -31,14 +31,16 @@ MACHINE = (
 MODULES = ("virtio_pci", "virtio_net", "virtio_blk", "crc32c_generic", "ext4")
 
 # What a flush takes at most: an SD card is not faster, and meanwhile there is something to lose.
-FLUSH_SECONDS_MAX = 0.02
+FLUSH_SECONDS_MAX = 0.04
 # Between listening and the cut, in seconds.
 LIVES = (0.3, 4.0)
 # One that is not waited for is cut within so many seconds from the mount: while ext4 replays its journal, and the
 # gateway its own.
 BEGINNING = 1.0
 # The controls are cut so often at most.
-CONTROL_CUTS_MAX = 6
+CONTROL_CUTS_MAX = 12
+# And nobody waits long, in seconds, for what will not come.
+CONTROL_PATIENCE = 15
 
 
 class Board(Victim):
@@ -76,11 +78,11 @@ class Board(Victim):
 
     def strike(self):
         if not self.guest:
-            return
+            return None
         self.disk.cut_power()
         self.guest.close()
         loss = self.disk.restore_power(self.chance)
-        print(f"cut {self.strikes + 1}: {loss}; it had taken {self.booted:.1f} s to boot", flush=True)
+        return f"{loss}; it had taken {self.booted:.1f} s to boot"
 
 
 def main():
@@ -116,7 +118,7 @@ def run(given, archive, image, syncs, cuts):
         board.torment()
         load.run(lambda: board.strikes >= cuts)
         board.spare()
-        return board.strikes, load.judge()
+        return board.strikes, load.judge(CONTROL_PATIENCE if syncs else PATIENCE)
     except BaseException as failure:
         if not syncs or not isinstance(failure, Lost):
             board.guest.show_console()

@@ -3,12 +3,14 @@ acknowledged is missing, no message of QoS 2 comes twice, each publisher's order
 
 Whoever ends the broker tells where it listens by a function `port`, which waits until it does."""
 
+import contextlib
 import dataclasses
+import math
 import struct
 import threading
 import time
 
-from sender import PATIENCE, Connection, Gone, Lost, Sender, open_connection, packet, text
+from sender import BACK_OFF, PATIENCE, Connection, Gone, Lost, Sender, open_connection, packet, text
 
 KEPT = "kept/last"
 
@@ -29,6 +31,7 @@ class Taker:
         while not until():
             connection = open_connection(self.port, "taker")
             if not connection:
+                time.sleep(BACK_OFF)
                 continue
             if not connection.is_present:
                 if self.is_subscribed:
@@ -88,15 +91,27 @@ class Verdict:
 class Load:
     """Two publishers at QoS 1 and two at QoS 2 to a subscriber whose session stays, which is there for a while (`there`,
     seconds from and to) and away for a while; and one whose messages are retained. `count` messages each, or until `run`
-    is told."""
+    is told. No more than about `waiting_max` wait for the subscriber: beyond the limits of its queue a broker may drop
+    what it has acknowledged."""
 
-    def __init__(self, port, chance, *, count=None, there=(0.2, 1.0), away=(0.0, 0.4)):
+    def __init__(self, port, chance, *, count=math.inf, there=(0.2, 1.0), away=(0.0, 0.4), waiting_max=10_000):
         self.chance, self.there, self.away = chance, there, away
-        limit = {} if count is None else {"count": count}
-        self.senders = [Sender(f"p{at}", port, f"load/{at}", 1 + at % 2, **limit) for at in range(4)]
+
+        def may_send():
+            return sum(sender.next_number for sender in self.senders) - len(self.taker.got) < waiting_max
+
+        self.senders = [
+            Sender(f"p{at}", port, f"load/{at}", 1 + at % 2, count=count, may_send=may_send) for at in range(4)
+        ]
         self.keeper = Sender("keeper", port, KEPT, 1, retain=True, window=1)
         self.taker = Taker(port)
+        # While it is set the subscriber stays away.
+        self.holds = threading.Event()
         self.failures = []
+
+    def acknowledged(self):
+        """So far."""
+        return sum(sender.acknowledged for sender in self.senders)
 
     def subscribe(self):
         """The subscriber's session is there."""
@@ -104,14 +119,14 @@ class Load:
 
     def run(self, is_over=lambda: False):
         """Returns when all messages are acknowledged; after `is_over()` there are no new ones."""
-        threads = [threading.Thread(target=self._guarded, args=[sender]) for sender in self.senders]
-        keeping = threading.Thread(target=self._guarded, args=[self.keeper])
+        threads = [threading.Thread(target=self._guarded, args=[sender.run]) for sender in self.senders]
+        keeping = threading.Thread(target=self._guarded, args=[self.keeper.run])
         for thread in (*threads, keeping):
             thread.start()
         try:
             while any(thread.is_alive() for thread in threads):
                 until = time.monotonic() + self.chance.uniform(*self.there)
-                self.taker.serve(lambda: time.monotonic() >= until)
+                self.taker.serve(lambda: time.monotonic() >= until or self.holds.is_set())
                 if is_over() or self.failures:
                     self._finish()
                 away = self.chance.uniform(*self.away)
@@ -124,14 +139,30 @@ class Load:
         if self.failures:
             raise self.failures[0]
 
+    @contextlib.contextmanager
+    def running(self):
+        """Goes on during the block; after it, until everything is acknowledged."""
+        is_over = threading.Event()
+
+        thread = threading.Thread(target=self._guarded, args=[lambda: self.run(is_over.is_set)])
+        thread.start()
+        try:
+            yield
+        finally:
+            self.holds.clear()
+            is_over.set()
+            thread.join()
+        if self.failures:
+            raise self.failures[0]
+
     def _finish(self):
         for sender in (*self.senders, self.keeper):
             sender.finish()
 
-    def _guarded(self, sender):
+    def _guarded(self, run):
         try:
-            sender.run()
-        except AssertionError as failure:
+            run()
+        except Exception as failure:
             self.failures.append(failure)
 
     def check_retained(self, port):
@@ -143,8 +174,8 @@ class Load:
         if kept is None or kept < last:
             raise Lost(f"retained is {kept}, and {last} was acknowledged")
 
-    def judge(self):
-        """Waits for what has not come yet, and counts: the verdict."""
+    def judge(self, patience=PATIENCE):
+        """Waits for what has not come yet, until nothing has come for so many seconds, and counts: the verdict."""
         wanted = {(s.qos, s.name, number) for s in self.senders for number in range(s.next_number)}
         got = self.taker.got
         seen, counted, last = set(), 0, time.monotonic()
@@ -154,7 +185,7 @@ class Load:
             if len(got) > counted:
                 seen.update(got[counted:])
                 counted, last = len(got), time.monotonic()
-            return wanted <= seen or time.monotonic() - last > PATIENCE
+            return wanted <= seen or time.monotonic() - last > patience
 
         self.taker.serve(is_all_here)
         missing = wanted - seen
@@ -164,7 +195,7 @@ class Load:
             judge_order(sender, [number for _, name, number in got if name == sender.name])
         self.check_retained(self.taker.port())
         return Verdict(
-            acknowledged=sum(sender.acknowledged for sender in self.senders),
+            acknowledged=self.acknowledged(),
             delivered=len(seen),
             twice=len(got) - len(seen),
             retained=self.keeper.acknowledged,

@@ -6,6 +6,7 @@
  *   fail     writes and syncs fail with EIO
  *   sync     only syncs fail with EIO
  *   tear     a write takes half, and fails with EIO
+ *   vanish   a write is taken, and is not done
  *   full     writes fail with ENOSPC
  *   readonly writes, and opening for writing, fail with EROFS
  *
@@ -77,6 +78,7 @@ ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t offset) {
   if (says(word, "fail")) return refuse(EIO);
   if (says(word, "full")) return refuse(ENOSPC);
   if (says(word, "readonly")) return refuse(EROFS);
+  if (says(word, "vanish")) return count;
   if (says(word, "tear")) {
     syscall(SYS_pwrite64, fd, bytes, count / 2, offset);
     return refuse(EIO);

@@ -1,6 +1,11 @@
 """Whatever is ended at random moments and started again, in a thread of its own, until that is enough."""
 
+import os
+import subprocess
 import threading
+import time
+
+from output import Output
 
 # Only a failure waits this long.
 PATIENCE = 120
@@ -32,7 +37,7 @@ class Victim:
         raise NotImplementedError
 
     def strike(self):
-        """It ends without a warning."""
+        """It ends without a warning; what there is to say of that."""
         raise NotImplementedError
 
     def live(self):
@@ -70,16 +75,20 @@ class Victim:
             self.thread.join()
         self.strike()
 
+    def _strike(self):
+        self.listens.clear()
+        told = self.strike()
+        self.strikes += 1
+        if told:
+            print(f"{self.strikes}: {told}", flush=True)
+
     def _torment(self):
         try:
             while not self.is_over.wait(self.chance.uniform(*self.lives)):
-                self.listens.clear()
-                self.strike()
-                self.strikes += 1
+                self._strike()
                 while self.chance.random() < 0.2:
                     self.begin()
-                    self.strike()
-                    self.strikes += 1
+                    self._strike()
                 self.live()
         except Exception as failure:
             self.failure = failure
@@ -88,3 +97,42 @@ class Victim:
         self.is_spared.set()
         # What a thread has started may be bound to end with the thread.
         self.is_ended.wait()
+
+
+class Process(Victim):
+    """The gateway as a process of this machine, with this configuration and further environment. `inside` is what goes
+    before the command."""
+
+    def __init__(self, program, file, chance, lives=(), beginning=0.0, inside=(), **environment):
+        super().__init__(chance, lives)
+        self.command = [*inside, program, "run", "--config", str(file)]
+        self.environment = os.environ | environment
+        # What is not waited for is ended within so many seconds.
+        self.beginning = beginning
+        self.process = None
+
+    def run(self):
+        self.process = subprocess.Popen(
+            self.command,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self.output = Output(self.process.stdout)
+
+    def begin(self):
+        self.run()
+        time.sleep(self.chance.uniform(0.0, self.beginning))
+
+    def start(self):
+        self.run()
+        found = self.output.wait_for(r"listening name=local address=[\d.]+:(\d+)\n")
+        if not found:
+            raise AssertionError(f"it did not start: {self.output.text()}")
+        return int(found[1])
+
+    def strike(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
