@@ -270,8 +270,13 @@ impl Broker {
             self.route(&by, publish, body, outbox)
         };
         let lsn = published.lsn;
-        // 3.1.1 has no way to refuse: there a message that reaches nobody is acknowledged (3.3.5-2
-        // of 3.1.1).
+        if !is_v5 && published.refused == Some(ReasonCode::QuotaExceeded) {
+            // An acknowledgement would be a promise, and a refusal there is none; but the
+            // connection may be closed (3.3.5-2 of 3.1.1), and the message comes again.
+            let why = "the queue of a subscriber is full";
+            return self.disconnect(conn, ReasonCode::QuotaExceeded, why, outbox);
+        }
+        // 3.1.1 has no way to refuse: there what nobody may publish is acknowledged.
         let reason = match published.refused {
             Some(reason) if is_v5 => reason,
             Some(_) => ReasonCode::Success,
