@@ -36,6 +36,15 @@ impl Systemd {
         self.tell(&[NotifyState::Ready, NotifyState::Status("running")]);
     }
 
+    /// The start takes its time, and goes on: the manager is to wait for so long more.
+    pub(super) fn starting(&self, patience: Duration) {
+        let usec = u32::try_from(patience.as_micros()).unwrap_or(u32::MAX);
+        self.tell(&[
+            NotifyState::ExtendTimeoutUsec(usec),
+            NotifyState::Status("reading the journal"),
+        ]);
+    }
+
     /// The configuration is being read again.
     pub(super) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {

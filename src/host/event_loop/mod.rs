@@ -57,6 +57,9 @@ const EVENTS_PER_TURN: usize = 256;
 /// How long a listener waits when no descriptor is left.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
 
+/// How often the service manager is told that a start goes on.
+const STILL_STARTING: Duration = Duration::from_secs(10);
+
 /// A clean stop is over after this long, whatever still waits: the promise is 5 s.
 const STOP_LIMIT: Duration = Duration::from_millis(4500);
 
@@ -127,6 +130,8 @@ pub struct EventLoop {
     stop: Stop,
     /// When [`STOP_LIMIT`] is over, once a stop was asked for.
     stop_by: Instant,
+    /// When the manager was last told that the start goes on; `None` once it is over.
+    is_starting_since: Option<Instant>,
     /// When what only the beginning needed is given up once more.
     settled_at: Option<Instant>,
     /// Why the gateway cannot start.
@@ -228,6 +233,7 @@ impl EventLoop {
             on_event: settings.on_event,
             stop: Stop::No,
             stop_by: Instant::FAR_FUTURE,
+            is_starting_since: Some(clock::monotonic()),
             settled_at: None,
             failed: None,
             watchdog_is_due: false,
@@ -277,6 +283,7 @@ impl EventLoop {
         self.do_outputs(now);
         self.write_out(now);
         self.feed_watchdog(now);
+        self.ask_for_patience(now);
         if self.settled_at.is_some_and(|at| at <= now.monotonic) {
             self.settled_at = None;
             footprint::forget_start();
@@ -285,6 +292,15 @@ impl EventLoop {
             return Err(HostError::Refused { why });
         }
         Ok(self.flow(now))
+    }
+
+    /// A long journal takes its time to be read; a turn is a step of that.
+    fn ask_for_patience(&mut self, now: Now) {
+        let since = self.is_starting_since;
+        if since.is_some_and(|since| now.monotonic.since(since) >= STILL_STARTING) {
+            self.is_starting_since = Some(now.monotonic);
+            self.systemd.starting(3 * STILL_STARTING);
+        }
     }
 
     /// Asks for a clean stop, as SIGTERM does; the second time, at once.

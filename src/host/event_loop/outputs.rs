@@ -144,6 +144,7 @@ impl EventLoop {
     pub(super) fn notice(&mut self, now: Now, notice: &Notice) {
         match notice {
             Notice::Ready => {
+                self.is_starting_since = None;
                 self.systemd.ready();
                 footprint::forget_start();
                 self.settled_at = Some(now.monotonic + footprint::SETTLED_AFTER);
