@@ -1,11 +1,11 @@
 """Debian's mosquitto as a broker, on ports of the loopback that were free just now."""
 
 import pathlib
-import socket
 import subprocess
 import tempfile
 
 from output import Output
+from ports import free_ports
 
 TRIES = 10
 # As root it would become another user, who may not read certificates of ours; as anybody else it stays.
@@ -52,11 +52,3 @@ class MosquittoBroker:
         self.process.wait()
         self.output.rest()
         self.folder.cleanup()
-
-
-def free_ports(names):
-    listeners = {name: socket.create_server(("127.0.0.1", 0)) for name in names}
-    ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
-    for listener in listeners.values():
-        listener.close()
-    return ports
