@@ -29,12 +29,12 @@ needs() {
   done
 }
 
-# needs_unstarted COMMAND:PACKAGE… : as needs, of packages that bring a service: it is neither started nor enabled, if it
-# was not there before.
+# needs_unstarted COMMAND:PACKAGE… : as needs, of packages that bring services: those that were not there before are
+# neither started nor enabled.
 needs_unstarted() {
-  local pair policy=/usr/sbin/policy-rc.d ours=
-  for pair in "$@"; do present "${pair%%:*}" || ours=yes; done
-  [ -n "$ours" ] || return 0
+  local pair unit policy=/usr/sbin/policy-rc.d ours=()
+  for pair in "$@"; do present "${pair%%:*}" || ours+=("${pair#*:}"); done
+  [ ${#ours[@]} -gt 0 ] || return 0
   # What the scripts of packages ask before they start anything; a policy that is there stays in force.
   if [ "$(id -u)" = 0 ] && [ ! -e "$policy" ]; then
     trap 'rm -f /usr/sbin/policy-rc.d' EXIT
@@ -42,8 +42,9 @@ needs_unstarted() {
     chmod 755 "$policy"
   fi
   needs "$@"
-  for pair in "$@"; do
-    if [ -d /run/systemd/system ]; then systemctl disable --now "${pair#*:}" || skip "could not stop ${pair#*:}"; fi
+  [ -d /run/systemd/system ] || return 0
+  dpkg -L "${ours[@]}" | sed -n 's|^.*/systemd/system/\([^/@]*\)$|\1|p' | while read -r unit; do
+    systemctl disable --now "$unit" || skip "could not stop $unit"
   done
 }
 
