@@ -45,7 +45,7 @@ def configuration(folder, number, upstream):
 class Site:
     """A gateway and those who publish there. Running from construction; `end` takes it down."""
 
-    def __init__(self, program, folder, number, upstream, chance):
+    def __init__(self, program, folder, number, upstream):
         folder.mkdir()
         (folder / "conf.d").mkdir()
         (folder / "conf.d" / "test.toml").write_text(MORE.format(folder=folder))
