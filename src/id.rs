@@ -2,11 +2,20 @@
 //!
 //! Slots are reused, so an id is a slot *and* a generation: an id that has gone stale misses, it
 //! never finds the next tenant. Ids are small, `Copy`, ordered (for deterministic iteration) and
-//! mean nothing outside this process.
+//! mean nothing outside this process, but for [`stable_hash`].
 
 use core::fmt;
 
 use crate::slab::Key;
+
+/// A number for a name, the same in every process and on every machine (FNV-1a, 64 bits): for what
+/// is kept on a disk. Not for tables that strangers fill: they could choose names that collide.
+pub fn stable_hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    let bytes = bytes.into_iter();
+    bytes.fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+    })
+}
 
 macro_rules! slot_ids {
     ($($(#[$doc:meta])* $name:ident)+) => {$(

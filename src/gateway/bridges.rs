@@ -25,7 +25,7 @@ use crate::bridge::settings::{Keep, SendRule, Settings};
 use crate::bridge::{self, Bridge, DeadReason, Phase, Place, Ticket};
 use crate::broker::keep::{decode_rule, read_message};
 use crate::broker::{BridgeEntry, Origin, Taker};
-use crate::id::{BridgeId, ConnId, Lsn, QueueId, RuleId};
+use crate::id::{BridgeId, ConnId, Lsn, QueueId, RuleId, stable_hash};
 use crate::journal::{self, Class, Draw, QueueKind};
 use crate::mqtt::frame::{self, Frame};
 use crate::mqtt::{
@@ -873,14 +873,11 @@ fn key_of(queue: QueueId) -> journal::Key {
     }
 }
 
-/// FNV-1a of what makes a sending rule another one: two that collide cost a new rule the retained
-/// messages from before it.
+/// Of what makes a sending rule another one: two that collide cost a new rule the retained messages
+/// from before it.
 fn hash_of(rule: &SendRule) -> u64 {
     let to = rule.to.as_deref().unwrap_or_default();
-    let bytes = rule.filter.bytes().chain([0]).chain(to.bytes());
-    bytes.fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
-    })
+    stable_hash(rule.filter.bytes().chain([0]).chain(to.bytes()))
 }
 
 fn encode_name(name: &str, rules: &[u64]) -> Vec<u8> {

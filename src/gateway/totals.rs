@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use super::{Gateway, Life};
-use crate::id::PointId;
+use crate::id::{PointId, stable_hash};
 use crate::journal::{Class, Key, Target};
 use crate::time::Now;
 
@@ -89,7 +89,8 @@ impl Gateway {
         }
         let key = Key {
             kind: TOTAL,
-            id: hash(&path),
+            // Among 4096 points two that collide have a chance of one in 10¹².
+            id: stable_hash(path.bytes()),
             sub: 0,
         };
         self.keep_of_points(now, key, total, &path);
@@ -136,12 +137,4 @@ fn decode(body: &[u8]) -> Option<(u64, &[u8])> {
     let (version, rest) = body.split_first()?;
     let (number, rest) = rest.split_first_chunk::<8>()?;
     (*version == VERSION).then(|| (u64::from_le_bytes(*number), rest))
-}
-
-/// FNV-1a. Of two points that collide one would have the other's total after a start; among 4096
-/// of them that has a chance of one in 10¹².
-fn hash(path: &str) -> u64 {
-    path.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
-    })
 }

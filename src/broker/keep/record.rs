@@ -23,7 +23,7 @@ use crate::broker::session::Session;
 use crate::broker::shared::Shared;
 use crate::broker::subscriptions::Subscription;
 use crate::buffer::Payload;
-use crate::id::{MessageId, QueueId, ShareId};
+use crate::id::{MessageId, QueueId, ShareId, stable_hash};
 use crate::mqtt::{
     ApplicationMessage, Packet, PacketId, ProtocolVersion, Publish, QoS, SubscriptionIdentifier,
     TopicFilter, TopicName,
@@ -135,12 +135,10 @@ pub(super) fn decode_note(note: &[u8], message: MessageId) -> Option<(Reference,
     Some((reference, core::str::from_utf8(reader.0).ok()?.to_owned()))
 }
 
-/// FNV-1a. Two filters of one client that collide cost that client one of them after a start; it
-/// would have to look for them.
+/// Two filters of one client that collide cost that client one of them after a start; it would have
+/// to look for them.
 pub(super) fn hash(filter: &str) -> u64 {
-    filter.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
-    })
+    stable_hash(filter.bytes())
 }
 
 pub(super) fn encode_session(session: &Session, now: Now) -> Vec<u8> {
