@@ -204,6 +204,7 @@ impl Broker {
                         message,
                         qos: stored.message.qos().min(subscription.maximum_qos),
                         retain: true,
+                        is_again: false,
                         identifiers: subscription.identifier.into_iter().collect(),
                         share: None,
                         cost: stored.cost(),
@@ -240,7 +241,7 @@ impl Broker {
                 Draw::Pending(fetch) => return pending(&mut self.outputs, &mut self.stats, fetch),
             };
             let mut sending = Sending {
-                dup: false,
+                dup: reference.is_again,
                 qos: reference.qos,
                 retain: reference.retain,
                 packet_id: (reference.qos > QoS::AtMostOnce).then_some(PacketId::FIRST),

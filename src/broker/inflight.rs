@@ -256,6 +256,7 @@ mod tests {
             message: MessageId::from_parts(0, 0),
             qos,
             retain: false,
+            is_again: false,
             identifiers: crate::broker::queue::Identifiers::new(),
             share: None,
             cost: 1,

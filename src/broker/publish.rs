@@ -705,6 +705,7 @@ impl Broker {
             message,
             qos: delivery.qos,
             retain: delivery.retain,
+            is_again: false,
             identifiers: Identifiers::from_slice(delivery.identifiers),
             share: delivery.share,
             cost,

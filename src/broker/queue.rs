@@ -26,6 +26,8 @@ pub(super) struct Reference {
     pub(super) qos: QoS,
     /// The RETAIN flag that it is sent with.
     pub(super) retain: bool,
+    /// It was there when the power failed, and may have been sent by then: it goes out with DUP.
+    pub(super) is_again: bool,
     pub(super) identifiers: Identifiers,
     /// The group that it is one member's of: it may go to another.
     pub(super) share: Option<ShareId>,

@@ -314,6 +314,7 @@ impl Broker {
         let mut given = Reference {
             qos: published.min(member.subscription.maximum_qos),
             retain: member.subscription.retain_as_published && retain,
+            is_again: false,
             identifiers: identifiers_of(&member),
             ..reference.clone()
         };

@@ -36,9 +36,9 @@ cases! {
         assert_eq!((b.stat("recovered_sessions"), b.stat("recovered_messages")), (1, 3));
         let (taker, got) = back(b);
         assert_eq!(got, [
-            "PUBLISH t/1 q1 #1 \"one\"",
-            "PUBLISH t/1 q1 #2 \"two\"",
-            "PUBLISH t/1 q1 #3 \"three\"",
+            "PUBLISH t/1 q1 #1 dup \"one\"",
+            "PUBLISH t/1 q1 #2 dup \"two\"",
+            "PUBLISH t/1 q1 #3 dup \"three\"",
         ]);
         let conn = b.client(V5, "publisher");
         b.publish(conn, Q1, "t/2", "four");
@@ -56,7 +56,7 @@ cases! {
         b.crash(0);
         // What is done with is a mark: the third may come again, as QoS 1 allows.
         let (_, got) = back(b);
-        assert_eq!(got, ["PUBLISH t q1 #1 \"two\"", "PUBLISH t q1 #2 \"three\""]);
+        assert_eq!(got, ["PUBLISH t q1 #1 dup \"two\"", "PUBLISH t q1 #2 dup \"three\""]);
     }
 
     fn a_clean_session_keeps_nothing(b: &mut House) {
@@ -309,10 +309,10 @@ cases! {
         assert_eq!(got, [
             "PUBLISH t q2 #5 dup \"five\"",
             "PUBREL 6",
-            "PUBLISH t q1 #7 \"one\"",
-            "PUBLISH t q1 #8 \"two\"",
-            "PUBLISH t q1 #9 \"three\"",
-            "PUBLISH t q1 #10 \"four\"",
+            "PUBLISH t q1 #7 dup \"one\"",
+            "PUBLISH t q1 #8 dup \"two\"",
+            "PUBLISH t q1 #9 dup \"three\"",
+            "PUBLISH t q1 #10 dup \"four\"",
         ], "and of the seventh nothing");
         for number in 7..=10 {
             b.puback(taker, number);
@@ -336,7 +336,7 @@ cases! {
         b.publish(conn, Q1, "t", "not synced");
         assert_eq!(b.read_all(conn), ["PUBACK 1"]);
         b.crash(0);
-        assert_eq!(back(b).1, ["PUBLISH t q1 #1 \"synced\""]);
+        assert_eq!(back(b).1, ["PUBLISH t q1 #1 dup \"synced\""]);
     }
 
     fn suback_and_unsuback_and_connack_wait(b: &mut House) {
@@ -384,8 +384,8 @@ cases! {
         assert_eq!(b.read(conn), "PUBACK 1");
         b.crash(0);
         assert_eq!(back(b).1, [
-            "PUBLISH log/1 q1 #1 \"x\"",
-            "PUBLISH strict q1 #2 \"x\"",
+            "PUBLISH log/1 q1 #1 dup \"x\"",
+            "PUBLISH strict q1 #2 dup \"x\"",
         ]);
     }
 
@@ -419,7 +419,7 @@ cases! {
             b.send(conn, &Packet::Publish(message));
         }
         b.crash(50);
-        assert_eq!(back(b).1, ["PUBLISH t q1 #1 expiry=50 \"x\""]);
+        assert_eq!(back(b).1, ["PUBLISH t q1 #1 dup expiry=50 \"x\""]);
         assert_eq!(b.stat("dropped_expired"), 1);
     }
 

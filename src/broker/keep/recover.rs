@@ -13,7 +13,7 @@ use crate::broker::session::{NEVER, Session};
 use crate::broker::{Broker, Origin, Taker};
 use crate::buffer::Outbox;
 use crate::id::{MessageId, QueueId, SessionId};
-use crate::mqtt::PacketId;
+use crate::mqtt::{PacketId, QoS};
 use crate::time::{Instant, Now};
 
 impl Broker {
@@ -232,6 +232,8 @@ impl Broker {
         entries.sort_by_key(|(sequence, ..)| *sequence);
         for (sequence, mut reference, share) in entries {
             reference.share = self.shared.find(&share);
+            // At QoS 2 it would be known.
+            reference.is_again = reference.qos == QoS::AtLeastOnce;
             let kept = self.session_mut(id).kept.as_mut();
             if let Some(kept) = kept {
                 kept.next_sequence = sequence + 1;
