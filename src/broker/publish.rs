@@ -83,6 +83,8 @@ struct Fanout<'a> {
     held: Vec<Output>,
     /// For bridges whose entries are numbered: they wait for the sync by themselves.
     bridged: Vec<Output>,
+    /// The end of the retained message that it removes, which its sender waits for; 0: none.
+    removal: Lsn,
 }
 
 /// Whether the publication is kept in the store.
@@ -133,6 +135,7 @@ impl Broker {
             sender: None,
             held: Vec::new(),
             bridged: Vec::new(),
+            removal: Lsn(0),
         };
         self.retain(&mut fanout, Age::Old);
         if let Kept::As(message) = fanout.kept {
@@ -367,6 +370,7 @@ impl Broker {
             targets: received.into_iter().map(Target::Key).collect(),
             held: Vec::new(),
             bridged: Vec::new(),
+            removal: Lsn(0),
         };
         let published = self.fan_out(&route, &mut scratch, verdict, &mut fanout, outbox);
         if let Kept::As(message) = fanout.kept {
@@ -396,7 +400,7 @@ impl Broker {
         let targets = core::mem::take(&mut fanout.targets);
         let Some(level) = fanout.level.filter(|_| !targets.is_empty()) else {
             self.outputs.extend(fanout.bridged.drain(..));
-            return Lsn(0);
+            return fanout.removal;
         };
         let is_told_only =
             |target: &Target| matches!(target, Target::Key(key) if key.kind == KeyKind::Received);
@@ -411,7 +415,7 @@ impl Broker {
                     Some(Output::Delivery { message, .. }) => {
                         keep::encode_message(message, self.now)
                     }
-                    _ => return Lsn(0),
+                    _ => return fanout.removal,
                 },
             }
         };
@@ -916,7 +920,7 @@ impl Broker {
         if fanout.publish.payload.is_empty() {
             if let Some(message) = self.retained.remove(topic) {
                 self.messages.release(message); // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
-                self.forget_retained(number, topic, fanout.level);
+                self.end_retained(number, fanout);
             }
             return;
         }
@@ -937,7 +941,7 @@ impl Broker {
         if stored.is_some() {
             self.keep_retained(fanout);
         } else {
-            self.forget_retained(number, topic, fanout.level);
+            self.end_retained(number, fanout);
         }
         let before = stored.unwrap_or_else(|| {
             self.stats.retained_refused += 1;
@@ -956,6 +960,15 @@ impl Broker {
 }
 
 impl Broker {
+    /// A topic has no retained message any more. Whoever says so at QoS 1 or 2 is answered when
+    /// that can not be undone.
+    fn end_retained(&mut self, number: u64, fanout: &mut Fanout<'_>) {
+        let lsn = self.forget_retained(number, fanout.publish.topic, fanout.level);
+        if fanout.level == Some(Level::Strict) {
+            fanout.removal = lsn;
+        }
+    }
+
     /// A topic has another retained message. Whoever publishes at QoS 0 does not wait, and neither
     /// do we: of what changes often, the last is kept in time.
     fn keep_retained(&mut self, fanout: &mut Fanout<'_>) {

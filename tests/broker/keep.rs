@@ -223,6 +223,7 @@ cases! {
         assert_eq!(b.read(conn), "PUBACK 1");
         b.mark = Some(b.broker.last_lsn());
         b.send(conn, &Packet::Publish(Publish { retain: true, ..numbered(2, Q1, "t", "") }));
+        assert_eq!(b.read(conn), "");
         b.crash(0);
         assert_eq!(b.stat("retained"), 1, "nobody was told that it is gone");
     }

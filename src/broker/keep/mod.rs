@@ -822,20 +822,26 @@ impl Broker {
         }
     }
 
-    /// A topic has no retained message any more.
-    pub(super) fn forget_retained(&mut self, number: u64, topic: &str, level: Option<Level>) {
+    /// A topic has no retained message any more. The number of that change; 0: none was kept.
+    pub(super) fn forget_retained(
+        &mut self,
+        number: u64,
+        topic: &str,
+        level: Option<Level>,
+    ) -> Lsn {
         let Some(keeper) = &mut self.keeper else {
-            return;
+            return Lsn(0);
         };
         keeper.dirty.remove(topic);
-        if number != 0 {
-            let key = Key {
-                kind: KeyKind::Retained,
-                id: number,
-                sub: 0,
-            };
-            self.log(level, What::Delete(key));
+        if number == 0 {
+            return Lsn(0);
         }
+        let key = Key {
+            kind: KeyKind::Retained,
+            id: number,
+            sub: 0,
+        };
+        self.log(level, What::Delete(key))
     }
 
     /// When retained messages are to be kept that nobody waits for.
