@@ -102,6 +102,11 @@ impl Messages {
         }
     }
 
+    /// Whether somebody refers to it still.
+    pub(super) fn contains(&self, id: MessageId) -> bool {
+        self.slab.contains(id)
+    }
+
     /// A message that somebody refers to.
     pub(super) fn get(&self, id: MessageId) -> &Stored {
         self.slab

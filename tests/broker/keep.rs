@@ -453,6 +453,20 @@ cases! {
         assert_eq!(back(b).1.len(), 2);
     }
 
+    fn what_is_not_kept_may_have_been_replaced_already(b: &mut House) {
+        let conn = b.stayer(V5, "publisher");
+        b.mark = Some(b.broker.last_lsn());
+        b.send(conn, &Packet::Publish(Publish { retain: true, ..numbered(1, Q2, "t", "x") }));
+        let lsn = b.broker.last_lsn();
+        b.send(conn, &Packet::Publish(Publish { retain: true, ..numbered(2, Q2, "t", "") }));
+        let House { broker, outbox, now, .. } = b;
+        broker.handle_unkept(*now, lsn, Some(Level::Strict), outbox);
+        b.mark = None;
+        b.turn();
+        assert!(!b.is_open(conn));
+        assert_eq!((b.stat("retained"), b.broker.held()), (0, 0));
+    }
+
     fn a_step_that_is_not_kept_is_tried_again(b: &mut House) {
         let taker = b.stayer(V5, "taker");
         b.subscribe(taker, "t", Q2);

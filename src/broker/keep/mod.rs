@@ -409,6 +409,9 @@ impl Broker {
 
     /// Nobody is to get a message that was held back.
     fn take_back(&mut self, message: MessageId, outbox: &mut Outbox) {
+        if !self.messages.contains(message) {
+            return; // Nobody refers to it any more, as when it was retained and has been replaced.
+        }
         self.messages.retain(message);
         for id in self.messages.free(message) {
             // What stands behind it may go on.
