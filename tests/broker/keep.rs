@@ -213,6 +213,26 @@ cases! {
         assert_eq!(b.ledger.changes().len(), 20);
     }
 
+    fn a_retained_value_that_was_not_kept_is_kept_when_there_is_room(b: &mut House) {
+        let conn = b.client(V5, "publisher");
+        b.retain(conn, "t", "1");
+        b.seconds(1);
+        assert_eq!(b.ledger.changes().len(), 1);
+        let lsn = b.broker.last_lsn();
+        let House { broker, outbox, now, .. } = b;
+        broker.handle_unkept(*now, lsn, Some(Level::Strict), outbox);
+        broker.handle_journal_room(*now, false, outbox);
+        b.retain(conn, "u", "2");
+        b.seconds(5);
+        assert_eq!(b.ledger.changes().len(), 1, "there is none");
+        let House { broker, outbox, now, .. } = b;
+        broker.handle_journal_room(*now, true, outbox);
+        b.seconds(1);
+        assert_eq!(b.ledger.changes().len(), 3);
+        b.crash(0);
+        assert_eq!(b.stat("retained"), 2);
+    }
+
     fn who_publishes_a_retained_message_at_qos_1_waits_for_it(b: &mut House) {
         let conn = b.client(V4, "publisher");
         b.mark = Some(b.broker.last_lsn());

@@ -173,10 +173,12 @@ pub(super) struct Keeper {
     sync_within: Duration,
     /// Topics whose retained message is to be kept when the time comes.
     dirty: BTreeSet<Rc<str>>,
-    /// When that is. Invariant: while there are some.
+    /// When that is. `None` if there are none, or no room.
     dirty_due: Option<Instant>,
     /// Bridges whose entries are numbered.
     bridges: BTreeMap<BridgeId, BridgeQueue>,
+    /// Those that were kept last, until it is known whether the journal has taken them.
+    handed_over: Vec<(Lsn, Rc<str>)>,
     /// Messages that nobody may see, and deliveries that nobody may get, before the sync.
     held: VecDeque<(Lsn, Held)>,
     /// While what was kept comes back.
@@ -218,6 +220,7 @@ impl Keeper {
             dirty: BTreeSet::new(),
             dirty_due: None,
             bridges: BTreeMap::new(),
+            handed_over: Vec::new(),
             held: VecDeque::new(),
             recovery: Some(Box::default()),
         }
@@ -321,6 +324,9 @@ impl Broker {
         if level != Some(Level::Strict) {
             return;
         }
+        // Of a value that nobody waits for, the present one is kept when there is room.
+        let again = keeper.handed_over.iter().filter(|(at, _)| *at == lsn);
+        keeper.dirty.extend(again.map(|(_, topic)| topic.clone()));
         let mut gone = Vec::new();
         for (at, held) in core::mem::take(&mut keeper.held) {
             if at == lsn {
@@ -373,6 +379,9 @@ impl Broker {
         };
         keeper.has_room = has_room;
         if has_room {
+            if !keeper.dirty.is_empty() {
+                keeper.dirty_due = Some(now.monotonic);
+            }
             for id in self.sessions.keys() {
                 self.wake_session(id, outbox);
             }
@@ -861,6 +870,10 @@ impl Broker {
             return;
         }
         keeper.dirty_due = None;
+        if !keeper.has_room && !self.is_stopping {
+            return;
+        }
+        keeper.handed_over.clear();
         // One sync for all of them.
         for topic in core::mem::take(&mut keeper.dirty) {
             let Some(key) = self.retained_key(&topic) else {
@@ -870,7 +883,10 @@ impl Broker {
                 continue;
             };
             let body = encode_message(&self.messages.get(message).message, self.now);
-            self.log_value(Some(Level::Strict), key, body);
+            let lsn = self.log_value(Some(Level::Strict), key, body);
+            if let Some(keeper) = &mut self.keeper {
+                keeper.handed_over.push((lsn, topic));
+            }
         }
     }
 
