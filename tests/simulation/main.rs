@@ -20,6 +20,7 @@
 mod client;
 mod devices;
 mod disk;
+mod guests;
 mod model;
 mod oracle;
 #[expect(
@@ -33,6 +34,7 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use power::Setting;
 use world::World;
 
 /// Enough for `cargo test`; `tests/run` asks for more.
@@ -82,22 +84,28 @@ fn every_seed_keeps_what_was_promised() {
 
 #[test]
 fn what_was_acknowledged_survives_the_power() {
-    if let Some(seed) = number("SIM_POWER") {
+    if let Ok(text) = std::env::var("SIM_POWER") {
+        let setting = Setting::parse(&text)
+            .unwrap_or_else(|| panic!("SIM_POWER is a seed and settings, not {text:?}"));
+        if std::env::var_os("SIM_SHRINK").is_some() {
+            return shrink(setting);
+        }
         let _ = env_logger::try_init();
-        println!("seed {seed}: {:?}", power::World::new(seed).run());
+        println!("seed {setting}: {:?}", power::World::new(setting).run());
         return;
     }
     let seeds = number("SIM_SEEDS").unwrap_or(SEEDS_BY_DEFAULT);
     let first = number("SIM_FIRST").unwrap_or(1);
+    let failures_max = number("SIM_FAILURES").map_or(FAILURES_MAX, |most| most as usize);
     let mut failed = Vec::new();
     let mut total = power::Report::default();
     for seed in first..first + seeds {
-        if let Ok(report) = catch_unwind(AssertUnwindSafe(|| power::World::new(seed).run())) {
+        if let Some(report) = try_power(Setting::new(seed)) {
             total.add(&report);
         } else {
             eprintln!("replay with: SIM_POWER={seed} cargo test --test simulation power");
             failed.push(seed);
-            if failed.len() == FAILURES_MAX {
+            if failed.len() == failures_max {
                 break;
             }
         }
@@ -105,6 +113,36 @@ fn what_was_acknowledged_survives_the_power() {
     println!("{seeds} seeds: {total:?}");
     assert!(failed.is_empty(), "seeds that lost something: {failed:?}");
     assert!(seeds < 20 || total.has_all(), "something never happened");
+}
+
+fn try_power(setting: Setting) -> Option<power::Report> {
+    catch_unwind(AssertUnwindSafe(|| power::World::new(setting).run())).ok()
+}
+
+/// Looks for less that still fails, and says how to replay the least.
+fn shrink(mut setting: Setting) {
+    assert!(try_power(setting).is_none(), "{setting} does not fail");
+    while let Some(smaller) = setting
+        .smaller()
+        .into_iter()
+        .find(|smaller| try_power(*smaller).is_none())
+    {
+        setting = smaller;
+    }
+    panic!("replay with: SIM_POWER={setting} cargo test --test simulation power");
+}
+
+#[test]
+fn settings_are_read_as_they_are_written() {
+    let usual = Setting::new(4711);
+    assert_eq!(usual.to_string(), "4711");
+    for setting in usual.smaller() {
+        assert_eq!(Setting::parse(&setting.to_string()), Some(setting));
+        assert_ne!(setting, usual);
+    }
+    for wrong in ["", "x", "1,", "1,messages", "1,messages=x", "1,nothing=1"] {
+        assert_eq!(Setting::parse(wrong), None, "{wrong:?}");
+    }
 }
 
 #[test]

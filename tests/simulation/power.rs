@@ -1,21 +1,29 @@
 //! The third judge: a gateway on a disk that loses its power, and clients that only know what they
 //! were told.
 //!
-//! Publishers at QoS 1 and 2 whose sessions stay, subscribers whose sessions stay, a topic that is
-//! retained; connections that are cut at any byte, a disk that answers late, fails and is full, and
-//! power that goes at any moment with any part of what was not synced. In the end everybody is
-//! served in peace, and then:
+//! Publishers at QoS 1 and 2 whose sessions stay, subscribers whose sessions stay, topics that are
+//! retained, and clients that come and go (`guests.rs`); connections that are cut at any byte, a
+//! disk that answers late, fails and is full, and power that goes at any moment with any part of
+//! what was not synced. Then everybody is served in peace, and the power goes once more; in the
+//! end:
 //!
 //! * every message that was acknowledged to its publisher has come to every subscriber, at QoS 2
 //!   exactly once, at QoS 1 at least once;
-//! * each publisher's messages have come in order, what came again left out;
-//! * no subscription had to be made again, and no session was lost;
-//! * what is retained is what was published last;
+//! * each publisher's messages have come in order, what came again left out, and been acknowledged
+//!   in order;
+//! * what came again though its publisher had said it once said DUP;
+//! * no subscription had to be made again, no session was lost, and none that was over came back;
+//! * who was told that it has no subscription got nothing of what was published then;
+//! * what is retained is what was published last, also at QoS 0 if that was some time ago, and what
+//!   was removed is not;
 //! * nothing is left in any queue, and every client is served in the end.
 //!
-//! `SIM_POWER=4711` replays a seed, `SIM_SEEDS=500` says how many there are.
+//! `SIM_POWER=4711` replays a seed, `SIM_SEEDS=500` says how many there are. With `SIM_SHRINK=1` a
+//! seed that fails is tried with less of everything, for as long as it fails: the last line is the
+//! least that does, and replays it, as `SIM_POWER=4711,messages=3,cuts=0`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::io::IoSlice;
 
 use fieldgate::gateway::Gateway;
@@ -25,13 +33,14 @@ use fieldgate::mqtt::frame::{self, Frame};
 use fieldgate::mqtt::{
     Ack, Connect, ConnectProperties, Packet, PacketId, ProtocolVersion, Publish, PublishProperties,
     QoS, Subscribe, SubscribeProperties, SubscriptionOptions, SubscriptionRequest,
-    SubscriptionRequests, TopicFilter,
+    SubscriptionRequests, TopicFilter, TopicFilters, Unsubscribe, UnsubscribeProperties,
 };
 use fieldgate::rng::Rng;
 use fieldgate::slab::GenSlab;
 use fieldgate::time::{Duration, Instant, Now, WallTime};
 
 use super::disk::{Disk, Trouble};
+use super::guests::{self, Fickle, Inbox, Moment, Passer, Published, Watcher, Wish};
 
 /// Small enough for segments to be used again and again.
 const CONFIG: &str = r#"
@@ -49,14 +58,122 @@ queue = { messages = 10000, bytes = "16MiB", when_full = "refuse" }
 connect_rate = "unlimited"
 "#;
 
-/// Each publisher's messages.
-const MESSAGES: u32 = 40;
-
 /// Unacknowledged at once.
 const WINDOW: usize = 5;
 
 /// Turns after which a run that does not end is a failure.
 const TURNS_MAX: u32 = 60_000;
+
+/// Turns of peace before the last power cut: all that waits longest for its sync has had it.
+const CALM: u32 = 60;
+
+/// Goes to a topic that nobody takes, so its acknowledgement waits for nothing.
+const VOID: u32 = u32::MAX;
+
+/// Its retained message is removed by every second publication.
+const REMOVED: &str = "removed";
+
+/// The last word of the meter.
+const LAST_VALUE: u32 = 1_000_000;
+
+/// How a run is to be: a seed, and how much of what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    pub seed: u64,
+    /// Each publisher's messages.
+    pub messages: u32,
+    /// Turns after which there is peace, whatever is acknowledged.
+    pub trouble: u32,
+    /// How often connections are cut and the power goes, in 1000 turns.
+    pub cuts: u32,
+    pub crashes: u32,
+    /// Whether the disk fails, fills and is slow.
+    pub disk: u32,
+    /// Whether subscribers stop reading for a while.
+    pub idle: u32,
+    /// Whether there are the clients of `guests.rs`.
+    pub guests: u32,
+}
+
+impl Setting {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::from_seed(seed ^ 0x5e77_1465);
+        let mut one_of = |choices: [u32; 4]| *rng.choose(&choices).expect("some");
+        Self {
+            seed,
+            messages: 40,
+            trouble: one_of([1_000, 1_500, 2_000, 3_000]),
+            cuts: one_of([5, 10, 20, 40]),
+            crashes: one_of([3, 6, 12, 24]),
+            disk: 1,
+            idle: 1,
+            guests: 1,
+        }
+    }
+
+    /// The names and values that can be given behind a seed.
+    fn parts(&mut self) -> [(&'static str, &mut u32); 7] {
+        [
+            ("messages", &mut self.messages),
+            ("trouble", &mut self.trouble),
+            ("cuts", &mut self.cuts),
+            ("crashes", &mut self.crashes),
+            ("disk", &mut self.disk),
+            ("idle", &mut self.idle),
+            ("guests", &mut self.guests),
+        ]
+    }
+
+    /// As it is written: `4711` or `4711,messages=3,cuts=0`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(',');
+        let mut setting = Self::new(words.next()?.parse().ok()?);
+        for word in words {
+            let (name, value) = word.split_once('=')?;
+            let mut parts = setting.parts();
+            *parts.iter_mut().find(|(of, _)| *of == name)?.1 = value.parse().ok()?;
+        }
+        Some(setting)
+    }
+
+    /// Settings with less in them, the least first.
+    pub fn smaller(self) -> Vec<Self> {
+        let mut found = Vec::new();
+        for index in 0..7 {
+            let (name, value) = {
+                let mut copy = self;
+                let (name, value) = &copy.parts()[index];
+                (*name, **value)
+            };
+            let least = u32::from(name == "messages");
+            let mut steps: Vec<u32> = [least, value / 4, value / 2, value - value / 4]
+                .into_iter()
+                .chain(value.checked_sub(1))
+                .filter(|less| (least..value).contains(less))
+                .collect();
+            steps.dedup();
+            for less in steps {
+                let mut setting = self;
+                *setting.parts()[index].1 = less;
+                found.push(setting);
+            }
+        }
+        found
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.seed)?;
+        let (mut own, mut usual) = (*self, Self::new(self.seed));
+        for ((name, value), (_, usual)) in own.parts().into_iter().zip(usual.parts()) {
+            if value != usual {
+                write!(f, ",{name}={value}")?;
+            }
+        }
+        Ok(())
+    }
+}
 
 /// What a run did; equal for equal seeds.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -69,6 +186,9 @@ pub struct Report {
     pub again: u64,
     pub unkept: u64,
     pub disk_faults: u64,
+    /// Clean Starts and subscriptions' ends that were answered, and sessions that ran out.
+    pub changes: u64,
+    pub expired: u64,
 }
 
 impl Report {
@@ -81,6 +201,8 @@ impl Report {
         self.again += other.again;
         self.unkept += other.unkept;
         self.disk_faults += other.disk_faults;
+        self.changes += other.changes;
+        self.expired += other.expired;
     }
 
     /// Whether everything that can go wrong did.
@@ -91,6 +213,8 @@ impl Report {
             self.again,
             self.unkept,
             self.disk_faults,
+            self.changes,
+            self.expired,
         ]
         .contains(&0)
     }
@@ -98,12 +222,14 @@ impl Report {
 
 /// A client, and what its protocol makes it remember.
 struct Client {
-    name: String,
+    name: &'static str,
     version: ProtocolVersion,
     conn: Option<ConnId>,
     is_welcome: bool,
     /// It has been in once: its session has to be there from then on.
     was_in: bool,
+    /// It has said what it wants, and waits for the answer.
+    is_asking: bool,
     recv: Vec<u8>,
     /// What it has said and the network has not carried.
     unsent: VecDeque<u8>,
@@ -113,27 +239,42 @@ struct Client {
 enum Role {
     Sender(Sender),
     Taker(Taker),
+    Fickle(Fickle),
+    Passer(Passer),
+    Watcher(Watcher),
+    Meter(Meter),
 }
 
 struct Sender {
-    topic: String,
+    topic: &'static str,
     qos: QoS,
     retain: bool,
+    /// It says something in one of so many turns.
+    pace: u64,
+    /// How many it has to say.
+    most: u32,
     next: u32,
-    next_id: PacketId,
     /// Oldest first: identifier, number, released.
     underway: Vec<(PacketId, u32, bool)>,
     acknowledged: u32,
+    published: BTreeMap<u32, Published>,
+}
+
+/// Publishes at QoS 0 what is retained, and nobody tells it anything.
+#[derive(Default)]
+struct Meter {
+    value: u32,
+    /// When it has said its last word.
+    ended: Option<Instant>,
 }
 
 #[derive(Default)]
 struct Taker {
     filter: &'static str,
     is_subscribed: bool,
-    /// QoS 2 identifiers that were received and not released.
-    pending: BTreeSet<PacketId>,
-    /// Topic, QoS, number, in the order of their coming.
-    got: Vec<(String, QoS, u32)>,
+    inbox: Inbox,
+    /// Topic, number, whether it said DUP, in the order of their coming.
+    got: Vec<(String, u32, bool)>,
     /// It does not read for a while.
     is_idle: bool,
 }
@@ -150,12 +291,17 @@ pub struct World {
     trouble: bool,
     size: &'static str,
     segment: &'static str,
+    /// Counts everything that a client does or is told.
+    tick: u64,
+    /// Since when the present gateway listens.
+    opened: Instant,
+    setting: Setting,
     report: Report,
 }
 
 impl World {
-    pub fn new(seed: u64) -> Self {
-        let mut rng = Rng::from_seed(seed);
+    pub fn new(setting: Setting) -> Self {
+        let mut rng = Rng::from_seed(setting.seed);
         let disk = Disk::new(rng.next_u64());
         let sizes = [("1MiB", "64KiB"), ("512KiB", "64KiB"), ("8MiB", "1MiB")];
         let (size, segment) = *rng.choose(&sizes).expect("some");
@@ -163,33 +309,42 @@ impl World {
         let wall = WallTime::EARLIEST_PLAUSIBLE;
         let gateway = open(&mut rng, now, wall, size, segment);
         let mut clients = Vec::new();
-        for (number, qos) in [QoS::AtLeastOnce, QoS::ExactlyOnce, QoS::ExactlyOnce]
-            .into_iter()
-            .enumerate()
-        {
-            let sender = Sender::new(format!("t/{number}"), qos, false);
-            clients.push(Client::new(
-                &mut rng,
-                format!("p{number}"),
-                Role::Sender(sender),
-            ));
+        let some_qos = [QoS::AtLeastOnce, QoS::ExactlyOnce][rng.below(2) as usize];
+        for (name, topic, qos, pace) in [
+            ("p0", "t/0", QoS::AtLeastOnce, 6),
+            ("p1", "t/1", QoS::ExactlyOnce, 6),
+            ("p2", "t/2", QoS::ExactlyOnce, 6),
+            ("keeper", "kept", QoS::AtLeastOnce, 6),
+            ("remover", REMOVED, some_qos, 6),
+            ("slow", "f/0", some_qos, 12),
+        ] {
+            let mut sender = Sender::new(topic, qos, setting.messages);
+            sender.pace = pace;
+            sender.retain = !topic.contains('/');
+            clients.push(Client::new(&mut rng, name, Role::Sender(sender)));
         }
-        let keeper = Sender::new("kept".to_owned(), QoS::AtLeastOnce, true);
-        clients.push(Client::new(
-            &mut rng,
-            "keeper".to_owned(),
-            Role::Sender(keeper),
-        ));
         for (number, filter) in ["t/#", "t/+"].into_iter().enumerate() {
             let taker = Taker {
                 filter,
                 ..Taker::default()
             };
-            clients.push(Client::new(
-                &mut rng,
-                format!("s{number}"),
-                Role::Taker(taker),
-            ));
+            let name = ["s0", "s1"][number];
+            clients.push(Client::new(&mut rng, name, Role::Taker(taker)));
+        }
+        clients.push(Client::new(
+            &mut rng,
+            "meter",
+            Role::Meter(Meter::default()),
+        ));
+        if setting.guests > 0 {
+            for (name, role) in [
+                ("fickle", Role::Fickle(Fickle::new())),
+                ("passer", Role::Passer(Passer::new())),
+                ("w0", Role::Watcher(Watcher::new(QoS::AtMostOnce))),
+                ("w2", Role::Watcher(Watcher::new(QoS::ExactlyOnce))),
+            ] {
+                clients.push(Client::new(&mut rng, name, role));
+            }
         }
         Self {
             rng,
@@ -203,26 +358,38 @@ impl World {
             trouble: true,
             size,
             segment,
+            tick: 0,
+            opened: now,
+            setting,
             report: Report::default(),
         }
     }
 
     pub fn run(mut self) -> Report {
         let mut calm_since = None;
+        let mut is_over = false;
         for turn in 0..TURNS_MAX {
             self.turn();
             self.report.turns += 1;
-            if self.trouble && (turn > 3_000 || self.is_all_acknowledged()) {
+            if self.trouble && (turn > self.setting.trouble || self.is_all_acknowledged()) {
                 self.trouble = false;
                 self.disk.set_trouble(Trouble::none());
             }
-            if !self.trouble && self.is_all_here() {
-                // A moment more, so that what should not come has time to.
-                let since = *calm_since.get_or_insert(turn);
-                if turn - since > 50 {
+            if self.trouble || !self.is_all_here() {
+                continue;
+            }
+            // A moment more, so that what should not come has time to, and what is kept in time is
+            // kept.
+            let since = *calm_since.get_or_insert(turn);
+            if turn - since > CALM {
+                if is_over {
                     self.judge();
                     return self.report;
                 }
+                // What was acknowledged or is old enough is there, and nothing else comes back.
+                is_over = true;
+                calm_since = None;
+                self.crash();
             }
         }
         panic!(
@@ -232,72 +399,108 @@ impl World {
         );
     }
 
-    fn progress(&self) -> Vec<(String, u32, usize)> {
+    fn progress(&self) -> Vec<(&'static str, u32, usize)> {
         let each = self.clients.iter().map(|client| match &client.role {
-            Role::Sender(sender) => (
-                client.name.clone(),
-                sender.acknowledged,
-                sender.underway.len(),
-            ),
+            Role::Sender(sender) => (client.name, sender.acknowledged, sender.underway.len()),
             Role::Taker(taker) => {
-                let all = (0..MESSAGES).flat_map(|number| (0..3).map(move |of| (of, number)));
-                let missing: Vec<_> = all
+                let missing: Vec<_> = (0..3)
+                    .flat_map(|of| (0..self.setting.messages).map(move |number| (of, number)))
                     .filter(|(of, number)| {
-                        !taker
-                            .got
-                            .iter()
-                            .any(|(topic, _, other)| *topic == format!("t/{of}") && other == number)
+                        let is_it = |got: &(String, u32, bool)| {
+                            got.0 == format!("t/{of}") && got.1 == *number
+                        };
+                        !taker.got.iter().any(is_it)
                     })
                     .collect();
                 eprintln!(
                     "{}: missing {missing:?}, pending {:?}",
-                    client.name, taker.pending
+                    client.name, taker.inbox
                 );
-                (client.name.clone(), taker.distinct(), taker.got.len())
+                (client.name, taker.distinct(), taker.got.len())
             }
+            Role::Fickle(fickle) => {
+                let missing = fickle.missing(&self.sender("slow").published);
+                eprintln!("{}: {:?}, missing {missing:?}", client.name, fickle.wish);
+                (client.name, 0, missing.len())
+            }
+            _ => (client.name, u32::from(client.is_welcome), 0),
         });
         each.collect()
     }
 
+    fn sender(&self, name: &str) -> &Sender {
+        let of_name = self.clients.iter().find(|client| client.name == name);
+        match of_name.map(|client| &client.role) {
+            Some(Role::Sender(sender)) => sender,
+            _ => panic!("nobody publishes as {name}"),
+        }
+    }
+
     fn is_all_acknowledged(&self) -> bool {
         self.clients.iter().all(|client| match &client.role {
-            Role::Sender(sender) => sender.acknowledged >= MESSAGES,
-            Role::Taker(_) => true,
+            Role::Sender(sender) => sender.acknowledged >= sender.most,
+            _ => true,
         })
     }
 
-    /// Everything that was promised has come, and nobody has anything under way.
+    /// Everything that was promised has come, everybody is there, and nobody has anything under
+    /// way.
     fn is_all_here(&self) -> bool {
         self.is_all_acknowledged()
-            && self.clients.iter().all(|client| match &client.role {
-                Role::Sender(_) => true,
-                Role::Taker(taker) => taker.distinct() >= 3 * MESSAGES && taker.pending.is_empty(),
+            && self.clients.iter().all(|client| {
+                client.is_welcome
+                    && match &client.role {
+                        Role::Sender(sender) => sender.underway.is_empty(),
+                        Role::Taker(taker) => {
+                            taker.distinct() >= 3 * self.setting.messages && taker.inbox.is_empty()
+                        }
+                        Role::Fickle(fickle) => {
+                            fickle.wish == Wish::Nothing
+                                && fickle.inbox.is_empty()
+                                && fickle.missing(&self.sender("slow").published).is_empty()
+                        }
+                        Role::Watcher(watcher) => watcher.inbox.is_empty(),
+                        Role::Passer(_) => true,
+                        Role::Meter(meter) => meter.ended.is_some(),
+                    }
             })
     }
 
     fn judge(&mut self) {
         for client in &self.clients {
-            let Role::Taker(taker) = &client.role else {
-                self.report.acknowledged += u64::from(MESSAGES);
-                continue;
+            let taker = match &client.role {
+                Role::Taker(taker) => taker,
+                Role::Sender(sender) => {
+                    self.report.acknowledged += u64::from(sender.acknowledged);
+                    continue;
+                }
+                _ => continue,
             };
-            let mut of_topic: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
-            for (topic, _, number) in &taker.got {
-                of_topic.entry(topic).or_default().push(*number);
+            let mut of_topic: BTreeMap<&str, Vec<(u32, bool)>> = BTreeMap::new();
+            for (topic, number, dup) in &taker.got {
+                of_topic.entry(topic).or_default().push((*number, *dup));
             }
             assert_eq!(of_topic.len(), 3, "{} has heard of", client.name);
             for (topic, numbers) in of_topic {
-                let mut seen = BTreeSet::new();
-                let firsts: Vec<u32> = numbers
-                    .iter()
-                    .copied()
-                    .filter(|number| seen.insert(*number))
-                    .collect();
-                let all: Vec<u32> = (0..MESSAGES).collect();
-                assert_eq!(firsts, all, "{} has of {topic}", client.name);
-                if topic != "t/0" {
-                    assert_eq!(numbers, all, "{} has of {topic}, at QoS 2", client.name);
+                let sender = self.sender(if topic == "t/0" { "p0" } else { "p1" });
+                let mut firsts = Vec::new();
+                for (number, dup) in &numbers {
+                    if !firsts.contains(number) {
+                        firsts.push(*number);
+                    } else if topic == "t/0" {
+                        // The gateway has been told of it once: that it comes again is its doing.
+                        let is_repeated = sender.published[number].is_repeated;
+                        assert!(
+                            *dup || is_repeated,
+                            "{number} came again to {} without DUP",
+                            client.name
+                        );
+                    } else {
+                        panic!("{number} of {topic} came twice to {}", client.name);
+                    }
                 }
+                let all: Vec<u32> = (0..self.setting.messages).collect();
+                assert_eq!(firsts, all, "{} has of {topic}", client.name);
                 self.report.again += (numbers.len() - firsts.len()) as u64;
                 self.report.delivered += firsts.len() as u64;
             }
@@ -311,20 +514,26 @@ impl World {
             0,
             "nothing is held back for ever"
         );
-        assert_eq!(
-            self.retained().as_deref(),
-            Some(&*format!("{}", MESSAGES - 1))
-        );
+        let mut expected = vec![
+            ("kept".to_owned(), self.setting.messages - 1),
+            ("level".to_owned(), LAST_VALUE),
+        ];
+        let last = self.setting.messages - 1;
+        if !is_removal(REMOVED, last) {
+            expected.push((REMOVED.to_owned(), last));
+        }
+        assert_eq!(self.retained(), expected, "what is retained");
     }
 
     /// What a stranger finds retained.
-    fn retained(&mut self) -> Option<String> {
+    fn retained(&mut self) -> Vec<(String, u32)> {
         let taker = Taker {
-            filter: "kept",
+            filter: "+",
             ..Taker::default()
         };
-        let stranger = Client::new(&mut self.rng, "stranger".to_owned(), Role::Taker(taker));
+        let stranger = Client::new(&mut self.rng, "stranger", Role::Taker(taker));
         self.clients.push(stranger);
+        let mut left = None;
         for _ in 0..2_000 {
             self.turn();
             let Some(Client {
@@ -332,13 +541,20 @@ impl World {
                 ..
             }) = self.clients.last()
             else {
-                return None;
+                break;
             };
-            if let Some((_, _, number)) = taker.got.first() {
-                return Some(number.to_string());
+            if taker.is_subscribed {
+                let left = left.get_or_insert(CALM);
+                *left -= 1;
+                if *left == 0 {
+                    let got = taker.got.iter();
+                    let mut got: Vec<_> = got.map(|(topic, it, _)| (topic.clone(), *it)).collect();
+                    got.sort();
+                    return got;
+                }
             }
         }
-        None
+        Vec::new()
     }
 
     fn at(&self) -> Now {
@@ -383,21 +599,43 @@ impl World {
     }
 
     fn trouble_somebody(&mut self) {
+        if self.rng.chance(self.setting.cuts.into(), 1_000) {
+            let index = self.rng.below(self.clients.len() as u64) as usize;
+            self.cut(index);
+        }
+        if self.rng.chance(self.setting.crashes.into(), 1_000) {
+            self.crash();
+        }
         match self.rng.below(400) {
-            0..4 => {
-                let index = self.rng.below(self.clients.len() as u64) as usize;
-                self.cut(index);
-            }
-            4..6 => self.crash(),
-            6..10 => {
+            0..4 if self.setting.disk > 0 => {
                 let trouble = Trouble::some(&mut self.rng);
                 self.disk.set_trouble(trouble);
             }
-            10..20 => self.disk.set_trouble(Trouble::none()),
-            20..24 => {
+            4..14 => self.disk.set_trouble(Trouble::none()),
+            14..18 if self.setting.idle > 0 => {
                 for client in &mut self.clients {
                     if let Role::Taker(taker) = &mut client.role {
                         taker.is_idle = !taker.is_idle;
+                    }
+                }
+            }
+            18..22 => {
+                let dice = self.rng.below(4);
+                for client in &mut self.clients {
+                    if let Role::Fickle(fickle) = &mut client.role
+                        && client.is_welcome
+                    {
+                        fickle.change_its_mind(dice);
+                    }
+                }
+            }
+            22..26 => {
+                let is_passer = |client: &Client| matches!(client.role, Role::Passer(_));
+                if let Some(index) = self.clients.iter().position(is_passer) {
+                    self.cut(index);
+                    let away = Duration::from_millis(self.rng.below(5_000));
+                    if let Role::Passer(passer) = &mut self.clients[index].role {
+                        passer.back = self.now + away;
                     }
                 }
             }
@@ -408,7 +646,7 @@ impl World {
     /// The connection breaks: what was on its way either way is lost.
     fn cut(&mut self, index: usize) {
         let client = &mut self.clients[index];
-        let Some(conn) = client.forget_connection() else {
+        let Some(conn) = client.forget_connection(self.now) else {
             return;
         };
         self.report.cuts += 1;
@@ -423,10 +661,12 @@ impl World {
     fn crash(&mut self) {
         self.report.crashes += 1;
         log::info!("crash at {:?}", self.now);
-        self.report.unkept += self.gateway.broker().stats().unkept;
+        let stats = self.gateway.broker().stats();
+        self.report.unkept += stats.unkept;
+        self.report.expired += stats.expired_sessions;
         self.disk.crash();
         for client in &mut self.clients {
-            client.forget_connection();
+            client.forget_connection(self.now);
         }
         self.conns = GenSlab::new();
         self.listener = None;
@@ -437,12 +677,23 @@ impl World {
         self.gateway = open(&mut self.rng, self.now, self.wall, size, segment);
     }
 
+    /// A moment that no other thing has.
+    fn moment(&mut self) -> Moment {
+        self.tick += 1;
+        Moment {
+            tick: self.tick,
+            now: self.now,
+            opened: self.opened,
+        }
+    }
+
     fn drain(&mut self) {
         while let Some(output) = self.gateway.poll_output() {
             let now = self.at();
             match output {
                 Output::Listen { listener, .. } => {
                     self.listener = Some(listener);
+                    self.opened = self.now;
                     let outcome = Ok("127.0.0.1:1883".into());
                     self.gateway
                         .handle_input(now, Input::Listening { listener, outcome });
@@ -451,7 +702,7 @@ impl World {
                 Output::Close { conn, .. } => {
                     // What is queued is lost, which it may be.
                     if let Some(index) = self.conns.remove(conn) {
-                        self.clients[index].forget_connection();
+                        self.clients[index].forget_connection(self.now);
                         let cause = CloseCause::Ours;
                         self.gateway
                             .handle_input(now, Input::Closed { conn, cause });
@@ -474,13 +725,15 @@ impl World {
         let Some(listener) = self.listener else {
             return;
         };
+        let moment = self.moment();
         let client = &mut self.clients[index];
         if client.conn.is_none() {
-            if self.trouble && !self.rng.chance(1, 20) {
+            let is_away = matches!(&client.role, Role::Passer(it) if it.back > self.now);
+            if self.trouble && (is_away || !self.rng.chance(1, 20)) {
                 return;
             }
             let conn = self.conns.insert(index);
-            client.connect(conn);
+            client.connect(conn, moment);
             let peer = Peer::Tcp("127.0.0.1:40000".parse().expect("an address"));
             self.gateway.handle_input(
                 now,
@@ -493,16 +746,31 @@ impl World {
         }
         // Nobody publishes before all are there to hear it.
         let are_there = self.clients.iter().all(|client| match &client.role {
-            Role::Taker(taker) => taker.is_subscribed || taker.filter == "kept",
-            Role::Sender(_) => true,
+            Role::Taker(taker) => taker.is_subscribed || taker.filter == "+",
+            _ => true,
         });
+        let moment = self.moment();
+        let dice = self.rng.below(24);
         let client = &mut self.clients[index];
-        if client.is_welcome
-            && are_there
-            && let Role::Sender(sender) = &mut client.role
-            && (!self.trouble || self.rng.chance(1, 6))
-        {
-            sender.publish(client.version, &mut client.unsent);
+        if client.is_welcome {
+            match &mut client.role {
+                Role::Sender(sender) if are_there => {
+                    if !self.trouble || dice % sender.pace == 0 {
+                        let is_void = self.trouble && dice == 0;
+                        sender.publish(is_void, moment, client.version, &mut client.unsent);
+                    }
+                }
+                Role::Meter(_) if dice == 0 || !self.trouble => {
+                    client.tell_value(!self.trouble, self.now);
+                }
+                Role::Fickle(fickle) if !client.is_asking && fickle.wish != Wish::Nothing => {
+                    if fickle.wish == Wish::CleanStart {
+                        return self.cut(index);
+                    }
+                    client.ask(moment);
+                }
+                _ => {}
+            }
         }
         let Some(conn) = client.conn else {
             return;
@@ -560,9 +828,10 @@ impl World {
                 bytes.len()
             };
             queue.consume(some);
+            let moment = self.moment();
             let client = &mut self.clients[index];
             client.recv.extend_from_slice(&bytes[..some]);
-            client.read();
+            self.report.changes += u64::from(client.read(moment));
         }
     }
 }
@@ -582,29 +851,43 @@ fn open(rng: &mut Rng, now: Instant, wall: WallTime, size: &str, segment: &str) 
     Gateway::new(loaded.meant.gateway, rng.next_u64(), now)
 }
 
+/// Whether this publication removes what is retained.
+fn is_removal(topic: &str, number: u32) -> bool {
+    topic == REMOVED && number % 2 == 1
+}
+
 impl Client {
-    fn new(rng: &mut Rng, name: String, role: Role) -> Self {
+    fn new(rng: &mut Rng, name: &'static str, role: Role) -> Self {
+        let is_new = matches!(role, Role::Fickle(_) | Role::Passer(_)) || rng.chance(1, 2);
         Self {
             name,
-            version: if rng.chance(1, 2) {
-                ProtocolVersion::V4
-            } else {
+            version: if is_new {
                 ProtocolVersion::V5
+            } else {
+                ProtocolVersion::V4
             },
             conn: None,
             is_welcome: false,
             was_in: false,
+            is_asking: false,
             recv: Vec::new(),
             unsent: VecDeque::new(),
             role,
         }
     }
 
-    fn forget_connection(&mut self) -> Option<ConnId> {
-        self.is_welcome = false;
+    fn forget_connection(&mut self, now: Instant) -> Option<ConnId> {
+        let was_in = std::mem::take(&mut self.is_welcome);
+        self.is_asking = false;
         self.recv.clear();
         self.unsent.clear();
-        self.conn.take()
+        let conn = self.conn.take();
+        if let Role::Passer(passer) = &mut self.role
+            && conn.is_some()
+        {
+            passer.leaves(now, was_in);
+        }
+        conn
     }
 
     fn say(&mut self, packet: &Packet<'_>) {
@@ -613,17 +896,34 @@ impl Client {
         self.unsent.extend(bytes);
     }
 
-    fn connect(&mut self, conn: ConnId) {
+    fn connect(&mut self, conn: ConnId, at: Moment) {
         self.conn = Some(conn);
-        let name = self.name.clone();
+        let (clean_start, expiry) = match &mut self.role {
+            Role::Watcher(watcher) => {
+                watcher.inbox = Inbox::default();
+                (true, 0)
+            }
+            Role::Fickle(fickle) => {
+                let is_clean = fickle.wish == Wish::CleanStart;
+                if is_clean {
+                    fickle.asks(at);
+                }
+                (is_clean, 100_000)
+            }
+            Role::Passer(passer) => {
+                passer.dials(at);
+                (false, Passer::EXPIRY)
+            }
+            _ => (false, 100_000),
+        };
         let properties = ConnectProperties {
-            session_expiry_interval: self.version.is_v5().then_some(100_000),
+            session_expiry_interval: self.version.is_v5().then_some(expiry),
             ..ConnectProperties::default()
         };
         self.say(&Packet::Connect(Connect {
             version: self.version,
-            client_id: &name,
-            clean_start: false,
+            client_id: self.name,
+            clean_start,
             keep_alive: 0,
             properties,
             will: None,
@@ -632,19 +932,22 @@ impl Client {
         }));
     }
 
-    fn read(&mut self) {
+    /// Whether a fickle client was told that something has changed.
+    fn read(&mut self, at: Moment) -> bool {
         let bytes = std::mem::take(&mut self.recv);
-        let mut at = 0;
-        while let Ok(Frame::Complete { total_len, .. }) = frame::peek(&bytes[at..], 1 << 20) {
-            let packet = Packet::parse(self.version, &bytes[at..at + total_len])
+        let mut read = 0;
+        let mut has_changed = false;
+        while let Ok(Frame::Complete { total_len, .. }) = frame::peek(&bytes[read..], 1 << 20) {
+            let packet = Packet::parse(self.version, &bytes[read..read + total_len])
                 .unwrap_or_else(|error| panic!("{} was sent nonsense: {error}", self.name));
-            self.take(&packet);
-            at += total_len;
+            has_changed |= self.take(&packet, at);
+            read += total_len;
         }
-        self.recv = bytes[at..].to_vec();
+        self.recv = bytes[read..].to_vec();
+        has_changed
     }
 
-    fn take(&mut self, packet: &Packet<'_>) {
+    fn take(&mut self, packet: &Packet<'_>, at: Moment) -> bool {
         match packet {
             Packet::Connack(connack) => {
                 assert!(
@@ -652,148 +955,272 @@ impl Client {
                     "{} is refused: {connack:?}",
                     self.name
                 );
-                assert!(
-                    connack.session_present || !self.was_in,
-                    "the session of {} is lost",
-                    self.name
-                );
-                self.is_welcome = true;
-                self.was_in = true;
-                self.resume();
+                return self.is_let_in(connack.session_present, at);
             }
-            Packet::Suback(_) => {
-                if let Role::Taker(taker) = &mut self.role {
-                    taker.is_subscribed = true;
+            Packet::Suback(_) => match &mut self.role {
+                Role::Taker(taker) => taker.is_subscribed = true,
+                Role::Fickle(fickle) => {
+                    self.is_asking = false;
+                    fickle.is_answered(Wish::Subscribe, at);
+                }
+                _ => {}
+            },
+            Packet::Unsuback(_) => {
+                if let Role::Fickle(fickle) = &mut self.role {
+                    self.is_asking = false;
+                    fickle.is_answered(Wish::Unsubscribe, at);
+                    return true;
                 }
             }
-            Packet::Publish(publish) => self.take_publish(publish),
+            Packet::Publish(publish) => self.take_publish(publish, at),
             Packet::Pubrel(ack) => {
-                if let Role::Taker(taker) = &mut self.role {
-                    taker.pending.remove(&ack.packet_id);
+                match &mut self.role {
+                    Role::Taker(Taker { inbox, .. })
+                    | Role::Fickle(Fickle { inbox, .. })
+                    | Role::Watcher(Watcher { inbox, .. }) => inbox.release(ack.packet_id),
+                    _ => {}
                 }
                 self.say(&Packet::Pubcomp(Ack::success(ack.packet_id)));
             }
-            Packet::Puback(ack) | Packet::Pubcomp(ack) => {
-                if let Role::Sender(sender) = &mut self.role {
-                    let before = sender.underway.len();
-                    sender.underway.retain(|(id, ..)| *id != ack.packet_id);
-                    sender.acknowledged += (before - sender.underway.len()) as u32;
-                }
-            }
+            Packet::Puback(ack) => self.is_acknowledged(ack, false, at),
+            Packet::Pubcomp(ack) => self.is_acknowledged(ack, true, at),
             Packet::Pubrec(ack) => {
                 if let Role::Sender(sender) = &mut self.role {
-                    for (id, _, is_released) in &mut sender.underway {
-                        *is_released |= *id == ack.packet_id;
-                    }
+                    let first = sender.underway.iter_mut().find(|it| !it.2);
+                    let (id, _, is_released) = first.expect("it waits for this");
+                    assert_eq!(*id, ack.packet_id, "PUBREC in the order of PUBLISH");
+                    *is_released = true;
                 }
                 self.say(&Packet::Pubrel(Ack::success(ack.packet_id)));
             }
             Packet::Disconnect(_) => {}
             other => panic!("{} was sent {other:?}", self.name),
         }
+        false
+    }
+
+    fn is_acknowledged(&mut self, ack: &Ack<'_>, is_released: bool, at: Moment) {
+        let Role::Sender(sender) = &mut self.role else {
+            panic!("{} has published nothing", self.name);
+        };
+        let waits = |it: &&(PacketId, u32, bool)| it.2 == is_released;
+        let first = sender.underway.iter().find(waits).copied();
+        let (id, number, _) = first.expect("it waits for this");
+        assert_eq!(
+            id, ack.packet_id,
+            "answers in the order of what they answer"
+        );
+        sender.underway.retain(|it| it.0 != id);
+        if number != VOID {
+            sender.acknowledged += 1;
+            let published = sender.published.get_mut(&number).expect("it was said");
+            published.acknowledged = Some(at.tick);
+        }
+    }
+
+    /// CONNACK. Whether it ends a session before.
+    fn is_let_in(&mut self, is_present: bool, at: Moment) -> bool {
+        let mut is_cleaned = false;
+        match &mut self.role {
+            Role::Passer(passer) => passer.is_in(is_present, at),
+            Role::Watcher(_) => assert!(!is_present, "{} asked for a new session", self.name),
+            Role::Fickle(fickle) if fickle.wish == Wish::CleanStart => {
+                assert!(!is_present, "{} asked for a new session", self.name);
+                fickle.is_answered(Wish::CleanStart, at);
+                is_cleaned = true;
+            }
+            _ => assert!(
+                is_present || !self.was_in,
+                "the session of {} is lost",
+                self.name
+            ),
+        }
+        self.is_welcome = true;
+        self.was_in = true;
+        self.resume();
+        is_cleaned
     }
 
     /// What its protocol has it do first.
     fn resume(&mut self) {
         let mut packets = Vec::new();
-        match &self.role {
+        match &mut self.role {
             Role::Sender(sender) => {
                 for (id, number, is_released) in &sender.underway {
                     if *is_released {
                         Packet::Pubrel(Ack::success(*id)).encode_into(self.version, &mut packets);
                     } else {
-                        sender.encode(*id, *number, true, self.version, &mut packets);
+                        if let Some(published) = sender.published.get_mut(number) {
+                            published.is_repeated = true;
+                        }
+                        encode(sender, (*id, *number), true, self.version, &mut packets);
                     }
                 }
             }
             Role::Taker(taker) if !taker.is_subscribed => {
-                let request = SubscriptionRequest {
-                    filter: TopicFilter::new(taker.filter).expect("a filter"),
-                    options: SubscriptionOptions::new(QoS::ExactlyOnce),
-                };
-                Packet::Subscribe(Subscribe {
-                    packet_id: PacketId::FIRST,
-                    properties: SubscribeProperties::default(),
-                    requests: SubscriptionRequests::from_slice(&[request]),
-                })
-                .encode_into(self.version, &mut packets);
+                let filter = taker.filter;
+                self.subscribe(filter, QoS::ExactlyOnce);
             }
-            Role::Taker(_) => {}
+            Role::Watcher(watcher) => {
+                let qos = watcher.qos;
+                self.subscribe("t/+", qos);
+            }
+            _ => {}
         }
         self.unsent.extend(packets);
     }
 
-    fn take_publish(&mut self, publish: &Publish<'_>) {
+    fn subscribe(&mut self, filter: &str, qos: QoS) {
+        let request = SubscriptionRequest {
+            filter: TopicFilter::new(filter).expect("a filter"),
+            options: SubscriptionOptions::new(qos),
+        };
+        self.say(&Packet::Subscribe(Subscribe {
+            packet_id: PacketId::FIRST,
+            properties: SubscribeProperties::default(),
+            requests: SubscriptionRequests::from_slice(&[request]),
+        }));
+    }
+
+    /// What a fickle client wants.
+    fn ask(&mut self, at: Moment) {
+        let Role::Fickle(fickle) = &mut self.role else {
+            return;
+        };
+        fickle.asks(at);
+        self.is_asking = true;
+        if fickle.wish == Wish::Subscribe {
+            return self.subscribe("f/#", QoS::ExactlyOnce);
+        }
+        let filter = TopicFilter::new("f/#").expect("a filter");
+        self.say(&Packet::Unsubscribe(Unsubscribe {
+            packet_id: PacketId::FIRST,
+            properties: UnsubscribeProperties::default(),
+            filters: TopicFilters::from_slice(&[filter]),
+        }));
+    }
+
+    fn tell_value(&mut self, is_last: bool, now: Instant) {
+        let Role::Meter(meter) = &mut self.role else {
+            return;
+        };
+        if meter.ended.is_some() {
+            return;
+        }
+        meter.value += 1;
+        let mut value = meter.value;
+        if is_last {
+            value = LAST_VALUE;
+            meter.ended = Some(now);
+        }
+        self.say(&Packet::Publish(Publish {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: true,
+            topic: "level",
+            packet_id: None,
+            properties: PublishProperties::default(),
+            payload: value.to_string().as_bytes(),
+        }));
+    }
+
+    fn take_publish(&mut self, publish: &Publish<'_>, at: Moment) {
         let text = std::str::from_utf8(publish.payload).expect("a number");
         let number = text.trim().parse().expect("a number");
-        let Role::Taker(taker) = &mut self.role else {
-            panic!("{} did not subscribe", self.name);
-        };
-        let got = (publish.topic.to_owned(), publish.qos, number);
-        match (publish.qos, publish.packet_id) {
-            (QoS::ExactlyOnce, Some(id)) => {
-                if taker.pending.insert(id) {
-                    taker.got.push(got);
+        match &mut self.role {
+            Role::Taker(taker) => {
+                if taker.inbox.take(publish) {
+                    let topic = publish.topic.to_owned();
+                    taker.got.push((topic, number, publish.dup));
                 }
-                self.say(&Packet::Pubrec(Ack::success(id)));
             }
-            (_, Some(id)) => {
-                taker.got.push(got);
-                self.say(&Packet::Puback(Ack::success(id)));
+            Role::Fickle(fickle) => {
+                if fickle.inbox.take(publish) {
+                    fickle.got(number, at);
+                }
             }
-            (_, None) => taker.got.push(got),
+            Role::Watcher(watcher) => watcher.take(publish, number),
+            _ => panic!("{} did not subscribe", self.name),
+        }
+        if let Some(answer) = guests::answer(publish) {
+            self.say(&answer);
         }
     }
 }
 
 impl Sender {
-    fn new(topic: String, qos: QoS, retain: bool) -> Self {
+    fn new(topic: &'static str, qos: QoS, most: u32) -> Self {
         Self {
             topic,
             qos,
-            retain,
+            retain: false,
+            pace: 1,
+            most,
             next: 0,
-            next_id: PacketId::FIRST,
             underway: Vec::new(),
             acknowledged: 0,
+            published: BTreeMap::new(),
         }
     }
 
-    fn publish(&mut self, version: ProtocolVersion, unsent: &mut VecDeque<u8>) {
-        if self.underway.len() >= WINDOW || self.next >= MESSAGES {
+    /// Says the next thing, or something that nobody hears.
+    fn publish(
+        &mut self,
+        is_void: bool,
+        at: Moment,
+        version: ProtocolVersion,
+        unsent: &mut VecDeque<u8>,
+    ) {
+        if self.underway.len() >= WINDOW || self.next >= self.most {
             return;
         }
-        let (id, number) = (self.next_id, self.next);
-        self.next_id = id.next();
-        self.next += 1;
+        // The first that is free, so that each is soon used again.
+        let mut id = PacketId::FIRST;
+        while self.underway.iter().any(|(other, ..)| *other == id) {
+            id = id.next();
+        }
+        let number = if is_void { VOID } else { self.next };
+        if !is_void {
+            self.next += 1;
+            let published = Published {
+                said: at.tick,
+                is_repeated: false,
+                acknowledged: None,
+            };
+            self.published.insert(number, published);
+        }
         self.underway.push((id, number, false));
         let mut bytes = Vec::new();
-        self.encode(id, number, false, version, &mut bytes);
+        encode(self, (id, number), false, version, &mut bytes);
         unsent.extend(bytes);
     }
+}
 
-    fn encode(
-        &self,
-        id: PacketId,
-        number: u32,
-        dup: bool,
-        version: ProtocolVersion,
-        into: &mut Vec<u8>,
-    ) {
-        // Of different lengths, some of more than a block.
-        let len = [4, 60, 700, 5000][number as usize % 4];
-        let payload = format!("{number:<len$}");
-        Packet::Publish(Publish {
-            dup,
-            qos: self.qos,
-            retain: self.retain,
-            topic: &self.topic,
-            packet_id: Some(id),
-            properties: PublishProperties::default(),
-            payload: payload.as_bytes(),
-        })
-        .encode_into(version, into);
-    }
+fn encode(
+    sender: &Sender,
+    (id, number): (PacketId, u32),
+    dup: bool,
+    version: ProtocolVersion,
+    into: &mut Vec<u8>,
+) {
+    // Of different lengths, some of more than a block.
+    let len = [4, 60, 700, 5000][number as usize % 4];
+    let is_void = number == VOID;
+    let payload = if is_removal(sender.topic, number) && !is_void {
+        String::new()
+    } else {
+        format!("{number:<len$}")
+    };
+    Packet::Publish(Publish {
+        dup,
+        qos: sender.qos,
+        retain: sender.retain && !is_void,
+        topic: if is_void { "void" } else { sender.topic },
+        packet_id: Some(id),
+        properties: PublishProperties::default(),
+        payload: payload.as_bytes(),
+    })
+    .encode_into(version, into);
 }
 
 impl Taker {
@@ -802,7 +1229,7 @@ impl Taker {
         let all: BTreeSet<(&str, u32)> = self
             .got
             .iter()
-            .map(|(topic, _, number)| (&**topic, *number))
+            .map(|(topic, number, _)| (&**topic, *number))
             .collect();
         all.len() as u32
     }
