@@ -1,6 +1,10 @@
 //! A disk that can lose power: what was synced stays, of what was not any sector may be lost or
 //! torn. It knows nothing of what is written on it, and takes its chances from a seed.
 //!
+//! After a sync that failed nobody is told the truth any more: as a kernel does, it takes what it
+//! could not write for written, so later syncs of that file succeed and keep what they like, until
+//! the file is made anew or the power has been off.
+//!
 //! It asserts the one thing that a journal must keep to: within a file's life (between two writes
 //! of its first block) nothing that was synced is written again.
 
@@ -20,6 +24,8 @@ struct File {
     seen: Vec<u8>,
     /// Synced since the first block was last written.
     written: Vec<(u32, u32)>,
+    /// A sync of it has failed.
+    is_failed: bool,
 }
 
 /// How often what fails, in a thousand.
@@ -106,6 +112,7 @@ impl Disk {
                             synced: zeros.clone(),
                             seen: zeros,
                             written: Vec::new(),
+                            is_failed: false,
                         },
                     );
                     Ok(())
@@ -123,7 +130,11 @@ impl Disk {
                 let outcome = if self.fails(self.faults.commits) {
                     let range = offset as usize..offset as usize + bytes.len();
                     self.settle(slot, range);
+                    self.files.get_mut(&slot).expect("it was made").is_failed = true;
                     Err(eio())
+                } else if self.files.get(&slot).is_some_and(|file| file.is_failed) {
+                    self.settle(slot, offset as usize..offset as usize + bytes.len());
+                    Ok(())
                 } else {
                     let end = offset + bytes.len() as u32;
                     let file = self.files.get_mut(&slot).expect("it was made");
@@ -222,6 +233,7 @@ impl Disk {
         for slot in slots {
             let len = self.files[&slot].seen.len();
             self.settle(slot, 0..len);
+            self.files.get_mut(&slot).expect("it is there").is_failed = false;
         }
     }
 
@@ -257,6 +269,7 @@ impl Disk {
                 synced: bytes.clone(),
                 seen: bytes,
                 written: Vec::new(),
+                is_failed: false,
             },
         );
     }

@@ -1,8 +1,9 @@
 //! The journal tests' disk in virtual time: late, failing and full as long as it is told to be.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use fieldgate::journal::disk::{DiskCommand, DiskError, DiskEvent};
+use fieldgate::journal::disk::{DiskCommand, DiskError, DiskEvent, Slot};
+use fieldgate::journal::{Found, FoundTarget, Key, inspect};
 use fieldgate::rng::Rng;
 use fieldgate::time::{Duration, Instant};
 
@@ -116,6 +117,97 @@ impl Disk {
             self.platter.submit(command);
         }
         self.platter.crash();
+    }
+}
+
+/// What one commit holds: where its header is, and what each record says of which keys.
+struct Batch {
+    offset: u32,
+    number: u64,
+    records: Vec<(u32, u32, Vec<Key>)>,
+}
+
+impl Disk {
+    /// Spoils a bit of what had been synced, with something behind it that lives: the header of a
+    /// batch, or a record. The keys whose present values are thereby lost; `None`: there is no such
+    /// place.
+    pub fn rot(&mut self) -> Option<BTreeSet<Key>> {
+        let mut segments: Vec<(u64, Slot, Vec<Batch>)> = Vec::new();
+        for slot in self.platter.slots() {
+            let bytes = self.platter.bytes(slot).expect("it is there");
+            let (mut life, mut batches) = (0, Vec::<Batch>::new());
+            inspect(bytes, &mut |found| match (found, batches.last_mut()) {
+                (Found::Segment { sequence, .. }, _) => life = sequence,
+                (Found::Batch { offset, number, .. }, _) => batches.push(Batch {
+                    offset,
+                    number,
+                    records: Vec::new(),
+                }),
+                (
+                    Found::Data {
+                        offset,
+                        len,
+                        targets,
+                        ..
+                    },
+                    Some(batch),
+                ) => {
+                    let keys = targets.iter().filter_map(|target| match target {
+                        FoundTarget::Key(key, _) => Some(*key),
+                        FoundTarget::Entry(..) => None,
+                    });
+                    batch.records.push((offset, len, keys.collect()));
+                }
+                _ => {}
+            });
+            segments.push((life, slot, batches));
+        }
+        // Where each key was written last.
+        let mut places: BTreeMap<Key, (u64, u32)> = BTreeMap::new();
+        for (life, _, batches) in &segments {
+            for (offset, _, keys) in batches.iter().flat_map(|batch| &batch.records) {
+                for key in keys {
+                    let place = places.entry(*key).or_default();
+                    *place = (*place).max((*life, *offset));
+                }
+            }
+        }
+        let lives = |life: u64, (offset, _, keys): &(u32, u32, Vec<Key>)| {
+            keys.iter().any(|key| places[key] == (life, *offset))
+        };
+        // Slot, first and last byte that may be spoilt, records that are lost.
+        let mut choices: Vec<(Slot, u32, u32, u64, Vec<u32>)> = Vec::new();
+        for (life, slot, batches) in &segments {
+            for (index, batch) in batches.iter().enumerate() {
+                let behind = &batches[index + 1..];
+                // Without one that follows nothing would say that this had been synced.
+                if behind
+                    .first()
+                    .is_none_or(|next| next.number <= batch.number)
+                {
+                    continue;
+                }
+                let mut behind = behind.iter().flat_map(|batch| &batch.records);
+                if behind.any(|record| lives(*life, record)) {
+                    let lost = batch.records.iter().map(|(offset, ..)| *offset).collect();
+                    let from = batch.offset + 12;
+                    choices.push((*slot, from, from + 44, *life, lost));
+                }
+                for (at, (offset, len, _)) in batch.records.iter().enumerate() {
+                    let mut behind = batch.records[at + 1..].iter();
+                    if behind.any(|record| lives(*life, record)) {
+                        let from = offset + 8;
+                        choices.push((*slot, from, offset + len, *life, vec![*offset]));
+                    }
+                }
+            }
+        }
+        let (slot, from, to, life, lost) = self.rng.choose(&choices)?.clone();
+        let at = from + self.rng.below(u64::from(to - from)) as u32;
+        self.platter.bytes(slot).expect("it is there")[at as usize] ^= 1 << self.rng.below(8);
+        let keys = places.iter();
+        let keys = keys.filter(|(_, (of, offset))| *of == life && lost.contains(offset));
+        Some(keys.map(|(key, _)| *key).collect())
     }
 }
 

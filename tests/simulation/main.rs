@@ -23,10 +23,6 @@ mod disk;
 mod guests;
 mod model;
 mod oracle;
-#[expect(
-    dead_code,
-    reason = "the journal's own tests use all of it, these only a part"
-)]
 #[path = "../journal/disk.rs"]
 mod platter;
 mod power;

@@ -16,7 +16,8 @@
 //! * who was told that it has no subscription got nothing of what was published then;
 //! * what is retained is what was published last, also at QoS 0 if that was some time ago, and what
 //!   was removed is not;
-//! * nothing is left in any queue, and every client is served in the end.
+//! * nothing is left in any queue, and every client is served in the end;
+//! * after a bit of what was synced has rotted, what was not there is there still.
 //!
 //! `SIM_POWER=4711` replays a seed, `SIM_SEEDS=500` says how many there are. With `SIM_SHRINK=1` a
 //! seed that fails is tried with less of everything, for as long as it fails: the last line is the
@@ -26,9 +27,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io::IoSlice;
 
+use fieldgate::broker::keep::KeyKind;
 use fieldgate::gateway::Gateway;
 use fieldgate::gateway::boundary::{CloseCause, Input, JournalCommand, JournalEvent, Output, Peer};
 use fieldgate::id::{ConnId, ListenerId};
+use fieldgate::journal::Key;
 use fieldgate::mqtt::frame::{self, Frame};
 use fieldgate::mqtt::{
     Ack, Connect, ConnectProperties, Packet, PacketId, ProtocolVersion, Publish, PublishProperties,
@@ -42,7 +45,6 @@ use fieldgate::time::{Duration, Instant, Now, WallTime};
 use super::disk::{Disk, Trouble};
 use super::guests::{self, Fickle, Inbox, Moment, Passer, Published, Watcher, Wish};
 
-/// Small enough for segments to be used again and again.
 const CONFIG: &str = r#"
 [gateway]
 name = "power"
@@ -50,8 +52,6 @@ data_dir = "/nowhere"
 [gateway.defaults]
 every = "5s"
 [journal]
-size = "SIZE"
-segment = "SEGMENT"
 sync_within = "50ms"
 [broker]
 queue = { messages = 10000, bytes = "16MiB", when_full = "refuse" }
@@ -76,6 +76,9 @@ const REMOVED: &str = "removed";
 /// The last word of the meter.
 const LAST_VALUE: u32 = 1_000_000;
 
+/// What of a [`Setting`] can be less.
+const PARTS: usize = 9;
+
 /// How a run is to be: a seed, and how much of what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
@@ -87,12 +90,16 @@ pub struct Setting {
     /// How often connections are cut and the power goes, in 1000 turns.
     pub cuts: u32,
     pub crashes: u32,
+    /// KiB of the journal.
+    pub size: u32,
     /// Whether the disk fails, fills and is slow.
     pub disk: u32,
     /// Whether subscribers stop reading for a while.
     pub idle: u32,
     /// Whether there are the clients of `guests.rs`.
     pub guests: u32,
+    /// Whether a bit rots in the end.
+    pub rot: u32,
 }
 
 impl Setting {
@@ -105,22 +112,26 @@ impl Setting {
             trouble: one_of([1_000, 1_500, 2_000, 3_000]),
             cuts: one_of([5, 10, 20, 40]),
             crashes: one_of([3, 6, 12, 24]),
+            size: one_of([384, 512, 768, 8192]),
             disk: 1,
             idle: 1,
             guests: 1,
+            rot: 1,
         }
     }
 
     /// The names and values that can be given behind a seed.
-    fn parts(&mut self) -> [(&'static str, &mut u32); 7] {
+    fn parts(&mut self) -> [(&'static str, &mut u32); PARTS] {
         [
             ("messages", &mut self.messages),
             ("trouble", &mut self.trouble),
             ("cuts", &mut self.cuts),
             ("crashes", &mut self.crashes),
+            ("size", &mut self.size),
             ("disk", &mut self.disk),
             ("idle", &mut self.idle),
             ("guests", &mut self.guests),
+            ("rot", &mut self.rot),
         ]
     }
 
@@ -139,13 +150,17 @@ impl Setting {
     /// Settings with less in them, the least first.
     pub fn smaller(self) -> Vec<Self> {
         let mut found = Vec::new();
-        for index in 0..7 {
+        for index in 0..PARTS {
             let (name, value) = {
                 let mut copy = self;
                 let (name, value) = &copy.parts()[index];
                 (*name, **value)
             };
-            let least = u32::from(name == "messages");
+            let least = match name {
+                "messages" => 1,
+                "size" => 256,
+                _ => 0,
+            };
             let mut steps: Vec<u32> = [least, value / 4, value / 2, value - value / 4]
                 .into_iter()
                 .chain(value.checked_sub(1))
@@ -189,6 +204,8 @@ pub struct Report {
     /// Clean Starts and subscriptions' ends that were answered, and sessions that ran out.
     pub changes: u64,
     pub expired: u64,
+    /// Places that rotted.
+    pub rotten: u64,
 }
 
 impl Report {
@@ -203,6 +220,7 @@ impl Report {
         self.disk_faults += other.disk_faults;
         self.changes += other.changes;
         self.expired += other.expired;
+        self.rotten += other.rotten;
     }
 
     /// Whether everything that can go wrong did.
@@ -215,6 +233,7 @@ impl Report {
             self.disk_faults,
             self.changes,
             self.expired,
+            self.rotten,
         ]
         .contains(&0)
     }
@@ -228,6 +247,8 @@ struct Client {
     is_welcome: bool,
     /// It has been in once: its session has to be there from then on.
     was_in: bool,
+    /// CONNACK has said that there is one.
+    is_present: bool,
     /// It has said what it wants, and waits for the answer.
     is_asking: bool,
     recv: Vec<u8>,
@@ -260,12 +281,43 @@ struct Sender {
     published: BTreeMap<u32, Published>,
 }
 
-/// Publishes at QoS 0 what is retained, and nobody tells it anything.
-#[derive(Default)]
+/// Publishes at QoS 0 what is retained. Its last value it says at some time, and again only if the
+/// power has failed since: the journal has to keep it when it can, though nobody waits for that.
 struct Meter {
     value: u32,
-    /// When it has said its last word.
-    ended: Option<Instant>,
+    /// Of the last value but one.
+    most: u32,
+    end: End,
+}
+
+/// How far a meter is with its last value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    NotYet,
+    /// Said with PINGREQ behind it.
+    Said,
+    /// PINGRESP has come, so the gateway has heard it.
+    Heard(Instant),
+    /// Something was said after it that waits for the journal.
+    Probed,
+    /// And answered: the journal works.
+    Over,
+}
+
+impl Meter {
+    fn power_fails(&mut self) {
+        if self.end != End::Over {
+            self.end = End::NotYet;
+        }
+    }
+
+    fn is_cut(&mut self) {
+        match self.end {
+            End::Said => self.end = End::NotYet,
+            End::Probed => self.end = End::Heard(Instant::from_nanos(0)),
+            End::NotYet | End::Heard(_) | End::Over => {}
+        }
+    }
 }
 
 #[derive(Default)]
@@ -289,8 +341,6 @@ pub struct World {
     conns: GenSlab<ConnId, usize>,
     clients: Vec<Client>,
     trouble: bool,
-    size: &'static str,
-    segment: &'static str,
     /// Counts everything that a client does or is told.
     tick: u64,
     /// Since when the present gateway listens.
@@ -303,11 +353,9 @@ impl World {
     pub fn new(setting: Setting) -> Self {
         let mut rng = Rng::from_seed(setting.seed);
         let disk = Disk::new(rng.next_u64());
-        let sizes = [("1MiB", "64KiB"), ("512KiB", "64KiB"), ("8MiB", "1MiB")];
-        let (size, segment) = *rng.choose(&sizes).expect("some");
         let now = Instant::from_nanos(1_000_000_000);
         let wall = WallTime::EARLIEST_PLAUSIBLE;
-        let gateway = open(&mut rng, now, wall, size, segment);
+        let gateway = open(&mut rng, now, wall, setting.size);
         let mut clients = Vec::new();
         let some_qos = [QoS::AtLeastOnce, QoS::ExactlyOnce][rng.below(2) as usize];
         for (name, topic, qos, pace) in [
@@ -331,11 +379,12 @@ impl World {
             let name = ["s0", "s1"][number];
             clients.push(Client::new(&mut rng, name, Role::Taker(taker)));
         }
-        clients.push(Client::new(
-            &mut rng,
-            "meter",
-            Role::Meter(Meter::default()),
-        ));
+        let meter = Meter {
+            value: 0,
+            most: rng.below(60) as u32,
+            end: End::NotYet,
+        };
+        clients.push(Client::new(&mut rng, "meter", Role::Meter(meter)));
         if setting.guests > 0 {
             for (name, role) in [
                 ("fickle", Role::Fickle(Fickle::new())),
@@ -356,8 +405,6 @@ impl World {
             conns: GenSlab::new(),
             clients,
             trouble: true,
-            size,
-            segment,
             tick: 0,
             opened: now,
             setting,
@@ -384,6 +431,9 @@ impl World {
             if turn - since > CALM {
                 if is_over {
                     self.judge();
+                    if self.setting.rot > 0 {
+                        self.rot();
+                    }
                     return self.report;
                 }
                 // What was acknowledged or is old enough is there, and nothing else comes back.
@@ -461,7 +511,7 @@ impl World {
                         }
                         Role::Watcher(watcher) => watcher.inbox.is_empty(),
                         Role::Passer(_) => true,
-                        Role::Meter(meter) => meter.ended.is_some(),
+                        Role::Meter(meter) => meter.end == End::Over,
                     }
             })
     }
@@ -514,24 +564,28 @@ impl World {
             0,
             "nothing is held back for ever"
         );
-        let mut expected = vec![
-            ("kept".to_owned(), self.setting.messages - 1),
-            ("level".to_owned(), LAST_VALUE),
-        ];
+        let found = self.retained("stranger");
+        assert_eq!(found, self.expected(), "what is retained");
+    }
+
+    /// What should be retained.
+    fn expected(&self) -> Vec<(String, u32)> {
         let last = self.setting.messages - 1;
+        let mut expected = vec![("kept", last), ("level", LAST_VALUE), ("probe", 0)];
         if !is_removal(REMOVED, last) {
-            expected.push((REMOVED.to_owned(), last));
+            expected.push((REMOVED, last));
         }
-        assert_eq!(self.retained(), expected, "what is retained");
+        let named = expected.into_iter();
+        named.map(|(topic, it)| (topic.to_owned(), it)).collect()
     }
 
     /// What a stranger finds retained.
-    fn retained(&mut self) -> Vec<(String, u32)> {
+    fn retained(&mut self, name: &'static str) -> Vec<(String, u32)> {
         let taker = Taker {
             filter: "+",
             ..Taker::default()
         };
-        let stranger = Client::new(&mut self.rng, "stranger", Role::Taker(taker));
+        let stranger = Client::new(&mut self.rng, name, Role::Taker(taker));
         self.clients.push(stranger);
         let mut left = None;
         for _ in 0..2_000 {
@@ -554,7 +608,44 @@ impl World {
                 }
             }
         }
-        Vec::new()
+        panic!("nobody tells {name} what is retained");
+    }
+
+    /// A bit of the journal is not what was written, and says nothing of what lies behind it: what
+    /// was said there may be lost, and nothing else.
+    fn rot(&mut self) {
+        self.power_goes();
+        let lost = self.disk.rot();
+        let lost_of = |kind: KeyKind| {
+            let of_kind = |key: &&Key| KeyKind::from_u8(key.kind) == Some(kind);
+            lost.iter().flatten().filter(of_kind).count()
+        };
+        let stays = |client: &Client| matches!(client.role, Role::Sender(_) | Role::Taker(_));
+        self.clients.retain(stays);
+        for client in &mut self.clients {
+            client.was_in = false;
+        }
+        self.power_comes();
+        let mut turns = 0;
+        while !self.clients.iter().all(|client| client.is_welcome) {
+            self.turn();
+            turns += 1;
+            assert!(turns < TURNS_MAX, "the gateway does not start");
+        }
+        let sessions = self.clients.iter().filter(|client| !client.is_present);
+        let sessions: Vec<_> = sessions.map(|client| client.name).collect();
+        assert!(
+            sessions.len() <= lost_of(KeyKind::Session),
+            "the sessions of {sessions:?} are lost, with {lost:?}"
+        );
+        let found = self.retained("another");
+        let gone = self.expected().into_iter().filter(|it| !found.contains(it));
+        let gone: Vec<_> = gone.collect();
+        assert!(
+            gone.len() <= lost_of(KeyKind::Retained),
+            "what is retained: {found:?}, with {lost:?} lost"
+        );
+        self.report.rotten += u64::from(lost.is_some());
     }
 
     fn at(&self) -> Now {
@@ -661,20 +752,30 @@ impl World {
     fn crash(&mut self) {
         self.report.crashes += 1;
         log::info!("crash at {:?}", self.now);
+        self.power_goes();
+        self.power_comes();
+    }
+
+    fn power_goes(&mut self) {
         let stats = self.gateway.broker().stats();
         self.report.unkept += stats.unkept;
         self.report.expired += stats.expired_sessions;
         self.disk.crash();
         for client in &mut self.clients {
             client.forget_connection(self.now);
+            if let Role::Meter(meter) = &mut client.role {
+                meter.power_fails();
+            }
         }
         self.conns = GenSlab::new();
         self.listener = None;
+    }
+
+    fn power_comes(&mut self) {
         let off = Duration::from_millis(self.rng.below(5_000));
         self.now = self.now + off;
         self.wall = self.wall.saturating_add(off);
-        let (size, segment) = (self.size, self.segment);
-        self.gateway = open(&mut self.rng, self.now, self.wall, size, segment);
+        self.gateway = open(&mut self.rng, self.now, self.wall, self.setting.size);
     }
 
     /// A moment that no other thing has.
@@ -761,7 +862,7 @@ impl World {
                     }
                 }
                 Role::Meter(_) if dice == 0 || !self.trouble => {
-                    client.tell_value(!self.trouble, self.now);
+                    client.tell_value(self.trouble, self.now);
                 }
                 Role::Fickle(fickle) if !client.is_asking && fickle.wish != Wish::Nothing => {
                     if fickle.wish == Wish::CleanStart {
@@ -836,10 +937,10 @@ impl World {
     }
 }
 
-fn open(rng: &mut Rng, now: Instant, wall: WallTime, size: &str, segment: &str) -> Gateway {
+fn open(rng: &mut Rng, now: Instant, wall: WallTime, size: u32) -> Gateway {
     let source = fieldgate::config::Source {
         path: "power.toml".into(),
-        text: CONFIG.replace("SIZE", size).replace("SEGMENT", segment),
+        text: CONFIG.to_owned(),
     };
     let environment = fieldgate::config::Environment::default();
     let loaded = fieldgate::config::parse(vec![source], &environment)
@@ -848,7 +949,13 @@ fn open(rng: &mut Rng, now: Instant, wall: WallTime, size: &str, segment: &str) 
         monotonic: now,
         wall,
     };
-    Gateway::new(loaded.meant.gateway, rng.next_u64(), now)
+    let mut config = loaded.meant.gateway;
+    let journal = config.journal.as_mut().expect("there is a journal");
+    // The small ones are smaller than a configuration may ask for, so that they are nearly full, and
+    // segments are used again and again.
+    let segment = if size < 1024 { 32 } else { 1024 };
+    (journal.size, journal.segment) = (u64::from(size) * 1024, segment * 1024);
+    Gateway::new(config, rng.next_u64(), now)
 }
 
 /// Whether this publication removes what is retained.
@@ -869,6 +976,7 @@ impl Client {
             conn: None,
             is_welcome: false,
             was_in: false,
+            is_present: false,
             is_asking: false,
             recv: Vec::new(),
             unsent: VecDeque::new(),
@@ -882,10 +990,10 @@ impl Client {
         self.recv.clear();
         self.unsent.clear();
         let conn = self.conn.take();
-        if let Role::Passer(passer) = &mut self.role
-            && conn.is_some()
-        {
-            passer.leaves(now, was_in);
+        match &mut self.role {
+            Role::Passer(passer) if conn.is_some() => passer.leaves(now, was_in),
+            Role::Meter(meter) => meter.is_cut(),
+            _ => {}
         }
         conn
     }
@@ -993,6 +1101,13 @@ impl Client {
                 }
                 self.say(&Packet::Pubrel(Ack::success(ack.packet_id)));
             }
+            Packet::Pingresp => {
+                if let Role::Meter(Meter { end, .. }) = &mut self.role
+                    && *end == End::Said
+                {
+                    *end = End::Heard(at.now);
+                }
+            }
             Packet::Disconnect(_) => {}
             other => panic!("{} was sent {other:?}", self.name),
         }
@@ -1000,8 +1115,13 @@ impl Client {
     }
 
     fn is_acknowledged(&mut self, ack: &Ack<'_>, is_released: bool, at: Moment) {
-        let Role::Sender(sender) = &mut self.role else {
-            panic!("{} has published nothing", self.name);
+        let sender = match &mut self.role {
+            Role::Sender(sender) => sender,
+            Role::Meter(meter) => {
+                meter.end = End::Over;
+                return;
+            }
+            _ => panic!("{} has published nothing", self.name),
         };
         let waits = |it: &&(PacketId, u32, bool)| it.2 == is_released;
         let first = sender.underway.iter().find(waits).copied();
@@ -1037,6 +1157,7 @@ impl Client {
         }
         self.is_welcome = true;
         self.was_in = true;
+        self.is_present = is_present;
         self.resume();
         is_cleaned
     }
@@ -1100,28 +1221,36 @@ impl Client {
         }));
     }
 
-    fn tell_value(&mut self, is_last: bool, now: Instant) {
+    fn tell_value(&mut self, is_trouble: bool, now: Instant) {
+        const WITHIN: Duration = Duration::from_millis(100);
         let Role::Meter(meter) = &mut self.role else {
             return;
         };
-        if meter.ended.is_some() {
-            return;
-        }
-        meter.value += 1;
-        let mut value = meter.value;
-        if is_last {
-            value = LAST_VALUE;
-            meter.ended = Some(now);
-        }
+        let (qos, topic, value) = match meter.end {
+            End::NotYet if is_trouble && meter.value < meter.most => {
+                meter.value += 1;
+                (QoS::AtMostOnce, "level", meter.value)
+            }
+            End::NotYet => {
+                meter.end = End::Said;
+                (QoS::AtMostOnce, "level", LAST_VALUE)
+            }
+            End::Heard(at) if !is_trouble && now >= at + WITHIN => {
+                meter.end = End::Probed;
+                (QoS::AtLeastOnce, "probe", 0)
+            }
+            _ => return,
+        };
         self.say(&Packet::Publish(Publish {
             dup: false,
-            qos: QoS::AtMostOnce,
+            qos,
             retain: true,
-            topic: "level",
-            packet_id: None,
+            topic,
+            packet_id: (qos > QoS::AtMostOnce).then_some(PacketId::FIRST),
             properties: PublishProperties::default(),
             payload: value.to_string().as_bytes(),
         }));
+        self.say(&Packet::Pingreq);
     }
 
     fn take_publish(&mut self, publish: &Publish<'_>, at: Moment) {
