@@ -15,7 +15,7 @@
 //! The third judge has a world of its own, in which the power goes (`power.rs`).
 //!
 //! A run with the same seed is the same run, to the last byte. `tests/mutants` shows that the judges
-//! see.
+//! see; that the third one does, `tests/mutants/power`.
 
 mod client;
 mod devices;
@@ -26,11 +26,12 @@ mod oracle;
 #[path = "../journal/disk.rs"]
 mod platter;
 mod power;
+mod setting;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use power::Setting;
+use setting::Setting;
 use world::World;
 
 /// Enough for `cargo test`; `tests/run` asks for more.
