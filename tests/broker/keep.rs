@@ -213,6 +213,26 @@ cases! {
         assert_eq!(b.ledger.changes().len(), 20);
     }
 
+    fn of_two_sessions_of_one_client_the_later_one_stays(b: &mut House) {
+        for is_in_order in [true, false] {
+            let first = b.join(&Connect { clean_start: true, ..lasting(V5, "taker") });
+            b.subscribe(first, "t", Q2);
+            b.disconnect(first);
+            let second = b.join(&Connect { clean_start: true, ..lasting(V5, "taker") });
+            b.subscribe(second, "u", Q1);
+            b.disconnect(second);
+            b.turn();
+            b.ledger.lose_ends();
+            b.ledger.is_in_order = is_in_order;
+            b.crash(0);
+            assert_eq!((b.stat("sessions"), b.stat("subscriptions")), (1, 1));
+            let conn = b.client(V5, "publisher");
+            b.publish(conn, Q1, "t", "x");
+            b.publish(conn, Q1, "u", "y");
+            assert_eq!(back(b).1, ["PUBLISH u q1 #1 \"y\""]);
+        }
+    }
+
     fn a_retained_value_that_was_not_kept_is_kept_when_there_is_room(b: &mut House) {
         let conn = b.client(V5, "publisher");
         b.retain(conn, "t", "1");

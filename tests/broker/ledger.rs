@@ -15,6 +15,8 @@ pub struct Ledger {
     changes: Vec<Change>,
     /// What was there when the present broker began.
     base: State,
+    /// Records come back in the order in which they were made, and not the other way round.
+    pub is_in_order: bool,
 }
 
 /// What the changes come to.
@@ -63,6 +65,15 @@ impl Ledger {
         count
     }
 
+    /// Loses every end of something that was kept.
+    pub fn lose_ends(&mut self) {
+        for change in &mut self.changes {
+            if matches!(change.what, What::Delete(_) | What::DropQueue(_)) {
+                change.what = What::MakeQueue(QueueId(u64::MAX));
+            }
+        }
+    }
+
     /// Only what the mark has passed has happened.
     pub fn crash(&mut self, synced: Lsn) {
         let mut state = std::mem::take(&mut self.base);
@@ -102,8 +113,12 @@ impl Ledger {
                 .collect(),
             body: Payload::from(bodies[at].clone()),
         };
-        (0..bodies.len())
-            .rev()
+        let mut order: Vec<usize> = (0..bodies.len()).collect();
+        if !self.is_in_order {
+            order.reverse();
+        }
+        order
+            .into_iter()
             .map(record)
             .filter(|record| !record.keys.is_empty() || !record.entries.is_empty())
             .collect()

@@ -123,6 +123,8 @@ impl Broker {
                 sessions.insert(key.id, id);
             }
         }
+        // One that a later one of the same client has ended is known by its number no more.
+        sessions.retain(|_, id| self.sessions.contains(*id));
         for (key, body) in &values {
             if let (KeyKind::Subscription, Some(id)) = (key.kind, sessions.get(&key.id)) {
                 self.recover_subscription(*id, body);
