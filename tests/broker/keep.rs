@@ -493,6 +493,30 @@ cases! {
         assert_eq!(back(b).1.len(), 2);
     }
 
+    fn a_step_that_was_not_kept_is_kept_when_its_client_is_back(b: &mut House) {
+        let taker = b.stayer(V5, "taker");
+        b.subscribe(taker, "t", Q2);
+        let conn = b.client(V5, "publisher");
+        for payload in ["one", "two"] {
+            b.publish(conn, Q2, "t", payload);
+            b.turn_and_release(conn, Q2);
+        }
+        assert_eq!(b.read_all(taker).len(), 2);
+        b.mark = Some(b.broker.last_lsn());
+        let lsn = Lsn(b.broker.last_lsn().0 + 1);
+        b.pubrec(taker, 2);
+        let House { broker, outbox, now, ledger, .. } = b;
+        ledger.refuse(lsn);
+        broker.handle_unkept(*now, lsn, Some(Level::Strict), outbox);
+        b.mark = None;
+        b.turn();
+        assert!(!b.is_open(taker));
+        let expected = ["PUBLISH t q2 #1 dup \"one\"", "PUBREL 2"];
+        assert_eq!(back(b).1, expected);
+        b.crash(0);
+        assert_eq!(back(b).1, expected, "the first is not over, so the second must be known");
+    }
+
     fn what_is_not_kept_may_have_been_replaced_already(b: &mut House) {
         let conn = b.stayer(V5, "publisher");
         b.mark = Some(b.broker.last_lsn());

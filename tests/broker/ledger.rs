@@ -67,10 +67,17 @@ impl Ledger {
 
     /// Loses every end of something that was kept.
     pub fn lose_ends(&mut self) {
-        for change in &mut self.changes {
-            if matches!(change.what, What::Delete(_) | What::DropQueue(_)) {
-                change.what = What::MakeQueue(QueueId(u64::MAX));
-            }
+        self.lose(|change| matches!(change.what, What::Delete(_) | What::DropQueue(_)));
+    }
+
+    /// Loses what was not taken.
+    pub fn refuse(&mut self, lsn: Lsn) {
+        self.lose(|change| change.lsn == lsn);
+    }
+
+    fn lose(&mut self, is_lost: impl Fn(&Change) -> bool) {
+        for change in self.changes.iter_mut().filter(|change| is_lost(change)) {
+            change.what = What::MakeQueue(QueueId(u64::MAX));
         }
     }
 
