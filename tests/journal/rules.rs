@@ -152,6 +152,31 @@ fn a_failed_sync_is_told_and_written_again_elsewhere() {
 }
 
 #[test]
+fn a_disk_that_fails_for_a_day_is_written_to_when_it_works_again() {
+    for seed in 0..8 {
+        let mut house = House::started(seed, SMALL);
+        house.rest();
+        put(&mut house, 1, b"before", Class::Strict).expect("room");
+        house.rest();
+        // Now and then a segment is begun, and spoilt by what is written into it.
+        house.disk.faults.commits = 950;
+        put(&mut house, 2, b"meanwhile", Class::Strict).expect("room");
+        house.rest_for(Duration::from_secs(24 * 3600));
+        house.disk.faults.commits = 0;
+        house.rest_for(Duration::from_secs(120));
+        assert_eq!(
+            house.journal.synced(),
+            house.journal.last(),
+            "seed {seed}: {:?}",
+            house.journal.stats()
+        );
+        let (_, told) = house.crash();
+        assert_eq!(told.keys[&key(1)], b"before");
+        assert_eq!(told.keys[&key(2)], b"meanwhile");
+    }
+}
+
+#[test]
 fn a_disk_without_space_is_used_as_far_as_it_goes_and_again_when_there_is_space() {
     let mut house = House::started(1, SMALL);
     house.rest();
