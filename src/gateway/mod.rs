@@ -415,6 +415,11 @@ impl Gateway {
         &self.memory
     }
 
+    /// The journal's counters, while there is one.
+    pub fn journal_stats(&self) -> Option<&crate::journal::Stats> {
+        self.durable.as_ref().map(|durable| durable.journal.stats())
+    }
+
     /// The broker, to look at.
     pub fn broker(&self) -> &Broker {
         &self.broker

@@ -348,9 +348,10 @@ impl World {
             }
         }
         panic!(
-            "not all is delivered after so long: {:?} {:?}",
+            "not all is delivered after so long: {:?} {:?} {:?}",
             self.progress(),
-            self.gateway.broker().stats()
+            self.gateway.broker().stats(),
+            self.gateway.journal_stats()
         );
     }
 
