@@ -67,7 +67,7 @@ const TURNS_MAX: u32 = 60_000;
 /// Turns of peace before the last power cut: all that waits longest for its sync has had it.
 const CALM: u32 = 60;
 
-/// Messages of each publisher after that.
+/// Messages of each publisher after that, but for those of what is retained.
 const ENCORE: u32 = 6;
 
 /// Goes to a topic that nobody takes, so its acknowledgement waits for nothing.
@@ -341,7 +341,10 @@ impl World {
                 // Life goes on: with identifiers that were used before.
                 self.messages += ENCORE;
                 for client in &mut self.clients {
-                    if let Role::Sender(sender) = &mut client.role {
+                    // What is retained stays as it was, so that it can be looked at.
+                    if let Role::Sender(sender) = &mut client.role
+                        && !sender.retain
+                    {
                         sender.most += ENCORE;
                     }
                 }
@@ -476,7 +479,7 @@ impl World {
 
     /// What should be retained.
     fn expected(&self) -> Vec<(String, u32)> {
-        let last = self.messages - 1;
+        let last = self.setting.messages - 1;
         let mut expected = vec![("kept", last), ("level", LAST_VALUE), ("probe", 0)];
         if !is_removal(REMOVED, last) {
             expected.push((REMOVED, last));
