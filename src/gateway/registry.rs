@@ -96,6 +96,13 @@ impl Gateway {
             self.reconfigure_system(now);
         }
         let moved = before.base_topic != self.config.base_topic;
+        if self.is_recovering() {
+            // Nothing is open yet: it will be by this one. To open it now would be to forget what
+            // is about to come back.
+            self.broker.protect(&self.config.base_topic);
+            self.pipeline.set_base_topic(&self.config.base_topic);
+            return;
+        }
         if moved {
             self.broker.unsubscribe_all(Taker::Requests);
             self.publish_retained(now, &format!("{}/gateway/state", before.base_topic), "");

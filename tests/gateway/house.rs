@@ -23,6 +23,8 @@ use fieldgate::mqtt::{
 use fieldgate::slab::Key;
 use fieldgate::time::{Duration, Instant, Now, WallTime};
 
+use super::platter::Disk;
+
 pub use ProtocolVersion::{V4, V5};
 pub use QoS::{AtLeastOnce as Q1, AtMostOnce as Q0, ExactlyOnce as Q2};
 
@@ -76,6 +78,10 @@ pub struct House {
     pub holds_closes: bool,
     /// Nothing can listen here.
     pub refused_bind: Option<&'static str>,
+    /// The journal's, if there is one.
+    pub disk: Disk,
+    /// It does not answer.
+    pub holds_disk: bool,
     host: HostCounters,
 }
 
@@ -131,6 +137,8 @@ impl House {
             holds_lines: false,
             holds_closes: false,
             refused_bind: None,
+            disk: Disk::new(3),
+            holds_disk: false,
             host: HostCounters::default(),
         };
         arrange(&mut house);
@@ -183,6 +191,12 @@ impl House {
             while let Some(output) = self.gateway.poll_output() {
                 busy = true;
                 self.output(output);
+            }
+            while !self.holds_disk
+                && let Some(event) = self.disk.step()
+            {
+                busy = true;
+                self.inputs.push_back(Input::Disk(event));
             }
             while let Some(conn) = self.gateway.poll_resumed() {
                 self.inputs.push_back(Input::Received { conn, count: 0 });
@@ -273,7 +287,8 @@ impl House {
             Output::DeadLetter { bridge, line } => {
                 self.said.push(format!("dead letter {bridge}: {line}"));
             }
-            Output::Port(_) | Output::Journal(_) | Output::Disk(_) | Output::Verify { .. } => {
+            Output::Disk(command) => self.disk.submit(command),
+            Output::Port(_) | Output::Journal(_) | Output::Verify { .. } => {
                 panic!("nobody asked for {output:?}")
             }
         }
@@ -349,6 +364,17 @@ impl House {
     /// The level of each line that is ours.
     pub fn levels(&self) -> BTreeMap<u32, bool> {
         self.lines.values().copied().collect()
+    }
+
+    /// The power goes and comes back: what is not on the disk is lost.
+    pub fn cut_power(&mut self, text: &str) {
+        self.disk.crash();
+        self.inputs.clear();
+        self.listeners.clear();
+        self.clients.clear();
+        self.dials.clear();
+        self.gateway = Gateway::new(config(text), 8, self.now);
+        self.turn();
     }
 
     // ---- reload and control

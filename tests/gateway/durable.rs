@@ -1,0 +1,118 @@
+//! Bridges with a journal: what becomes of their queues when the power goes, when they are taken out
+//! of the configuration, when somebody drops them, and when there is no room.
+
+use std::time::Duration;
+
+use fieldgate::id::ConnId;
+use fieldgate::mqtt::{Ack, Connack, ConnackProperties, Packet, PacketId, ReasonCode};
+
+use crate::house::{House, Q1, V5};
+
+const KEPT: &str = r#"
+[gateway]
+name = "shed"
+data_dir = "/nowhere"
+[journal]
+size = "512KiB"
+segment = "64KiB"
+sync_within = "50ms"
+[broker]
+connect_rate = "unlimited"
+"#;
+
+const BRIDGE: &str = r#"
+[bridge.cloud]
+url = "mqtt://cloud.example"
+state_topic = ""
+[[bridge.cloud.send]]
+filter = "plant/#"
+to = "up/#"
+"#;
+
+fn bridged() -> String {
+    format!("{KEPT}{BRIDGE}")
+}
+
+/// Opens what was dialled last, and lets the bridge in: what it has to send it has sent.
+fn up(house: &mut House) -> ConnId {
+    let conn = house.open_dialled();
+    let said = house.read_all(conn);
+    assert!(said[0].starts_with("Connect("), "{said:?}");
+    let connack = Packet::Connack(Connack {
+        session_present: false,
+        reason: ReasonCode::Success,
+        properties: ConnackProperties::default(),
+    });
+    house.send(conn, &connack);
+    conn
+}
+
+/// Acknowledges everything that comes until nothing does: the first has the identifier `from`.
+fn drain(house: &mut House, conn: ConnId, mut from: u16) -> Vec<String> {
+    let mut all = Vec::new();
+    loop {
+        let mut said = house.read_values(conn);
+        if said.is_empty() {
+            // What has waited is not sent faster than `replay_rate`.
+            house.wait(Duration::from_secs(1));
+            said = house.read_values(conn);
+        }
+        if said.is_empty() {
+            return all;
+        }
+        for _ in &said {
+            let packet_id = PacketId::new(from).expect("not so many");
+            house.send(conn, &Packet::Puback(Ack::success(packet_id)));
+            from += 1;
+        }
+        all.extend(said);
+    }
+}
+
+fn queue(house: &mut House) -> serde_json::Value {
+    house.answer(r#"{"verb":"queue"}"#)["data"]["bridges"]["cloud"].clone()
+}
+
+#[test]
+fn what_was_acknowledged_goes_up_after_a_power_cut() {
+    let mut house = House::with(&bridged());
+    let client = house.client(V5, "client");
+    for payload in ["1", "2", "3"] {
+        house.publish(client, Q1, "plant/a", payload);
+    }
+    assert_eq!(house.read_all(client), ["PUBACK 0x00"; 3]);
+    house.cut_power(&bridged());
+    let conn = up(&mut house);
+    assert_eq!(
+        drain(&mut house, conn, 1),
+        ["up/a = 1", "up/a = 2", "up/a = 3"]
+    );
+    assert_eq!(queue(&mut house)["messages"], 0);
+}
+
+#[test]
+fn a_reload_before_the_journal_is_read_forgets_nothing() {
+    let mut house = House::with(&bridged());
+    let client = house.client(V5, "client");
+    house.publish(client, Q1, "plant/a", "1");
+    assert_eq!(house.read_all(client), ["PUBACK 0x00"]);
+    house.holds_disk = true;
+    house.cut_power(&bridged());
+    house.take_said();
+    let other = bridged().replace("cloud.example", "other.example");
+    house.reload(&format!(
+        "{other}[listener.main]\nbind = \"127.0.0.1:1884\"\n"
+    ));
+    assert!(house.dialled().is_empty(), "nothing is known yet");
+    assert!(!house.take_said().join(" ").contains("listen"));
+    house.holds_disk = false;
+    house.turn();
+    assert!(
+        house
+            .take_said()
+            .contains(&"listen 127.0.0.1:1884".to_owned())
+    );
+    assert_eq!(house.dialled(), ["mqtt://other.example:1883"]);
+    let conn = up(&mut house);
+    assert_eq!(drain(&mut house, conn, 1), ["up/a = 1"]);
+}
