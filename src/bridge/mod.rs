@@ -78,7 +78,7 @@ use self::queue::{Lane, Queue, Seq};
 use self::settings::{Endpoint, SendRule, Settings, Version};
 pub use self::stats::{Phase, Stats, Status};
 use crate::buffer::{Memory, Payload};
-use crate::id::{ConnId, Lsn};
+use crate::id::{ConnId, Lsn, RuleId};
 use crate::mqtt::client::{
     AckToken, Acknowledge, Client, CloseCause, ConnectOptions, Event, OptionsError, WillOptions,
 };
@@ -207,6 +207,20 @@ pub struct Place {
     pub lsn: Option<Lsn>,
     /// It may be sent only once that is synced.
     pub is_held: bool,
+}
+
+/// A message that was kept and comes back.
+#[derive(Debug, Clone, Copy)]
+pub struct Restored<'a> {
+    /// The rule that took it; `None`: that cannot be read.
+    pub rule: Option<RuleId>,
+    /// As it was published; `None`: it cannot be read.
+    pub message: Option<&'a ApplicationMessage>,
+    /// When it was kept; `None` if the clock was not set.
+    pub kept_at: Option<WallTime>,
+    /// What is retained here for its topic says the same: nothing newer has been sent, or the same
+    /// again.
+    pub is_current: bool,
 }
 
 /// Why a message is a dead letter.

@@ -28,7 +28,7 @@
 //! | [`QueueLimits::age`] | what is older is dropped when the queue is next looked at | `dropped_aged` |
 //! | a message's own expiry | dropped when it would be drawn | `expired` |
 //! | [`WINDOW`] entries or [`WINDOW_BYTES`] of a lane, of what is kept | spilled | |
-//! | [`TOPICS_MAX`] topics of which it is remembered that a newer value was sent, while something is spilled | all that waits counts as superseded | |
+//! | [`TOPICS_MAX`] topics of which it is remembered that a newer value was sent, while something is spilled | those of which nothing is in memory are forgotten | |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -113,6 +113,8 @@ struct Slot {
     is_kept: bool,
     /// It is not to be drawn before this is synced.
     held_until: Lsn,
+    /// A newer value of its topic was there already when it came back.
+    is_superseded: bool,
 }
 
 /// Whether an entry is in the journal.
@@ -159,8 +161,6 @@ pub(super) struct Queue {
     spilled_bytes: u64,
     /// None of them is below this.
     spilled_from: Seq,
-    /// More topics were pushed than are remembered.
-    is_forgetful: bool,
     /// Changes up to this are on the disk.
     synced: Lsn,
     /// Entries of changes that may not be, and whether they are spilled.
@@ -187,7 +187,6 @@ impl Queue {
             spilled: 0,
             spilled_bytes: 0,
             spilled_from: Seq(0),
-            is_forgetful: false,
             synced: Lsn(0),
             unsynced: VecDeque::new(),
             consumed: Vec::new(),
@@ -308,8 +307,15 @@ impl Queue {
     }
 
     /// An entry comes back that was spilled, or one that is here already. `entry` is `None` if
-    /// nothing is to be made of it, for its age (`is_aged`) or because nobody takes it.
-    pub(super) fn restore(&mut self, seq: Seq, entry: Option<Entry>, is_aged: bool) {
+    /// nothing is to be made of it, for its age (`is_aged`) or because nobody takes it. Whether it
+    /// `is_superseded` is not known here: a newer value may have been sent by an earlier process.
+    pub(super) fn restore(
+        &mut self,
+        seq: Seq,
+        entry: Option<Entry>,
+        is_aged: bool,
+        is_superseded: bool,
+    ) {
         if self.slots.contains_key(&seq) || seq < self.spilled_from {
             return;
         }
@@ -336,6 +342,9 @@ impl Queue {
                 let held_until = self.change_of(seq);
                 let kept = Kept::Until(held_until);
                 self.insert(seq, entry, Lane::Backlog, seq, kept);
+                if let Some(slot) = self.slots.get_mut(&seq) {
+                    slot.is_superseded = is_superseded;
+                }
             }
         }
         self.forget_topics();
@@ -388,6 +397,7 @@ impl Queue {
         self.unsynced = others;
         for (_, seq, is_spilled) in gone {
             if is_spilled {
+                self.spilled_bytes -= self.spilled_bytes / self.spilled.max(1);
                 self.spilled = self.spilled.saturating_sub(1);
                 self.drops.unkept += u64::from(!is_awaited);
             } else if let Some(slot) = self.slots.get_mut(&seq) {
@@ -497,13 +507,12 @@ impl Queue {
 
     /// Whether a retained message was pushed for this entry's topic after it.
     pub(super) fn is_superseded(&self, seq: Seq) -> bool {
-        if self.is_forgetful {
-            return true;
-        }
-        let topic = self.slots.get(&seq).map(|slot| slot.entry.message.topic());
-        topic
-            .and_then(|topic| self.topics.get(topic)?.newest_retained)
-            .is_some_and(|newest| newest > seq)
+        let Some(slot) = self.slots.get(&seq) else {
+            return false;
+        };
+        let topic = self.topics.get(slot.entry.message.topic());
+        let newest = topic.and_then(|topic| topic.newest_retained);
+        slot.is_superseded || newest.is_some_and(|newest| newest > seq)
     }
 
     pub(super) fn is_down(&self) -> bool {
@@ -588,6 +597,7 @@ impl Queue {
                 Kept::No => Lsn(0),
                 Kept::Until(lsn) => lsn,
             },
+            is_superseded: false,
         };
         self.slots.insert(seq, slot);
     }
@@ -597,7 +607,6 @@ impl Queue {
         let name = entry.message.topic();
         if !self.topics.contains_key(name) {
             if self.spilled > 0 && self.topics.len() >= TOPICS_MAX {
-                self.is_forgetful = true;
                 self.topics.retain(|_, topic| topic.count > 0);
             }
             self.topics.insert(name.into(), Topic::default());
@@ -613,7 +622,6 @@ impl Queue {
     fn forget_topics(&mut self) {
         if self.spilled == 0 {
             self.spilled_bytes = 0;
-            self.is_forgetful = false;
             self.topics.retain(|_, topic| topic.count > 0);
         }
     }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use super::message::{Age, Marks, Onward, onward};
 use super::queue::{Entry, Lane, Seq};
 use super::{
-    Bridge, Cargo, DeadReason, HOPS_MAX, Output, PUT_OFF, Place, SUSPECT_ALONE, SUSPECT_MAX, State,
-    TRIES_MAX, window,
+    Bridge, Cargo, DeadReason, HOPS_MAX, Output, PUT_OFF, Place, Restored, SUSPECT_ALONE,
+    SUSPECT_MAX, State, TRIES_MAX, window,
 };
 use crate::buffer::SendQueue;
 use crate::id::{ConnId, Lsn, RuleId};
@@ -61,15 +61,14 @@ impl Bridge {
         self.queue.wanted()
     }
 
-    /// The next of what is kept: `rule` took it, at `kept_at`.
-    pub fn restore(
-        &mut self,
-        now: Now,
-        sequence: u64,
-        rule: Option<RuleId>,
-        message: Option<&ApplicationMessage>,
-        kept_at: Option<WallTime>,
-    ) {
+    /// The next of what is kept.
+    pub fn restore(&mut self, now: Now, sequence: u64, kept: Restored<'_>) {
+        let Restored {
+            rule,
+            message,
+            kept_at,
+            is_current,
+        } = kept;
         let age = match kept_at {
             Some(at) if now.wall.is_plausible() => now.wall.since(at),
             _ => Duration::ZERO,
@@ -81,7 +80,8 @@ impl Bridge {
             let at = now.monotonic.saturating_sub(age);
             self.entry_of(now, index, message, at, kept_at)
         });
-        self.queue.restore(Seq(sequence), entry, is_aged);
+        self.queue
+            .restore(Seq(sequence), entry, is_aged, !is_current);
         self.wake = true;
         self.update_stats();
         self.check_invariants();

@@ -584,6 +584,12 @@ impl Broker {
         &self.stats
     }
 
+    /// Whether what is retained for the topic of this message says the same.
+    pub fn has_retained(&self, message: &ApplicationMessage) -> bool {
+        let found = self.retained.get(message.topic());
+        found.is_some_and(|id| self.messages.get(id).message.payload() == message.payload())
+    }
+
     /// What waits for each session that has something waiting or under way.
     pub fn queues(&self) -> impl Iterator<Item = SessionQueue<'_>> {
         let queues = self.sessions.iter().map(|(_, session)| SessionQueue {

@@ -22,7 +22,7 @@ use super::Gateway;
 use super::boundary::{CloseCause, CloseHow, Dialled, FLUSH_TIMEOUT, Output};
 use super::settings::Target;
 use crate::bridge::settings::{Keep, SendRule, Settings};
-use crate::bridge::{self, Bridge, DeadReason, Phase, Place, Ticket};
+use crate::bridge::{self, Bridge, DeadReason, Phase, Place, Restored, Ticket};
 use crate::broker::keep::{decode_rule, read_message};
 use crate::broker::{BridgeEntry, Origin, Taker};
 use crate::id::{BridgeId, ConnId, Lsn, QueueId, RuleId, stable_hash};
@@ -641,8 +641,13 @@ impl Gateway {
                         let read = read_message(&body, now);
                         let kept_at: Option<WallTime> = read.as_ref().and_then(|(_, at)| *at);
                         let message = read.as_ref().map(|(message, _)| message);
-                        let rule = decode_rule(&note);
-                        link.bridge.restore(now, sequence, rule, message, kept_at);
+                        let kept = Restored {
+                            rule: decode_rule(&note),
+                            message,
+                            kept_at,
+                            is_current: message.is_some_and(|it| self.broker.has_retained(it)),
+                        };
+                        link.bridge.restore(now, sequence, kept);
                     }
                     Draw::Pending => link.is_fetching = true,
                     Draw::Empty => link.bridge.nothing_kept(),

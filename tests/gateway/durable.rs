@@ -116,3 +116,42 @@ fn a_reload_before_the_journal_is_read_forgets_nothing() {
     let conn = up(&mut house);
     assert_eq!(drain(&mut house, conn, 1), ["up/a = 1"]);
 }
+
+#[test]
+fn a_value_that_waited_does_not_take_the_place_of_a_newer_one_after_a_power_cut() {
+    let text = bridged().replace("state_topic", "replay_rate = \"1/s\"\nstate_topic");
+    let mut house = House::with(&text);
+    let client = house.client(V5, "client");
+    let retain = |house: &mut House, payload: &str| {
+        house.publish_with(client, Q1, "plant/a", payload, |publish| {
+            publish.retain = true;
+        });
+    };
+    house.publish(client, Q1, "plant/b", "first");
+    retain(&mut house, "old");
+    retain(&mut house, "older");
+    let conn = up(&mut house);
+    assert_eq!(house.read_values(conn), ["up/b = first"]);
+    retain(&mut house, "new");
+    assert_eq!(house.read_values(conn), ["up/a = (retained) new"]);
+    for number in 1..=2 {
+        let packet_id = PacketId::new(number).unwrap();
+        house.send(conn, &Packet::Puback(Ack::success(packet_id)));
+    }
+    // It is on the disk that these have been sent.
+    house.publish(client, Q1, "elsewhere", "x");
+    house.publish(client, Q1, "plant/b", "second");
+    house.cut_power(&bridged());
+    let conn = up(&mut house);
+    let said = drain(&mut house, conn, 1);
+    assert!(said.contains(&"up/a = old".to_owned()), "{said:?}");
+    assert!(
+        !said.contains(&"up/a = (retained) old".to_owned()),
+        "{said:?}"
+    );
+    let last = said.iter().rfind(|it| it.contains("(retained)"));
+    assert!(
+        last.is_none_or(|it| it == "up/a = (retained) new"),
+        "{said:?}"
+    );
+}
