@@ -62,8 +62,10 @@ pub(super) struct Bridges {
 #[derive(Debug)]
 struct KeptQueue {
     queue: QueueId,
-    /// Of the rules that had been subscribed when it was last written.
+    /// Of the rules that are subscribed, as far as the journal says so.
     rules: Vec<u64>,
+    /// The journal says so.
+    is_named: bool,
 }
 
 struct Link {
@@ -72,6 +74,8 @@ struct Link {
     queue: Option<QueueId>,
     /// Sending rules that are subscribed.
     rules: u16,
+    /// The journal does not say yet which rules it has.
+    is_unnamed: bool,
     /// The journal reads for it.
     is_fetching: bool,
     /// Received bytes wait for room in the bridge.
@@ -128,7 +132,13 @@ impl Bridges {
     pub(super) fn recover_name(&mut self, queue: QueueId, body: &[u8]) {
         match decode_name(body) {
             Some((name, rules)) => {
-                self.queues.insert(name.into(), KeptQueue { queue, rules });
+                let is_named = true;
+                let kept = KeptQueue {
+                    queue,
+                    rules,
+                    is_named,
+                };
+                self.queues.insert(name.into(), kept);
             }
             None => log::error!("journal: the name of queue {} cannot be read", queue.0),
         }
@@ -157,6 +167,12 @@ impl Gateway {
             log::info!("bridge {name} is taken out");
             self.bridges.by_name.remove(&name);
             self.retire_bridge(now, id);
+        }
+        // What is retained while a bridge is away it has not sent: its rules are new when it is
+        // back.
+        let away: Vec<_> = self.bridges.queues.keys().cloned().collect();
+        for name in away.iter().filter(|name| !wanted.contains_key(*name)) {
+            self.name_queue(now, name, Vec::new());
         }
         for (name, settings) in wanted {
             match self.bridges.by_name.get(&name).copied() {
@@ -187,6 +203,7 @@ impl Gateway {
             bridge,
             queue,
             rules: 0,
+            is_unnamed: false,
             is_fetching: false,
             is_jammed: false,
             is_retiring: false,
@@ -196,7 +213,7 @@ impl Gateway {
         self.bridges.order.push(id);
         self.bridges.by_name.insert(name.into(), id);
         let before = known.map_or_else(Vec::new, |(_, rules)| rules);
-        self.subscribe_rules(now, id, &rules, &before);
+        self.subscribe_rules(id, &rules, &before);
     }
 
     fn reconfigure_bridge(&mut self, now: Now, id: BridgeId, settings: Settings) {
@@ -213,7 +230,7 @@ impl Gateway {
         }
         if old != rules {
             let before: Vec<_> = old.iter().map(hash_of).collect();
-            self.subscribe_rules(now, id, &rules, &before);
+            self.subscribe_rules(id, &rules, &before);
         }
     }
 
@@ -235,13 +252,15 @@ impl Gateway {
 
     /// Subscribes sending rules. One that was not there before also gets what is retained: nobody
     /// has sent that for it.
-    fn subscribe_rules(&mut self, now: Now, id: BridgeId, rules: &[SendRule], before: &[u64]) {
+    fn subscribe_rules(&mut self, id: BridgeId, rules: &[SendRule], before: &[u64]) {
         self.unsubscribe_rules(id);
         let Some(link) = self.bridges.links.get_mut(id) else {
             return;
         };
         link.rules = rules.len() as u16;
-        let name = link.name.clone();
+        // What is retained is to be in the journal before this is: or it would not be sent if the
+        // power went between.
+        link.is_unnamed = true;
         if let Some(queue) = link.queue {
             let next = link.bridge.next_number();
             self.broker.keep_bridge(id, queue, next, kept_of(rules));
@@ -266,8 +285,19 @@ impl Gateway {
                 Err(error) => log::error!("cannot subscribe filter={}: {error}", rule.filter),
             }
         }
-        let hashes = rules.iter().map(hash_of).collect();
-        self.name_queue(now, &name, hashes);
+    }
+
+    /// Says in the journal which rules are subscribed, if it does not say so.
+    fn name_rules(&mut self, now: Now, id: BridgeId) {
+        if let Some(link) = self.bridges.links.get_mut(id)
+            && core::mem::take(&mut link.is_unnamed)
+            && !link.is_retiring
+        {
+            let name = link.name.clone();
+            let rules = link.bridge.settings().send.iter();
+            let hashes = rules.map(hash_of).collect();
+            self.name_queue(now, &name, hashes);
+        }
     }
 }
 
@@ -285,6 +315,7 @@ impl Gateway {
         let kept = KeptQueue {
             queue,
             rules: Vec::new(),
+            is_named: false,
         };
         self.bridges.queues.insert(name.into(), kept);
         self.make_queue(now, queue);
@@ -312,7 +343,7 @@ impl Gateway {
         let Some(kept) = self.bridges.queues.get_mut(name) else {
             return;
         };
-        if kept.rules == rules && !rules.is_empty() {
+        if kept.rules == rules && kept.is_named {
             return;
         }
         let target = journal::Target::Key {
@@ -321,13 +352,14 @@ impl Gateway {
         };
         let body = encode_name(name, &rules);
         kept.rules = rules;
+        kept.is_named = true;
         if let Err(refused) = durable
             .journal
             .append(now, &[target], &[&body], Class::Strict)
         {
             log::error!("bridge {name}: its queue is not named: {refused:?}");
             // Said again when there is room.
-            kept.rules.clear();
+            kept.is_named = false;
         }
         durable.wait();
     }
@@ -347,13 +379,12 @@ impl Gateway {
             if durable.journal.queue(queue).is_none() {
                 self.make_queue(now, queue);
             }
-            let id = self.bridges.by_name.get(&name);
-            let link = id.and_then(|id| self.bridges.links.get(*id));
-            if let Some(link) = link {
-                let rules = &link.bridge.settings().send;
-                let hashes = rules.iter().map(hash_of).collect();
-                self.name_queue(now, &name, hashes);
-            }
+            let rules = self
+                .bridges
+                .queues
+                .get(&name)
+                .map(|kept| kept.rules.clone());
+            self.name_queue(now, &name, rules.unwrap_or_default());
         }
     }
 
@@ -596,6 +627,7 @@ impl Gateway {
         let mut has_retired = false;
         for at in 0..self.bridges.order.len() {
             let id = self.bridges.order[at];
+            self.name_rules(now, id);
             is_busy |= self.route_bridge(now, id);
             let link = self.bridges.links.get(id);
             has_retired |= link.is_some_and(|link| link.is_retiring && link.bridge.is_idle());
@@ -629,7 +661,9 @@ impl Gateway {
             while let Some(sequence) = link.bridge.poll_consumed() {
                 durable.journal.consume(now, queue, sequence);
             }
+            // What one draws that says goodbye would be kept from the next of its name.
             while !link.is_fetching
+                && !link.is_retiring
                 && let Some(from) = link.bridge.wants_kept()
             {
                 match durable.journal.draw_from(queue, from) {

@@ -118,6 +118,65 @@ fn a_reload_before_the_journal_is_read_forgets_nothing() {
 }
 
 #[test]
+fn the_queue_of_a_bridge_that_is_away_waits_for_it() {
+    let mut house = House::with(&bridged());
+    let client = house.client(V5, "client");
+    house.publish(client, Q1, "plant/a", "1");
+    house.publish(client, Q1, "plant/b", "2");
+    house.reload(KEPT);
+    let left = queue(&mut house);
+    assert_eq!(
+        (&left["configured"], &left["messages"]),
+        (&false.into(), &2.into())
+    );
+    // What is published meanwhile it does not get, but for what is retained in the end.
+    house.publish(client, Q1, "plant/a", "missed");
+    for payload in ["old", "new"] {
+        house.publish_with(client, Q1, "plant/c", payload, |publish| {
+            publish.retain = true;
+        });
+    }
+    house.cut_power(KEPT);
+    assert_eq!(queue(&mut house)["messages"], 2);
+    house.reload(&bridged());
+    assert_eq!(queue(&mut house)["messages"], 3);
+    let conn = up(&mut house);
+    assert_eq!(
+        drain(&mut house, conn, 1),
+        ["up/a = 1", "up/b = 2", "up/c = (retained) new"]
+    );
+    // It was away once: what is retained is not sent again.
+    house.wait(Duration::from_secs(15));
+    house.cut_power(&bridged());
+    let conn = up(&mut house);
+    assert_eq!(drain(&mut house, conn, 1), [""; 0]);
+    // And at last it is dropped.
+    let client = house.client(V5, "client");
+    house.publish(client, Q1, "plant/a", "4");
+    house.reload(KEPT);
+    let dropped = house.answer(r#"{"verb":"queue","drop":"cloud"}"#);
+    assert!(dropped["data"]["dropped"].as_u64() >= Some(1), "{dropped}");
+    assert_eq!(dropped["data"]["bridges"], serde_json::json!({}));
+}
+
+#[test]
+fn what_was_dropped_from_the_queue_does_not_come_back_and_what_follows_does() {
+    let mut house = House::with(&bridged());
+    let client = house.client(V5, "client");
+    for payload in ["1", "2", "3"] {
+        house.publish(client, Q1, "plant/a", payload);
+    }
+    let dropped = house.answer(r#"{"verb":"queue","drop":"cloud"}"#);
+    assert_eq!(dropped["data"]["dropped"], 3);
+    assert_eq!(dropped["data"]["bridges"]["cloud"]["messages"], 0);
+    house.publish(client, Q1, "plant/a", "4");
+    assert_eq!(house.read_all(client), ["PUBACK 0x00"; 4]);
+    house.cut_power(&bridged());
+    let conn = up(&mut house);
+    assert_eq!(drain(&mut house, conn, 1), ["up/a = 4"]);
+}
+
+#[test]
 fn a_value_that_waited_does_not_take_the_place_of_a_newer_one_after_a_power_cut() {
     let text = bridged().replace("state_topic", "replay_rate = \"1/s\"\nstate_topic");
     let mut house = House::with(&text);

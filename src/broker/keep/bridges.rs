@@ -65,8 +65,8 @@ impl Broker {
         let Some(keeper) = &mut self.keeper else {
             return;
         };
+        // Of another queue too: some of its numbers may be on their way to the bridge.
         let before = keeper.bridges.get(&bridge);
-        let before = before.filter(|before| before.queue == queue);
         let next_sequence = before.map_or(next, |before| before.next_sequence.max(next));
         let kept = BridgeQueue {
             queue,
