@@ -85,6 +85,14 @@ impl Settle {
         waiting.map(|waiting| waiting.conn).collect()
     }
 
+    /// Nothing that waits for this connection is ever said: what it stands for has not come true.
+    pub(super) fn silence(&mut self, conn: ConnId) {
+        let waiting = self.waiting.iter_mut();
+        for answer in waiting.filter(|answer| answer.conn == conn) {
+            answer.bytes.clear();
+        }
+    }
+
     /// How many wait: for `check_invariants`.
     #[cfg(debug_assertions)]
     pub(super) fn len(&self) -> usize {

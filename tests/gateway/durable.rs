@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use fieldgate::gateway::boundary::{CloseCause, Input};
 use fieldgate::id::ConnId;
 use fieldgate::mqtt::{Ack, Connack, ConnackProperties, Packet, PacketId, ReasonCode};
 
@@ -174,6 +175,37 @@ fn what_was_dropped_from_the_queue_does_not_come_back_and_what_follows_does() {
     house.cut_power(&bridged());
     let conn = up(&mut house);
     assert_eq!(drain(&mut house, conn, 1), ["up/a = 4"]);
+}
+
+#[test]
+fn a_full_journal_has_room_again_when_the_bridge_has_sent_what_is_in_it() {
+    let text = bridged();
+    let mut house = House::with(&text);
+    let payload = "x".repeat(8 * 1024);
+    let mut acknowledged = 0;
+    for _ in 0..100 {
+        let client = house.client(V5, "client");
+        house.publish(client, Q1, "plant/a", &payload);
+        let said = house.read_all(client);
+        if said != ["PUBACK 0x00"] {
+            break;
+        }
+        acknowledged += 1;
+        house.input(Input::Closed {
+            conn: client,
+            cause: CloseCause::Peer,
+        });
+    }
+    let status = house.answer(r#"{"verb":"status"}"#);
+    assert!((10..100).contains(&acknowledged), "{acknowledged} {status}");
+    let conn = up(&mut house);
+    let said = drain(&mut house, conn, 1);
+    assert_eq!(said.len(), acknowledged);
+    house.wait(Duration::from_secs(2));
+    let client = house.client(V5, "client");
+    house.publish(client, Q1, "plant/a", "after");
+    assert_eq!(house.read_all(client), ["PUBACK 0x00"]);
+    assert_eq!(house.read_values(conn), ["up/a = after"]);
 }
 
 #[test]

@@ -362,6 +362,7 @@ impl Broker {
                 self.session_mut(id).is_unsure = true;
             }
             self.stats.disconnected_unkept += 1;
+            self.settle.silence(conn);
             self.detach(conn, super::Fate::Publish);
             self.outputs.push_back(super::Output::Close {
                 conn,
