@@ -1,7 +1,7 @@
 //! The host of these tests: a bridge, the bytes of its connection, a clock that moves when told, and
 //! two kinds of peer: a script, and the broker machine.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use fieldgate::bridge::settings::{
@@ -9,14 +9,12 @@ use fieldgate::bridge::settings::{
     Settings, TlsSettings, Version,
 };
 use fieldgate::bridge::{Bridge, Credentials, DeadReason, Output, Phase, Status, Ticket};
-use fieldgate::broker::{self, Admission, Broker, Origin, Taker};
-use fieldgate::buffer::{Memory, Outbox, Payload, RecvBuffer, SendQueue};
+use fieldgate::buffer::{Memory, Payload, SendQueue};
 use fieldgate::id::{ConnId, RuleId};
 use fieldgate::mqtt::frame::{self, Frame, PACKET_SIZE_MAX};
 use fieldgate::mqtt::{
     Ack, ApplicationMessage, Connack, ConnackProperties, Packet, PacketId, ProtocolVersion,
-    Publish, PublishProperties, ReasonCode, ReasonCodes, Suback, SubscriptionOptions, TopicFilter,
-    TopicName, UserPropertiesBuf,
+    Publish, PublishProperties, ReasonCode, ReasonCodes, Suback, TopicName, UserPropertiesBuf,
 };
 use fieldgate::rng::Rng;
 use fieldgate::slab::Key;
@@ -25,6 +23,8 @@ use fieldgate::units::Rate;
 
 pub use fieldgate::mqtt::ProtocolVersion::{V4, V5};
 pub use fieldgate::mqtt::QoS::{self, AtLeastOnce as Q1, AtMostOnce as Q0, ExactlyOnce as Q2};
+
+pub use super::upstream::Upstream;
 
 pub const WINDOW: u16 = 8;
 
@@ -503,144 +503,6 @@ pub fn id_of(packet: &[u8]) -> PacketId {
 
 pub fn per_second(count: u64) -> Rate {
     Rate::per_second(count)
-}
-
-/// A message that has arrived at the upstream broker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Arrived {
-    pub topic: String,
-    pub payload: String,
-    pub retain: bool,
-    pub is_backlog: bool,
-}
-
-/// The broker machine as a peer.
-pub struct Upstream {
-    pub broker: Broker,
-    outbox: Outbox,
-    memory: Memory,
-    recv: BTreeMap<ConnId, RecvBuffer>,
-    pub arrived: Vec<Arrived>,
-    /// Connections that the broker has closed.
-    pub closed: Vec<ConnId>,
-}
-
-impl Upstream {
-    pub fn new(settings: broker::settings::Settings) -> Self {
-        let memory = Memory::new(usize::MAX);
-        let mut broker = Broker::new(settings, &memory, &mut Rng::from_seed(9));
-        let everything = TopicFilter::new("#").expect("a filter");
-        broker.subscribe(Taker::Requests, everything, SubscriptionOptions::new(Q2));
-        Self {
-            broker,
-            outbox: Outbox::new(&memory),
-            memory,
-            recv: BTreeMap::new(),
-            arrived: Vec::new(),
-            closed: Vec::new(),
-        }
-    }
-
-    pub fn accept(&mut self, now: Now, conn: ConnId) {
-        self.outbox.open(conn);
-        self.recv
-            .insert(conn, RecvBuffer::for_stranger(&self.memory));
-        let admission = Admission {
-            allow_anonymous: true,
-            excess: 0,
-            address: None,
-            is_exempt: true,
-            is_costly: false,
-        };
-        self.broker
-            .handle_accepted(now, conn, admission, &mut self.outbox);
-        self.outputs(now);
-    }
-
-    pub fn lose(&mut self, now: Now, conn: ConnId) {
-        if self.recv.remove(&conn).is_some() {
-            self.broker.handle_closed(now, conn, &mut self.outbox);
-            self.outbox.close(conn);
-            self.outputs(now);
-        }
-    }
-
-    pub fn publish(&mut self, now: Now, message: &ApplicationMessage) {
-        let view = message.as_publish(V5, now.monotonic);
-        self.broker
-            .publish(now, Origin::System, &view, &mut self.outbox);
-        self.outputs(now);
-    }
-
-    /// Takes bytes in.
-    pub fn feed(&mut self, now: Now, conn: ConnId, mut bytes: &[u8]) {
-        while let Some(recv) = self.recv.get_mut(&conn) {
-            let spare = recv.spare();
-            let count = spare.len().min(bytes.len());
-            spare[..count].copy_from_slice(&bytes[..count]);
-            recv.commit(count);
-            bytes = &bytes[count..];
-            self.broker
-                .handle_received(now, conn, recv, &mut self.outbox);
-            self.outputs(now);
-            if bytes.is_empty() {
-                return;
-            }
-        }
-    }
-
-    /// What it has to send.
-    pub fn take(&mut self, now: Now, conn: ConnId) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        if !self.recv.contains_key(&conn) {
-            return bytes;
-        }
-        loop {
-            let mark = self.broker.last_lsn();
-            self.broker.end_turn(now, mark, &mut self.outbox);
-            while self.outbox.poll_ready().is_some() {}
-            self.broker.fill(now, conn, 64 * 1024, &mut self.outbox);
-            let Some(queue) = self.outbox.queue_mut(conn) else {
-                return bytes;
-            };
-            if queue.is_empty() && !queue.has_more() {
-                break;
-            }
-            while !queue.is_empty() {
-                let front = queue.front().to_vec();
-                queue.consume(front.len());
-                bytes.extend(front);
-            }
-        }
-        self.outputs(now);
-        bytes
-    }
-
-    fn outputs(&mut self, now: Now) {
-        while let Some(output) = self.broker.poll_output() {
-            match output {
-                broker::Output::Delivery { message, .. } => {
-                    let properties = message.properties();
-                    self.arrived.push(Arrived {
-                        topic: message.topic().into(),
-                        payload: String::from_utf8(message.payload().to_vec()).expect("text"),
-                        retain: message.retain(),
-                        is_backlog: properties
-                            .user_properties
-                            .find("fieldgate-backlog")
-                            .is_some(),
-                    });
-                }
-                broker::Output::Close { conn, .. } => {
-                    self.closed.push(conn);
-                    self.lose(now, conn);
-                }
-                broker::Output::SystemSubscribed
-                | broker::Output::Verify { .. }
-                | broker::Output::Fetch { .. } => {}
-            }
-        }
-    }
 }
 
 /// Carries all bytes both ways until both are quiet.

@@ -2,6 +2,8 @@
 //! says, and against the broker machine as an upstream.
 
 mod house;
+#[expect(dead_code, reason = "the simulation uses all of it")]
+mod upstream;
 
 mod attempts;
 mod cuts;

@@ -12,7 +12,8 @@
 //!   result, the gateway says what its hardware is, the relay is where the last command put it, and
 //!   after a stop where it is safe. Clients that are gone leave no session, no message and no byte.
 //!
-//! The third judge has a world of its own, in which the power goes (`power.rs`).
+//! The third judge has a world of its own, in which the power goes (`power.rs`), and the fourth one
+//! in which bridges carry everything up besides (`uplink.rs`).
 //!
 //! A run with the same seed is the same run, to the last byte. `tests/mutants` shows that the judges
 //! see; that the third one does, `tests/mutants/power`.
@@ -21,12 +22,19 @@ mod client;
 mod devices;
 mod disk;
 mod guests;
+mod ledger;
 mod model;
 mod oracle;
+mod people;
+mod plan;
 #[path = "../journal/disk.rs"]
 mod platter;
 mod power;
 mod setting;
+mod site;
+mod uplink;
+#[path = "../bridge/upstream.rs"]
+mod upstream;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -140,6 +148,33 @@ fn settings_are_read_as_they_are_written() {
     for wrong in ["", "x", "1,", "1,messages", "1,messages=x", "1,nothing=1"] {
         assert_eq!(Setting::parse(wrong), None, "{wrong:?}");
     }
+}
+
+#[test]
+fn what_was_acknowledged_arrives_upstream() {
+    if let Some(seed) = number("SIM_UPLINK") {
+        let _ = env_logger::try_init();
+        println!("seed {seed}: {:?}", uplink::World::new(seed).run());
+        return;
+    }
+    let seeds = number("SIM_SEEDS").unwrap_or(SEEDS_BY_DEFAULT);
+    let first = number("SIM_FIRST").unwrap_or(1);
+    let mut failed = Vec::new();
+    let mut total = uplink::Report::default();
+    for seed in first..first + seeds {
+        if let Ok(report) = catch_unwind(AssertUnwindSafe(|| uplink::World::new(seed).run())) {
+            total.add(&report);
+        } else {
+            eprintln!("replay with: SIM_UPLINK={seed} cargo test --test simulation upstream");
+            failed.push(seed);
+            if failed.len() == FAILURES_MAX {
+                break;
+            }
+        }
+    }
+    println!("{seeds} seeds: {total:?}");
+    assert!(failed.is_empty(), "seeds that lost something: {failed:?}");
+    assert!(seeds < 20 || total.has_all(), "something never happened");
 }
 
 #[test]
