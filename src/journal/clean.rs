@@ -128,14 +128,20 @@ impl Journal {
             return false;
         };
         let low = first.sequence.saturating_sub(RUN_MAX);
-        let run = backlog
+        // Of a run that was cut in two both parts have it.
+        let runs: SmallVec<[u64; 2]> = backlog
             .runs
             .range(low..=last.sequence)
-            .find(|(_, run)| run.block.is_some_and(|(at, _)| at == place))
-            .map(|(base, _)| *base);
-        let Some(base) = run else {
-            return false;
-        };
+            .filter(|(_, run)| run.block.is_some_and(|(at, _)| at == place))
+            .map(|(base, _)| *base)
+            .collect();
+        for base in &runs {
+            self.copy_block_of(bytes, id, *base, place);
+        }
+        !runs.is_empty()
+    }
+
+    fn copy_block_of(&mut self, bytes: &[u8], id: QueueId, base: u64, place: Place) {
         self.writer.scratch.clear();
         self.writer.scratch.extend_from_slice(bytes);
         let new = self.write();
@@ -147,7 +153,6 @@ impl Journal {
         {
             run.block = Some((new, len));
         }
-        true
     }
 
     /// Writes the blocks of runs that are complete, so that their places need not be in memory.

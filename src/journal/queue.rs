@@ -298,9 +298,10 @@ impl Backlog {
     }
 
     /// Makes `sequence`, which is about to be put elsewhere, the lowest of its run, or cuts that
-    /// run in two before it. Without places a run cannot be cut: what is before it had ended when
-    /// the copy was written, for a segment's records are copied in their order. Returns how many
-    /// ended by that, with their bytes.
+    /// run in two before it. If it lives in a run without places, what is before it there had ended
+    /// when the copy was written, for a segment's records are copied in their order. If it does
+    /// not, it had ended once without that being on the disk, and lived elsewhere: then both parts
+    /// keep the block. Returns how many ended by that, with their bytes.
     fn make_way(&mut self, sequence: u64, number: u64, table: &mut Table) -> (u64, u64) {
         let mut ended = (0, 0);
         loop {
@@ -322,6 +323,16 @@ impl Backlog {
                 return ended;
             }
             if run.last().is_none_or(|last| base + last < sequence) {
+                return ended;
+            }
+            if !run.has(sequence - base) {
+                let mut high = run.split(sequence - base);
+                if let Some((place, len)) = high.block {
+                    // It is read again when it is needed.
+                    high.spots = None;
+                    table.born(place.segment, len);
+                }
+                self.runs.insert(sequence, high);
                 return ended;
             }
             if let Some(share) = self.take(base + first, number, table) {
