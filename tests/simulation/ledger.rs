@@ -184,7 +184,7 @@ impl Ledger {
     }
 
     /// What is retained upstream is what was retained here last. What was dropped may be that.
-    pub fn judge_retained(&self, site: &Site, there: &BTreeMap<String, String>, dropped: u64) {
+    pub fn judge_retained(site: &Site, there: &BTreeMap<String, String>, dropped: u64) {
         for (_, sender) in senders(site).filter(|(_, sender)| sender.retain) {
             if sender.qos == QoS::AtMostOnce || dropped > 0 {
                 continue;

@@ -215,6 +215,8 @@ pub struct World {
     moods: [bool; 4],
     /// Since when the disk is in order.
     disk_calm: Option<Instant>,
+    /// When the gateway was last asleep for longer than a turn.
+    jumped: Instant,
     next_stranger: u32,
     /// Nobody has looked since the power came back.
     is_new: bool,
@@ -242,6 +244,7 @@ impl World {
             links,
             moods,
             disk_calm,
+            jumped: Instant::default(),
             next_stranger: 0,
             is_new: false,
             answer: None,
@@ -414,6 +417,7 @@ impl World {
             38..42 => {
                 let jump = Duration::from_millis(self.site.rng.below(400));
                 self.site.advance(jump);
+                self.jumped = self.site.now;
             }
             _ => {}
         }
@@ -424,8 +428,10 @@ impl World {
         let is_calm = self
             .disk_calm
             .is_some_and(|since| since + Duration::from_millis(2_500) < self.site.now);
+        let is_awake = self.jumped + Duration::from_millis(150) < self.site.now;
         let is_kept = self.site.gateway.broker().stats().unkept == 0;
-        self.report.readings += self.ledger.crash(&self.site, is_calm && is_kept);
+        let is_certain = is_calm && is_awake && is_kept;
+        self.report.readings += self.ledger.crash(&self.site, is_certain);
         for index in 0..self.links.len() {
             self.cut_link(index, false);
             self.links[index].dial = None;
@@ -647,9 +653,12 @@ impl World {
     fn carry(&mut self, index: usize) {
         let now = self.site.at();
         let trouble = self.site.trouble;
-        let mut some = |most: u64| match trouble {
-            true => self.site.rng.below(most) as usize,
-            false => usize::MAX,
+        let mut some = |most: u64| {
+            if trouble {
+                self.site.rng.below(most) as usize
+            } else {
+                usize::MAX
+            }
         };
         let (up, down) = (some(1500), some(600));
         let link = &mut self.links[index];
@@ -715,7 +724,7 @@ impl World {
             self.report.stalls += stalled + self.links[index].before.stalled;
             self.ledger.judge(index, &self.site, dropped);
             let retained = self.links[index].upstream.retained(self.site.at());
-            self.ledger.judge_retained(&self.site, &retained, dropped);
+            Ledger::judge_retained(&self.site, &retained, dropped);
             self.judge_down(index);
         }
         let stats = self.site.gateway.broker().stats();
