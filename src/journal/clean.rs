@@ -231,8 +231,8 @@ impl Journal {
             if segment.state != State::Closed || segment.live > 0 {
                 continue;
             }
-            // Where no batch was ever synced nothing is needed until what ended it is: segments that a
-            // failing disk has spoilt one after the other are made anew.
+            // Where no batch was ever synced nothing on the disk is needed: segments that a failing
+            // disk has spoilt one after the other are made anew.
             let has_synced = segment.synced > BLOCK;
             if has_synced && segment.last_death > synced || self.writer_uses(index) {
                 if !self.table.emptied.contains(&index) {
