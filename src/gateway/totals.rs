@@ -3,8 +3,8 @@
 //!
 //! A total is kept when its counter says so (see [`Persist`](crate::field::settings::Persist)), and
 //! at a clean stop. Sequence numbers are reserved for all points together, a block at a time: a
-//! point begins behind the last block, so that its numbers grow, with gaps. The block itself is kept
-//! within the first moments of a start: a process that is killed before that has said next to
+//! point begins behind the last block, so that its numbers grow, with gaps. The block itself is
+//! kept within the first moments of a start: a process that is killed before that has said next to
 //! nothing.
 
 use std::collections::BTreeMap;

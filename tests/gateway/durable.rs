@@ -1,5 +1,6 @@
 //! Bridges with a journal: what becomes of their queues when the power goes, when they are taken out
-//! of the configuration, when somebody drops them, and when there is no room.
+//! of the configuration, when somebody drops them, and when there is no room. And what of the points
+//! outlives a power cut.
 
 use std::time::Duration;
 
@@ -245,4 +246,73 @@ fn a_value_that_waited_does_not_take_the_place_of_a_newer_one_after_a_power_cut(
         last.is_none_or(|it| it == "up/a = (retained) new"),
         "{said:?}"
     );
+}
+
+const METER: &str = r#"
+[device.meter]
+driver = "gpio"
+bus = "gpio.header"
+[device.meter.point.volume]
+kind = "counter"
+line = 4
+persist = { pulses = 10, interval = "1m" }
+"#;
+
+fn metered() -> String {
+    format!("{KEPT}{METER}")
+}
+
+fn read(house: &mut House, what: &str) -> u64 {
+    let answer = house.answer(r#"{"verb":"read","point":"meter/volume"}"#);
+    answer["data"][what].as_u64().expect("a number")
+}
+
+#[test]
+fn a_meter_loses_no_more_in_a_power_cut_than_it_may_and_nothing_in_a_clean_stop() {
+    let mut house = House::with(&metered());
+    house.edges(4, 25);
+    assert_eq!(read(&mut house, "value"), 25);
+    house.wait(Duration::from_secs(1));
+    house.cut_power(&metered());
+    assert_eq!(read(&mut house, "value"), 20, "of ten pulses each");
+    house.edges(4, 3);
+    // Not ten of them, but a minute.
+    house.wait(Duration::from_secs(80));
+    house.cut_power(&metered());
+    assert_eq!(read(&mut house, "value"), 23);
+    house.edges(4, 4);
+    house.take_said();
+    house.input(Input::Stop);
+    house.wait(Duration::from_secs(3));
+    assert!(house.take_said().contains(&"stopped".to_owned()));
+    house.cut_power(&metered());
+    assert_eq!(read(&mut house, "value"), 27);
+}
+
+#[test]
+fn a_meter_counts_on_through_reloads() {
+    let mut house = House::with(&metered());
+    house.edges(4, 7);
+    // Its device is made anew.
+    house.reload(&metered().replace("line = 4", "line = 4\nbias = \"pull-up\""));
+    assert_eq!(read(&mut house, "value"), 7);
+    // It is away, and comes back.
+    house.reload(KEPT);
+    house.reload(&metered());
+    house.edges(4, 1);
+    assert_eq!(read(&mut house, "value"), 8);
+}
+
+#[test]
+fn sequence_numbers_go_on_behind_those_that_may_have_been_given_out() {
+    let mut house = House::with(&metered());
+    house.wait(Duration::from_secs(30));
+    let before = read(&mut house, "seq");
+    assert!(before > 0);
+    for _ in 0..2 {
+        let known = read(&mut house, "seq");
+        house.cut_power(&metered());
+        house.wait(Duration::from_secs(30));
+        assert!(read(&mut house, "seq") > known + 1000);
+    }
 }

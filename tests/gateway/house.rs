@@ -64,6 +64,7 @@ pub struct House {
     listeners: BTreeMap<ListenerId, String>,
     clients: BTreeMap<ConnId, Client>,
     lines: BTreeMap<LineId, (u32, bool)>,
+    edge_count: u32,
     loads: VecDeque<RequestId>,
     /// What is dialled, and for whom.
     dials: VecDeque<(BridgeId, String)>,
@@ -129,6 +130,7 @@ impl House {
             listeners: BTreeMap::new(),
             clients: BTreeMap::new(),
             lines: BTreeMap::new(),
+            edge_count: 0,
             loads: VecDeque::new(),
             dials: VecDeque::new(),
             next_conn: 0,
@@ -321,7 +323,12 @@ impl House {
                     panic!("lines are configured by offset here")
                 };
                 let Direction::Output { initial, .. } = settings.direction else {
-                    panic!("there are outputs alone here")
+                    // An input, whose edges a test makes, and the kernel counts from here.
+                    self.edge_count = 0;
+                    self.lines.insert(line, (offset, false));
+                    let event = LineEvent::Ready { active: false };
+                    self.inputs.push_back(Input::Line { line, event });
+                    return;
                 };
                 self.said.push(format!("request {offset} {initial:?}"));
                 // A line that is left as it is was active when we came.
@@ -356,6 +363,21 @@ impl House {
         }
     }
 
+    /// So many edges of an input.
+    pub fn edges(&mut self, offset: u32, count: u32) {
+        let found = self.lines.iter().find(|(_, (known, _))| *known == offset);
+        let line = *found.expect("somebody listens to it").0;
+        for _ in 0..count {
+            self.edge_count += 1;
+            let event = LineEvent::Edge {
+                at: self.now.monotonic,
+                active: true,
+                line_seqno: self.edge_count,
+            };
+            self.input(Input::Line { line, event });
+        }
+    }
+
     /// What the gateway has said since the last time.
     pub fn take_said(&mut self) -> Vec<String> {
         std::mem::take(&mut self.said)
@@ -373,6 +395,8 @@ impl House {
         self.listeners.clear();
         self.clients.clear();
         self.dials.clear();
+        self.lines.clear();
+        self.edge_count = 0;
         self.gateway = Gateway::new(config(text), 8, self.now);
         self.turn();
     }
