@@ -217,7 +217,7 @@ impl Broker {
         // It is sent once, also if the power fails meanwhile (4.3.3).
         let waits = reference.qos == QoS::ExactlyOnce && reference.sequence != 0;
         let is_expired = self.messages.get(reference.message).is_expired(now);
-        let has_room = self.keeper.as_ref().is_none_or(|keeper| keeper.has_room());
+        let has_room = self.keeper.as_ref().is_none_or(|keeper| keeper.may_begin());
         if waits && !is_expired && !has_room {
             return Step::Blocked;
         }

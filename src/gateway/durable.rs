@@ -126,9 +126,14 @@ impl Gateway {
         let appended = match what {
             What::Record { .. } if has_gap && class == Class::Strict => Err(Refused::Full),
             What::Record { targets, body } => {
+                let is_needed = targets.iter().all(is_needed);
                 let targets: SmallVec<[journal::Target<'_>; 4]> =
                     targets.iter().map(target).collect();
-                journal.append(now, &targets, &[&body], class)
+                if is_needed {
+                    journal.append_needed(now, &targets, &[&body], class)
+                } else {
+                    journal.append(now, &targets, &[&body], class)
+                }
             }
             What::Delete(of) => Ok(journal.delete(now, key(of), class)),
             What::MakeQueue(queue) => journal.make_queue(now, queue, QueueKind::Resident, class),
@@ -283,6 +288,12 @@ fn target(of: &keep::Target) -> journal::Target<'_> {
             note,
         },
     }
+}
+
+/// Whether a session cannot be sent what waits for it without this: that it is there again, and
+/// how far a message of QoS 2 is.
+fn is_needed(of: &keep::Target) -> bool {
+    matches!(of, keep::Target::Key(of) if matches!(of.kind, KeyKind::Session | KeyKind::Sent))
 }
 
 fn words(refused: Refused) -> &'static str {

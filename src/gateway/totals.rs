@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use super::{Gateway, Life};
 use crate::id::{PointId, stable_hash};
 use crate::journal::{Class, Key, Target};
-use crate::time::Now;
+use crate::time::{Duration, Instant, Now};
 
 /// The kinds of the journal's keys; the broker's and the bridges' are others.
 pub(super) const SEQUENCES: u8 = 17;
@@ -24,6 +24,9 @@ const VERSION: u8 = 1;
 /// Sequence numbers that are reserved at once.
 const BLOCK: u64 = 1 << 16;
 
+/// When a reservation that the journal has refused is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
 /// Totals that are kept: more than a machine has lines.
 const TOTALS_MAX: usize = 4096;
 
@@ -34,6 +37,8 @@ pub(super) struct Totals {
     by_point: BTreeMap<Box<str>, u64>,
     /// The first sequence number that may not be given out yet.
     reserved: u64,
+    /// The journal has refused something; until then it is not asked again.
+    quiet_until: Instant,
 }
 
 impl Totals {
@@ -62,7 +67,8 @@ impl Gateway {
     /// Reserves the next block if this one is half given out.
     pub(super) fn reserve_sequences(&mut self, now: Now) {
         let highest = self.pipeline.highest_seq();
-        if self.durable.is_none() || highest + BLOCK / 2 < self.totals.reserved {
+        let is_due = highest + BLOCK / 2 >= self.totals.reserved;
+        if self.durable.is_none() || !is_due || now.monotonic < self.totals.quiet_until {
             return;
         }
         let reserved = highest + BLOCK;
@@ -73,6 +79,8 @@ impl Gateway {
         };
         if self.keep_of_points(now, key, reserved, "") {
             self.totals.reserved = reserved;
+        } else {
+            self.totals.quiet_until = now.monotonic + RETRY;
         }
     }
 
@@ -115,12 +123,14 @@ impl Gateway {
         };
         let target = Target::Key { key, note: &[] };
         let body = encode(number, path);
-        let appended = durable.journal.append(now, &[target], &[&body], class);
+        let appended = durable
+            .journal
+            .append_needed(now, &[target], &[&body], class);
         if class == Class::Strict {
             durable.wait();
         }
         if let Err(refused) = appended {
-            log::warn!("not kept point={path:?}: {refused:?}");
+            log::warn!("not kept of the points {path:?}: {refused:?}");
         }
         appended.is_ok()
     }

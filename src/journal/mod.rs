@@ -65,7 +65,7 @@
 //!
 //! | what | limit | what happens there |
 //! |---|---|---|
-//! | bytes on the disk | [`Settings::size`] | appends are refused with [`Refused::Full`] while fewer than [`RESERVE`] segments are free |
+//! | bytes on the disk | [`Settings::size`] | appends are refused with [`Refused::Full`] while fewer than [`RESERVE`] segments are free; [`Journal::append_needed`] may use one of those |
 //! | bytes not synced | [`UNSYNCED_MAX`] | the same |
 //! | a record | a segment less two blocks | [`Refused::TooLarge`] |
 //! | a backlog's window | 256 entries or 256 KiB | it is not filled further until drawn |
@@ -103,7 +103,7 @@ use segment::{BATCH_HEADER, Place, Table};
 pub use segment::{BLOCK, SLOTS_MAX, VERSION};
 
 /// Free segments that owners' data may not use: deletes, consumption and copies can always be
-/// written, so that a full journal can be emptied.
+/// written, and what is needed to send what is in it, so that a full journal can be emptied.
 pub const RESERVE: u32 = 2;
 
 /// A journal has at least so many segments, whatever its settings say.
@@ -506,6 +506,31 @@ impl Journal {
         body: &[&[u8]],
         class: Class,
     ) -> Result<Lsn, Refused> {
+        self.append_above(now, targets, body, class, RESERVE)
+    }
+
+    /// The same for a few bytes that have a part of the reserve: those without which nothing can be
+    /// taken out of a full journal (who takes it, and that it is under way), and what is written
+    /// again and again in the place of the one before.
+    pub fn append_needed(
+        &mut self,
+        now: Now,
+        targets: &[Target<'_>],
+        body: &[&[u8]],
+        class: Class,
+    ) -> Result<Lsn, Refused> {
+        self.append_above(now, targets, body, class, RESERVE - 1)
+    }
+
+    /// Leaves so many segments free.
+    fn append_above(
+        &mut self,
+        now: Now,
+        targets: &[Target<'_>],
+        body: &[&[u8]],
+        class: Class,
+        reserve: u32,
+    ) -> Result<Lsn, Refused> {
         self.sequences.clear();
         let body_len: usize = body.iter().map(|part| part.len()).sum();
         let targets_len: usize = targets.iter().map(record::target_len).sum();
@@ -520,7 +545,7 @@ impl Journal {
         } else {
             record::DATA_HEAD + targets_len + body_len
         };
-        self.admit(len)?;
+        self.admit(len, reserve)?;
         let mut written: SmallVec<[Written<'_>; 4]> = SmallVec::new();
         for (index, target) in targets.iter().enumerate() {
             written.push(match *target {
@@ -605,10 +630,10 @@ impl Journal {
         );
     }
 
-    /// Whether an owner's record of `len` bytes is taken.
-    fn admit(&mut self, len: usize) -> Result<(), Refused> {
+    /// Whether an owner's record of `len` bytes is taken, and leaves so many segments free.
+    fn admit(&mut self, len: usize, reserve: u32) -> Result<(), Refused> {
         let refused = match self.phase {
-            Phase::Ready => self.judge_room(len),
+            Phase::Ready => self.judge_room(len, reserve),
             Phase::Unusable => Err(Refused::Failed),
             _ => Err(Refused::NotReady),
         };
@@ -630,7 +655,7 @@ impl Journal {
         }
     }
 
-    fn judge_room(&mut self, len: usize) -> Result<(), Refused> {
+    fn judge_room(&mut self, len: usize, reserve: u32) -> Result<(), Refused> {
         let most = (self.segment_size - 2 * BLOCK) as usize;
         if len > most {
             return Err(Refused::TooLarge);
@@ -657,7 +682,7 @@ impl Journal {
             });
             u32::from((left as usize) < len + BATCH_HEADER + BLOCK as usize)
         };
-        if self.usable() < RESERVE + needed {
+        if self.usable() < reserve + needed {
             self.stats.refused_full += 1;
             if self.usable() == 0 && self.writer.make_failures > 0 && self.writer.active.is_none() {
                 return Err(Refused::Failed);
@@ -722,10 +747,10 @@ impl Journal {
         kind: QueueKind,
         class: Class,
     ) -> Result<Lsn, Refused> {
-        self.admit(record::STATE_LEN)?;
-        if self.queues.contains_key(&id) {
+        if self.is_ready() && self.queues.contains_key(&id) {
             return Ok(self.writer.last);
         }
+        self.admit(record::STATE_LEN, RESERVE)?;
         self.next_queue = self.next_queue.max(id.0 + 1);
         self.writer.scratch.clear();
         record::put(

@@ -202,6 +202,43 @@ fn a_disk_without_space_is_used_as_far_as_it_goes_and_again_when_there_is_space(
 }
 
 #[test]
+fn a_full_journal_takes_what_is_needed_to_empty_it() {
+    let mut house = House::started(1, SMALL);
+    let mut id = 0;
+    while put(&mut house, id, &[7; 1000], Class::Strict).is_ok() {
+        house.rest();
+        id += 1;
+    }
+    let now = house.now;
+    let needed = Key {
+        kind: 9,
+        id: 0,
+        sub: 0,
+    };
+    let target = [Target::Key {
+        key: needed,
+        note: &[],
+    }];
+    // As often as it takes: each ends the one before.
+    for round in 0..200_u32 {
+        let body = round.to_le_bytes();
+        let appended = house
+            .journal
+            .append_needed(now, &target, &[&body], Class::Strict);
+        appended.expect("it is needed");
+        house.rest();
+        assert_eq!(house.journal.synced(), house.journal.last());
+    }
+    assert_eq!(
+        put(&mut house, id, &[7; 1000], Class::Strict),
+        Err(Refused::Full)
+    );
+    house.journal.delete(now, key(0), Class::Strict);
+    house.rest();
+    assert_eq!(house.journal.synced(), house.journal.last());
+}
+
+#[test]
 fn a_full_journal_can_be_emptied_in_any_order_and_filled_again() {
     for reverse in [false, true] {
         let mut house = House::started(1, SMALL);

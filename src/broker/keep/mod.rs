@@ -165,6 +165,8 @@ pub(super) struct Keeper {
     spare: Option<QueueId>,
     /// As far as is known.
     has_room: bool,
+    /// That a message of QoS 2 is on its way was not taken, and there has been no room since.
+    is_stuck: bool,
     /// The number of the last retained message that was kept.
     last_retained: u64,
     /// How soon what concerns sessions is synced; `None`: sessions are not kept.
@@ -215,6 +217,7 @@ impl Keeper {
             changes: VecDeque::new(),
             spare: None,
             has_room: true,
+            is_stuck: false,
             last_retained: 0,
             sessions: level_of_sessions(durability),
             dirty: BTreeSet::new(),
@@ -226,9 +229,10 @@ impl Keeper {
         }
     }
 
-    /// Whether the journal takes anything, as far as is known.
-    pub(super) fn has_room(&self) -> bool {
-        self.has_room
+    /// Whether a message of QoS 2 may be begun with, as far as is known: a full journal takes that
+    /// too, for a while, or it could not be emptied.
+    pub(super) fn may_begin(&self) -> bool {
+        !self.is_stuck
     }
 
     /// Messages that have come back and wait for their sessions: for `check_invariants`.
@@ -349,7 +353,13 @@ impl Broker {
                         self.take_back(message, outbox);
                     }
                 }
-                Held::Session(id, order) => self.unsend(id, order, outbox),
+                Held::Session(id, order) => {
+                    if let Some(keeper) = &mut self.keeper {
+                        // What is refused for another reason is tried again.
+                        keeper.is_stuck = !keeper.has_room;
+                    }
+                    self.unsend(id, order, outbox);
+                }
                 Held::Delivery(_) => {}
             }
         }
@@ -372,7 +382,7 @@ impl Broker {
         self.finish(outbox);
     }
 
-    /// Whether the journal takes anything now. While it does not, no QoS 2 message is begun with.
+    /// Whether the journal takes anything now.
     pub fn handle_journal_room(&mut self, now: Now, has_room: bool, outbox: &mut Outbox) {
         self.now = now;
         let Some(keeper) = &mut self.keeper else {
@@ -380,6 +390,7 @@ impl Broker {
         };
         keeper.has_room = has_room;
         if has_room {
+            keeper.is_stuck = false;
             if !keeper.dirty.is_empty() {
                 keeper.dirty_due = Some(now.monotonic);
             }
