@@ -520,10 +520,13 @@ impl Gateway {
         let Some(link) = self.bridges.links.get_mut(id) else {
             return;
         };
-        if let Some(queue) = self.outbox.queue_mut(conn) {
-            link.bridge.fill(now, conn, budget, queue);
-        }
-        if link.is_jammed {
+        let Some(queue) = self.outbox.queue_mut(conn) else {
+            return;
+        };
+        let before = queue.len();
+        link.bridge.fill(now, conn, budget, queue);
+        // What made room may have let in what waits. Otherwise a settled ticket does.
+        if link.is_jammed && queue.len() > before {
             self.resumed.push_back(conn);
         }
     }

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use fieldgate::gateway::boundary::{CloseCause, Input};
 use fieldgate::id::ConnId;
-use fieldgate::mqtt::{Ack, Connack, ConnackProperties, Packet, PacketId, ReasonCode};
+use fieldgate::mqtt::{
+    Ack, Connack, ConnackProperties, Packet, PacketId, Publish, PublishProperties, ReasonCode,
+};
 
-use crate::house::{House, Q1, V5};
+use crate::house::{House, Q1, V4, V5};
 
 const KEPT: &str = r#"
 [gateway]
@@ -246,6 +248,50 @@ fn a_value_that_waited_does_not_take_the_place_of_a_newer_one_after_a_power_cut(
         last.is_none_or(|it| it == "up/a = (retained) new"),
         "{said:?}"
     );
+}
+
+#[test]
+fn an_upstream_broker_that_sends_faster_than_the_disk_waits_and_nobody_spins() {
+    let receive = "[[bridge.cloud.receive]]\nfilter = \"down/#\"\nqos = 1\n";
+    let text = format!("{}{receive}", bridged());
+    let text = text.replace("url =", "version = \"3.1.1\"\nurl =");
+    let mut house = House::with(&text);
+    let conn = house.open_dialled_as(V4);
+    house.read_all(conn);
+    let connack = Packet::Connack(Connack {
+        session_present: false,
+        reason: ReasonCode::Success,
+        properties: ConnackProperties::default(),
+    });
+    house.send(conn, &connack);
+    house.read_all(conn);
+    house.holds_disk = true;
+    let packets: Vec<_> = (1..=50)
+        .map(|number| {
+            Packet::Publish(Publish {
+                dup: false,
+                qos: Q1,
+                retain: true,
+                topic: "down/x",
+                packet_id: PacketId::new(number),
+                properties: PublishProperties::default(),
+                payload: b"1",
+            })
+        })
+        .collect();
+    // As many are taken as may wait, and then the turn ends.
+    house.send_together(conn, &packets);
+    assert_eq!(house.read_all(conn), [""; 0]);
+    assert!(house.gateway.recv_buffer(conn).is_none(), "it is not read");
+    assert!(
+        house.is_quiet(),
+        "and not asked again before something has changed"
+    );
+    house.holds_disk = false;
+    house.turn();
+    house.wait(Duration::from_secs(1));
+    assert_eq!(house.read_all(conn).len(), 50);
+    assert!(house.gateway.recv_buffer(conn).is_some());
 }
 
 const METER: &str = r#"

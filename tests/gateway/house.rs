@@ -218,6 +218,11 @@ impl House {
         matches!(self.gateway.poll_timeout(), Some((_, TimerKind::Gateway)))
     }
 
+    /// Whether nothing is left to do, not even what can do nothing.
+    pub fn is_quiet(&self) -> bool {
+        self.inputs.is_empty()
+    }
+
     pub fn input(&mut self, input: Input) {
         self.inputs.push_back(input);
         self.turn();
@@ -466,11 +471,16 @@ impl House {
 
     /// The oldest dial succeeds. The other end speaks as a client does here.
     pub fn open_dialled(&mut self) -> ConnId {
+        self.open_dialled_as(V5)
+    }
+
+    /// The same, in this version.
+    pub fn open_dialled_as(&mut self, version: ProtocolVersion) -> ConnId {
         let (bridge, _) = self.dials.pop_front().expect("somebody dials");
         let conn = ConnId::from_parts(self.next_conn, 0);
         self.next_conn += 1;
         let client = Client {
-            version: V5,
+            version,
             received: Vec::new(),
             last_id: 0,
         };
@@ -539,6 +549,18 @@ impl House {
             bytes.drain(..count);
             self.input(Input::Received { conn, count });
         }
+    }
+
+    /// Several packets in one read.
+    pub fn send_together(&mut self, conn: ConnId, packets: &[Packet<'_>]) {
+        let mut bytes = Vec::new();
+        for packet in packets {
+            packet.encode_into(self.clients[&conn].version, &mut bytes);
+        }
+        let spare = self.gateway.recv_buffer(conn).expect("it is read").spare();
+        spare[..bytes.len()].copy_from_slice(&bytes);
+        let count = bytes.len();
+        self.input(Input::Received { conn, count });
     }
 
     fn write(&mut self, conn: ConnId) -> bool {
