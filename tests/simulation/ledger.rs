@@ -137,12 +137,21 @@ impl Ledger {
                 1 => Some(false),
                 _ => *is_backlog,
             };
+            // Where a limit has dropped the first copy of something, the one that a client has sent
+            // again stands behind what came after the first.
+            let is_ordered = dropped == 0 || area.qos != QoS::AtLeastOnce;
             if area.keep == "all"
                 && is_first
+                && is_ordered
                 && let Some(lane) = lane
             {
-                // What a limit has dropped may come back after a crash.
-                let life = if dropped > 0 { *epoch } else { 0 };
+                // What a limit has dropped may come back after a crash; and what nobody was promised
+                // and waited then, is sent again and may be live.
+                let life = if dropped > 0 || area.lanes == 2 {
+                    *epoch
+                } else {
+                    0
+                };
                 let before = last.insert((topic, lane, life), *number);
                 assert!(before < Some(*number), "{arrival:?} came after {before:?}");
             }
