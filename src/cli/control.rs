@@ -4,14 +4,64 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use lexopt::Parser;
 use serde_json::{Map, Value, json};
 
-use super::{Failure, code};
+use super::configuration::control_socket;
+use super::read::duration;
+use super::{Argument, Failure, code};
 use crate::time::Duration;
 use crate::units::format_duration;
 
 /// An answer longer than this is not one of ours: a device list of thousands of points fits.
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
+
+/// How long to wait for one answer when nobody says.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `--socket` and `--timeout` of the verbs that ask a running gateway.
+#[derive(Debug)]
+pub(crate) struct Reach {
+    socket: Option<PathBuf>,
+    pub(crate) timeout: Duration,
+}
+
+impl Default for Reach {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            timeout: TIMEOUT,
+        }
+    }
+}
+
+impl Reach {
+    /// Takes an argument if it is one of these.
+    pub(crate) fn take(
+        &mut self,
+        argument: &Argument,
+        parser: &mut Parser,
+    ) -> Result<bool, Failure> {
+        match argument {
+            Argument::Long(name) if name == "socket" => self.socket = Some(parser.value()?.into()),
+            Argument::Long(name) if name == "timeout" => {
+                self.timeout = duration(&super::client::text(parser)?)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Where the gateway is, by the option or by the configuration.
+    pub(crate) fn socket(self, config: &Path) -> PathBuf {
+        self.socket.unwrap_or_else(|| control_socket(config))
+    }
+}
+
+/// There is nobody to ask.
+pub(crate) fn not_running(socket: &Path) -> Failure {
+    Failure::failed(format!("no gateway is running at {}", socket.display()))
+}
 
 /// A connection to a running gateway.
 #[derive(Debug)]

@@ -8,7 +8,6 @@
 use core::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write as _};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
@@ -22,7 +21,7 @@ use super::{Argument, Failure, Globals, code, help, other_argument, output};
 use crate::broker::keep::{Description, KeyKind, describe};
 use crate::buffer::{Memory, Payload};
 use crate::gateway::key_name;
-use crate::host::disk::slot_of;
+use crate::host::disk::{read_up_to, slot_of};
 use crate::id::QueueId;
 use crate::journal::disk::{DiskCommand, DiskError, DiskEvent, Slot};
 use crate::journal::{
@@ -489,17 +488,7 @@ fn read_at(
     let gone = || failed(io::ErrorKind::NotFound.into());
     let (_, path) = files.iter().find(|(at, _)| *at == slot).ok_or_else(gone)?;
     let file = File::open(path).map_err(failed)?;
-    let mut bytes = vec![0; len as usize];
-    let mut count = 0;
-    while count < bytes.len() {
-        match file.read_at(&mut bytes[count..], u64::from(offset) + count as u64) {
-            Ok(0) => break,
-            Ok(more) => count += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(failed(error)),
-        }
-    }
-    bytes.truncate(count);
+    let bytes = read_up_to(&file, offset, len).map_err(failed)?;
     Ok(Payload::from(bytes))
 }
 

@@ -1,27 +1,20 @@
 //! `fieldgate queue`: what waits for upstream brokers and for sessions, in the running gateway.
 
-use std::path::PathBuf;
-
 use lexopt::Parser;
 use serde_json::{Map, Value, json};
 
-use super::configuration::control_socket;
-use super::control::{Answer, ControlClient};
-use super::read::{TIMEOUT, duration};
+use super::control::{Answer, ControlClient, Reach, not_running};
 use super::{Argument, Failure, Globals, help, other_argument, output};
 use crate::units::format_size;
 
 pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failure> {
-    let (mut words, mut socket, mut timeout) = (Vec::new(), None, TIMEOUT);
+    let (mut words, mut reach) = (Vec::new(), Reach::default());
     while let Some(argument) = Argument::next(&mut parser)? {
         match &argument {
-            Argument::Long(name) if name == "socket" => socket = Some(parser.value()?.into()),
-            Argument::Long(name) if name == "timeout" => {
-                timeout = duration(&super::client::text(&mut parser)?)?;
-            }
             Argument::Value(value) if words.len() < 2 => {
                 words.push(value.to_string_lossy().into_owned());
             }
+            argument if reach.take(argument, &mut parser)? => {}
             _ => {
                 let ended = other_argument(argument, &mut parser, &mut globals, help::QUEUE)?;
                 if let Some(code) = ended {
@@ -42,10 +35,10 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
             return Err(Failure::usage(text).hint("drop BRIDGE, or nothing to see them all"));
         }
     }
-    let socket: PathBuf = socket.unwrap_or_else(|| control_socket(&globals.config_path()));
+    let timeout = reach.timeout;
+    let socket = reach.socket(&globals.config_path());
     let Some(mut gateway) = ControlClient::connect(&socket)? else {
-        let text = format!("no gateway is running at {}", socket.display());
-        return Err(Failure::failed(text));
+        return Err(not_running(&socket));
     };
     match gateway.request("queue", fields, timeout)? {
         Answer::Ok(data) if globals.json => output::print_json(&data),

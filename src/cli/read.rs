@@ -1,7 +1,5 @@
 //! `fieldgate read`: one reading, through the running gateway, else directly.
 
-use std::path::PathBuf;
-
 use lexopt::Parser;
 use serde_json::{Map, Value, json};
 
@@ -9,25 +7,19 @@ use crate::point::FaultKind;
 use crate::time::Duration;
 use crate::units::parse_duration;
 
-use super::configuration::{control_socket, load};
-use super::control::{Answer, ControlClient};
+use super::configuration::load;
+use super::control::{Answer, ControlClient, Reach};
 use super::direct::{Direct, Use};
 use super::{Argument, Failure, Globals, code, help, other_argument, output};
 
-/// How long to wait for one answer when nobody says.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
-
 pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failure> {
-    let (mut what, mut socket, mut timeout) = (None, None, TIMEOUT);
+    let (mut what, mut reach) = (None, Reach::default());
     while let Some(argument) = Argument::next(&mut parser)? {
         match &argument {
-            Argument::Long(name) if name == "socket" => socket = Some(parser.value()?.into()),
-            Argument::Long(name) if name == "timeout" => {
-                timeout = duration(&super::client::text(&mut parser)?)?;
-            }
             Argument::Value(value) if what.is_none() => {
                 what = Some(value.to_string_lossy().into_owned());
             }
+            argument if reach.take(argument, &mut parser)? => {}
             _ => {
                 let ended = other_argument(argument, &mut parser, &mut globals, help::READ)?;
                 if let Some(code) = ended {
@@ -40,7 +32,8 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
         what.ok_or_else(|| Failure::usage("what to read is said by DEVICE or DEVICE/POINT"))?;
     let target = Target::parse(&what)?;
     let config = globals.config_path();
-    let socket: PathBuf = socket.unwrap_or_else(|| control_socket(&config));
+    let timeout = reach.timeout;
+    let socket = reach.socket(&config);
     let points = if let Some(mut gateway) = ControlClient::connect(&socket)? {
         read(&target, |verb, fields| {
             gateway.request(verb, fields, timeout)

@@ -1,18 +1,16 @@
 //! `fieldgate set`: one command, through the running gateway; without one only if `--direct` says
 //! so.
 
-use std::path::PathBuf;
-
 use lexopt::Parser;
 use serde_json::{Map, Value, json};
 
 use crate::time::Duration;
 use crate::units::format_duration;
 
-use super::configuration::{control_socket, load};
-use super::control::{Answer, ControlClient, code_of};
+use super::configuration::load;
+use super::control::{Answer, ControlClient, Reach, code_of, not_running};
 use super::direct::{Direct, Use};
-use super::read::{TIMEOUT, duration, plain};
+use super::read::{duration, plain};
 use super::{Argument, Failure, Globals, help, other_argument, output};
 
 /// A pulse's end is waited for a little longer than the pulse.
@@ -20,20 +18,17 @@ const PULSE_SLACK: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failure> {
     let mut words: Vec<String> = Vec::new();
-    let (mut hold, mut direct, mut socket, mut timeout) = (None, false, None, TIMEOUT);
+    let (mut hold, mut direct, mut reach) = (None, false, Reach::default());
     while let Some(argument) = next(&mut parser, &words)? {
         match &argument {
             Argument::Long(name) if name == "for" => {
                 hold = Some(super::client::text(&mut parser)?);
             }
             Argument::Long(name) if name == "direct" => direct = true,
-            Argument::Long(name) if name == "socket" => socket = Some(parser.value()?.into()),
-            Argument::Long(name) if name == "timeout" => {
-                timeout = duration(&super::client::text(&mut parser)?)?;
-            }
             Argument::Value(value) if words.len() < 2 => {
                 words.push(value.to_string_lossy().into_owned());
             }
+            argument if reach.take(argument, &mut parser)? => {}
             _ => {
                 let ended = other_argument(argument, &mut parser, &mut globals, help::SET)?;
                 if let Some(code) = ended {
@@ -63,7 +58,8 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
         fields.insert("for".to_owned(), json!(format_duration(pulse)));
     }
     let config = globals.config_path();
-    let socket: PathBuf = socket.unwrap_or_else(|| control_socket(&config));
+    let timeout = reach.timeout;
+    let socket = reach.socket(&config);
     if let Some(mut gateway) = ControlClient::connect(&socket)? {
         if direct {
             let text = format!("a gateway is running at {}", socket.display());
@@ -73,8 +69,7 @@ pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failur
         return tell(&path, answer, globals.json);
     }
     if !direct {
-        let text = format!("no gateway is running at {}", socket.display());
-        return Err(Failure::failed(text)
+        return Err(not_running(&socket)
             .hint("`fieldgate run` starts one; --direct drives the device without it"));
     }
     let meant = load(&config)?.meant;

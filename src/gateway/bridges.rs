@@ -144,9 +144,21 @@ impl Bridges {
         }
     }
 
-    fn link_of(&mut self, conn: ConnId) -> Option<(BridgeId, &mut Link)> {
-        let id = self.of(conn)?;
-        Some((id, self.links.get_mut(id)?))
+    fn link_of(&mut self, conn: ConnId) -> Option<&mut Link> {
+        self.links.get_mut(self.of(conn)?)
+    }
+
+    /// The links that the configuration has.
+    fn configured(&self) -> impl Iterator<Item = &Link> {
+        let links = self.links.iter().map(|(_, link)| link);
+        links.filter(|link| !link.is_retiring)
+    }
+}
+
+impl Link {
+    /// It has been taken out, and has said goodbye.
+    fn is_over(&self) -> bool {
+        self.is_retiring && self.bridge.is_idle()
     }
 }
 
@@ -482,7 +494,7 @@ impl Gateway {
 
     /// Bytes of a peer lie in its connection's buffer.
     pub(super) fn feed_bridge(&mut self, now: Now, conn: ConnId) {
-        let Some((_, link)) = self.bridges.link_of(conn) else {
+        let Some(link) = self.bridges.link_of(conn) else {
             return;
         };
         let Some(recv) = self.recv.get_mut(conn) else {
@@ -507,7 +519,7 @@ impl Gateway {
 
     /// The connection of a bridge is gone.
     pub(super) fn close_bridge(&mut self, now: Now, conn: ConnId, cause: CloseCause) {
-        if let Some((_, link)) = self.bridges.link_of(conn) {
+        if let Some(link) = self.bridges.link_of(conn) {
             link.is_jammed = false;
             let by_peer = cause == CloseCause::Peer;
             link.bridge.handle_closed(now, conn, by_peer);
@@ -546,11 +558,8 @@ impl Gateway {
 
     /// Changes up to `synced` are on the disk.
     pub(super) fn settle_bridges(&mut self, now: Now, synced: Lsn) {
-        for at in 0..self.bridges.order.len() {
-            let id = self.bridges.order[at];
-            if let Some(link) = self.bridges.links.get_mut(id) {
-                link.bridge.handle_synced(synced);
-            }
+        for (_, link) in self.bridges.links.iter_mut() {
+            link.bridge.handle_synced(synced);
         }
         while let Some((lsn, id, ticket)) = self.bridges.tickets.front().copied()
             && lsn <= synced
@@ -633,13 +642,12 @@ impl Gateway {
             self.name_rules(now, id);
             is_busy |= self.route_bridge(now, id);
             let link = self.bridges.links.get(id);
-            has_retired |= link.is_some_and(|link| link.is_retiring && link.bridge.is_idle());
+            has_retired |= link.is_some_and(Link::is_over);
         }
         if has_retired {
             let links = &mut self.bridges.links;
             self.bridges.order.retain(|id| {
-                let link = links.get(*id);
-                let is_over = link.is_some_and(|link| link.is_retiring && link.bridge.is_idle());
+                let is_over = links.get(*id).is_some_and(Link::is_over);
                 if is_over {
                     links.remove(*id);
                 }
@@ -797,12 +805,7 @@ impl Gateway {
 
     /// What is wrong with links now.
     pub(super) fn bridge_faults(&self) -> Vec<String> {
-        let links = self
-            .bridges
-            .links
-            .iter()
-            .filter(|(_, link)| !link.is_retiring);
-        let faults = links.filter_map(|(_, link)| {
+        let faults = self.bridges.configured().filter_map(|link| {
             let error = link.bridge.last_error();
             let error = error.filter(|_| link.bridge.phase() != Phase::Up)?;
             Some(format!("bridge {} is down: {error}", link.name))
@@ -812,12 +815,9 @@ impl Gateway {
 
     /// How the bridges are, by name.
     pub(super) fn bridges_json(&self, now: Now) -> Json {
-        let links = self.bridges.links.iter();
-        let links = links.filter(|(_, link)| !link.is_retiring);
-        let all: serde_json::Map<String, Json> = links
-            .map(|(_, link)| (link.name.to_string(), link_json(now, link)))
-            .collect();
-        Json::Object(all)
+        let links = self.bridges.configured();
+        let links = links.map(|link| (link.name.to_string(), link_json(now, link)));
+        Json::Object(links.collect())
     }
 
     /// What waits for whom, by name: for bridges, and for those that are configured no more.
@@ -838,10 +838,7 @@ impl Gateway {
                 all.insert(name.to_string(), json);
             }
         }
-        for (_, link) in self.bridges.links.iter() {
-            if link.is_retiring {
-                continue;
-            }
+        for link in self.bridges.configured() {
             let status = link.bridge.status(now);
             let json = json!({
                 "configured": true,

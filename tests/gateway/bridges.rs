@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use fieldgate::gateway::boundary::{CloseCause, Input};
 use fieldgate::id::ConnId;
-use fieldgate::mqtt::{
-    Ack, AckProperties, Connack, ConnackProperties, Packet, PacketId, ReasonCode, ReasonCodes,
-    Suback,
-};
+use fieldgate::mqtt::{Ack, AckProperties, Packet, PacketId, ReasonCode, ReasonCodes, Suback};
 
 use fieldgate::slab::Key;
 
@@ -27,20 +24,6 @@ to = "up/#"
 filter = "down/#"
 qos = 1
 "#;
-
-/// Opens what was dialled last, and lets the bridge in. What it says first is read.
-fn up(house: &mut House) -> ConnId {
-    let conn = house.open_dialled();
-    let said = house.read_all(conn);
-    assert!(said[0].starts_with("Connect("), "{said:?}");
-    let connack = Packet::Connack(Connack {
-        session_present: false,
-        reason: ReasonCode::Success,
-        properties: ConnackProperties::default(),
-    });
-    house.send(conn, &connack);
-    conn
-}
 
 fn puback(house: &mut House, conn: ConnId, number: u16) {
     let packet_id = PacketId::new(number).unwrap();
@@ -65,7 +48,7 @@ fn what_its_rules_name_goes_up_once_the_link_is_there_and_is_kept_until_it_is_ac
         house.publish(client, Q1, topic, payload);
     }
     assert_eq!(bridge(&mut house)["queue"], 1);
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     assert_eq!(bridge(&mut house)["state"], "up");
     assert_eq!(house.read_values(conn), ["up/a = 1"]);
     house.publish(client, Q1, "plant/b", "2");
@@ -81,7 +64,7 @@ fn what_its_rules_name_goes_up_once_the_link_is_there_and_is_kept_until_it_is_ac
     });
     assert_eq!(bridge(&mut house)["state"], "waiting");
     house.wait(Duration::from_secs(2));
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     let said = house.read_values(conn);
     assert!(said.contains(&"up/b = 2".to_owned()), "{said:?}");
 }
@@ -90,7 +73,7 @@ fn what_its_rules_name_goes_up_once_the_link_is_there_and_is_kept_until_it_is_ac
 fn what_comes_down_is_published_and_acknowledged() {
     let mut house = House::with(BRIDGED);
     let watcher = house.listener("watcher", "down/#");
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     house.read_all(conn);
     let suback = Packet::Suback(Suback {
         packet_id: PacketId::new(1).unwrap(),
@@ -111,7 +94,7 @@ fn a_reload_touches_what_it_changes() {
     house.publish_with(client, Q1, "extra/x", "kept", |publish| {
         publish.retain = true;
     });
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     house.read_all(conn);
     house.take_said();
     // Another rule: the connection stays, and what is retained for the new rule is sent.
@@ -131,7 +114,7 @@ fn a_reload_touches_what_it_changes() {
     house.reload(&more.replace("cloud.example", "other.example"));
     assert!(house.read_all(conn).contains(&"DISCONNECT 0x00".to_owned()));
     assert_eq!(house.dialled(), ["mqtt://other.example:1883"]);
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     house.read_all(conn);
     // It is taken out: nothing is left of it.
     house.reload("[gateway]\nname = \"shed\"\n");
@@ -146,7 +129,7 @@ fn a_reload_touches_what_it_changes() {
 fn a_stop_says_offline_upstream() {
     let text = BRIDGED.replace("url =", "state_topic = \"up/shed\"\nurl =");
     let mut house = House::with(&text);
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     assert_eq!(house.read_values(conn), ["up/shed = (retained) online"]);
     house.take_said();
     house.input(Input::Stop);
@@ -163,7 +146,7 @@ fn what_the_peer_never_takes_is_written_down_and_the_queue_moves_on() {
     let mut house = House::with(BRIDGED);
     let client = house.client(V5, "client");
     let watcher = house.listener("watcher", "shed/gateway/events/#");
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     house.read_all(conn);
     house.publish(client, Q1, "plant/bad", "x");
     house.publish(client, Q1, "plant/good", "y");
@@ -204,7 +187,7 @@ fn the_queue_is_shown_and_can_be_dropped() {
         refused["error"],
         "no bridge has a queue of the name \"clod\""
     );
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     assert_eq!(house.read_values(conn), [""; 0]);
 }
 
@@ -218,7 +201,7 @@ fn a_link_that_is_down_is_a_fault_until_it_is_up() {
     assert_eq!(health["shed/gateway/health/state"], "fault");
     let reason = &health["shed/gateway/health/reason"];
     assert_eq!(reason, "bridge cloud is down: no route to host");
-    up(&mut house);
+    house.let_bridge_in(V5);
     house.wait(Duration::from_secs(2));
     let health = house.retained("shed/gateway/health/#");
     assert_eq!(health["shed/gateway/health/state"], "ok");

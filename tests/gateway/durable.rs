@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use fieldgate::gateway::boundary::{CloseCause, Input};
 use fieldgate::id::ConnId;
-use fieldgate::mqtt::{
-    Ack, Connack, ConnackProperties, Packet, PacketId, Publish, PublishProperties, ReasonCode,
-};
+use fieldgate::mqtt::{Ack, Packet, PacketId, Publish, PublishProperties};
 
 use crate::house::{House, Q1, V4, V5};
 
@@ -35,20 +33,6 @@ to = "up/#"
 
 fn bridged() -> String {
     format!("{KEPT}{BRIDGE}")
-}
-
-/// Opens what was dialled last, and lets the bridge in: what it has to send it has sent.
-fn up(house: &mut House) -> ConnId {
-    let conn = house.open_dialled();
-    let said = house.read_all(conn);
-    assert!(said[0].starts_with("Connect("), "{said:?}");
-    let connack = Packet::Connack(Connack {
-        session_present: false,
-        reason: ReasonCode::Success,
-        properties: ConnackProperties::default(),
-    });
-    house.send(conn, &connack);
-    conn
 }
 
 /// Acknowledges everything that comes until nothing does: the first has the identifier `from`.
@@ -86,7 +70,7 @@ fn what_was_acknowledged_goes_up_after_a_power_cut() {
     }
     assert_eq!(house.read_all(client), ["PUBACK 0x00"; 3]);
     house.cut_power(&bridged());
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     assert_eq!(
         drain(&mut house, conn, 1),
         ["up/a = 1", "up/a = 2", "up/a = 3"]
@@ -117,7 +101,7 @@ fn a_reload_before_the_journal_is_read_forgets_nothing() {
             .contains(&"listen 127.0.0.1:1884".to_owned())
     );
     assert_eq!(house.dialled(), ["mqtt://other.example:1883"]);
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     assert_eq!(drain(&mut house, conn, 1), ["up/a = 1"]);
 }
 
@@ -144,7 +128,7 @@ fn the_queue_of_a_bridge_that_is_away_waits_for_it() {
     assert_eq!(queue(&mut house)["messages"], 2);
     house.reload(&bridged());
     assert_eq!(queue(&mut house)["messages"], 3);
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     assert_eq!(
         drain(&mut house, conn, 1),
         ["up/a = 1", "up/b = 2", "up/c = (retained) new"]
@@ -152,7 +136,7 @@ fn the_queue_of_a_bridge_that_is_away_waits_for_it() {
     // It was away once: what is retained is not sent again.
     house.wait(Duration::from_secs(15));
     house.cut_power(&bridged());
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     assert_eq!(drain(&mut house, conn, 1), [""; 0]);
     // And at last it is dropped.
     let client = house.client(V5, "client");
@@ -176,7 +160,7 @@ fn what_was_dropped_from_the_queue_does_not_come_back_and_what_follows_does() {
     house.publish(client, Q1, "plant/a", "4");
     assert_eq!(house.read_all(client), ["PUBACK 0x00"; 4]);
     house.cut_power(&bridged());
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     assert_eq!(drain(&mut house, conn, 1), ["up/a = 4"]);
 }
 
@@ -201,7 +185,7 @@ fn a_full_journal_has_room_again_when_the_bridge_has_sent_what_is_in_it() {
     }
     let status = house.answer(r#"{"verb":"status"}"#);
     assert!((10..100).contains(&acknowledged), "{acknowledged} {status}");
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     let said = drain(&mut house, conn, 1);
     assert_eq!(said.len(), acknowledged);
     house.wait(Duration::from_secs(2));
@@ -224,7 +208,7 @@ fn a_value_that_waited_does_not_take_the_place_of_a_newer_one_after_a_power_cut(
     house.publish(client, Q1, "plant/b", "first");
     retain(&mut house, "old");
     retain(&mut house, "older");
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     assert_eq!(house.read_values(conn), ["up/b = first"]);
     retain(&mut house, "new");
     assert_eq!(house.read_values(conn), ["up/a = (retained) new"]);
@@ -236,7 +220,7 @@ fn a_value_that_waited_does_not_take_the_place_of_a_newer_one_after_a_power_cut(
     house.publish(client, Q1, "elsewhere", "x");
     house.publish(client, Q1, "plant/b", "second");
     house.cut_power(&bridged());
-    let conn = up(&mut house);
+    let conn = house.let_bridge_in(V5);
     let said = drain(&mut house, conn, 1);
     assert!(said.contains(&"up/a = old".to_owned()), "{said:?}");
     assert!(
@@ -256,14 +240,7 @@ fn an_upstream_broker_that_sends_faster_than_the_disk_waits_and_nobody_spins() {
     let text = format!("{}{receive}", bridged());
     let text = text.replace("url =", "version = \"3.1.1\"\nurl =");
     let mut house = House::with(&text);
-    let conn = house.open_dialled_as(V4);
-    house.read_all(conn);
-    let connack = Packet::Connack(Connack {
-        session_present: false,
-        reason: ReasonCode::Success,
-        properties: ConnackProperties::default(),
-    });
-    house.send(conn, &connack);
+    let conn = house.let_bridge_in(V4);
     house.read_all(conn);
     house.holds_disk = true;
     let packets: Vec<_> = (1..=50)

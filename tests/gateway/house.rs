@@ -15,10 +15,10 @@ use fieldgate::gateway::settings::Config;
 use fieldgate::id::{BridgeId, ConnId, ControlId, LineId, ListenerId, RequestId};
 use fieldgate::mqtt::frame::{self, Frame};
 use fieldgate::mqtt::{
-    Ack, Connect, ConnectProperties, Disconnect, Packet, PacketId, ProtocolVersion, Publish,
-    PublishProperties, QoS, Subscribe, SubscribeProperties, SubscriptionOptions,
-    SubscriptionRequest, SubscriptionRequests, TopicFilter, TopicFilters, TopicName, Unsubscribe,
-    UnsubscribeProperties,
+    Ack, Connack, ConnackProperties, Connect, ConnectProperties, Disconnect, Packet, PacketId,
+    ProtocolVersion, Publish, PublishProperties, QoS, ReasonCode, Subscribe, SubscribeProperties,
+    SubscriptionOptions, SubscriptionRequest, SubscriptionRequests, TopicFilter, TopicFilters,
+    TopicName, Unsubscribe, UnsubscribeProperties,
 };
 use fieldgate::slab::Key;
 use fieldgate::time::{Duration, Instant, Now, WallTime};
@@ -477,6 +477,29 @@ impl House {
     /// The same, in this version.
     pub fn open_dialled_as(&mut self, version: ProtocolVersion) -> ConnId {
         let (bridge, _) = self.dials.pop_front().expect("somebody dials");
+        let conn = self.other_end(version);
+        let credentials = Credentials::default();
+        let outcome = Ok(Dialled { conn, credentials });
+        self.input(Input::Dialled { bridge, outcome });
+        conn
+    }
+
+    /// The oldest dial succeeds, and the bridge is let in: what it has to send it has sent.
+    pub fn let_bridge_in(&mut self, version: ProtocolVersion) -> ConnId {
+        let conn = self.open_dialled_as(version);
+        let said = self.read_all(conn);
+        assert!(said[0].starts_with("Connect("), "{said:?}");
+        let connack = Packet::Connack(Connack {
+            session_present: false,
+            reason: ReasonCode::Success,
+            properties: ConnackProperties::default(),
+        });
+        self.send(conn, &connack);
+        conn
+    }
+
+    /// Whoever is at the other end of a connection that is about to be opened.
+    fn other_end(&mut self, version: ProtocolVersion) -> ConnId {
         let conn = ConnId::from_parts(self.next_conn, 0);
         self.next_conn += 1;
         let client = Client {
@@ -485,9 +508,6 @@ impl House {
             last_id: 0,
         };
         self.clients.insert(conn, client);
-        let credentials = Credentials::default();
-        let outcome = Ok(Dialled { conn, credentials });
-        self.input(Input::Dialled { bridge, outcome });
         conn
     }
 
@@ -509,14 +529,7 @@ impl House {
 
     /// A client that has sent CONNECT.
     pub fn dial(&mut self, version: ProtocolVersion, id: &str) -> ConnId {
-        let conn = ConnId::from_parts(self.next_conn, 0);
-        self.next_conn += 1;
-        let client = Client {
-            version,
-            received: Vec::new(),
-            last_id: 0,
-        };
-        self.clients.insert(conn, client);
+        let conn = self.other_end(version);
         let listener = *self.listeners.keys().next().expect("somebody listens");
         let peer = Peer::Unix { uid: 0, pid: 0 };
         self.input(Input::Accepted {

@@ -170,8 +170,8 @@ const HALF: Settings = Settings {
     segment: SMALL.segment,
 };
 
-#[test]
-fn a_smaller_journal_is_emptied_before_its_files_are_removed() {
+/// A journal that takes nothing more, and how many values are in it.
+fn full() -> (House, u64) {
     let mut house = House::started(1, SMALL);
     let mut count = 0;
     while put(&mut house, count, &[7; 1000]).is_ok() {
@@ -179,6 +179,12 @@ fn a_smaller_journal_is_emptied_before_its_files_are_removed() {
         count += 1;
     }
     house.rest();
+    (house, count)
+}
+
+#[test]
+fn a_smaller_journal_is_emptied_before_its_files_are_removed() {
+    let (house, count) = full();
     let most = HALF.size / u64::from(HALF.segment);
     assert!(house.disk.slots().len() as u64 > most);
     let (mut house, told) = restarted(house, HALF);
@@ -270,13 +276,7 @@ fn a_segment_without_a_header_is_set_aside_at_the_start() {
 
 #[test]
 fn damaged_segments_are_set_aside_when_nothing_lives_in_them_and_not_too_many() {
-    let mut house = House::started(1, SMALL);
-    let mut count = 0;
-    while put(&mut house, count, &[7; 1000]).is_ok() {
-        house.rest();
-        count += 1;
-    }
-    house.rest();
+    let (mut house, count) = full();
     let mut spoilt = Vec::new();
     for (slot, batches) in log(&mut house).into_iter().take(6) {
         // In the first batch's record: the second says that it was synced.

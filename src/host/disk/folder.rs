@@ -246,6 +246,14 @@ impl Segments {
 pub(super) fn read(folder: &Path, slot: Slot, offset: u32, len: u32) -> Result<Vec<u8>, DiskError> {
     let path = path_of(folder, slot);
     let file = File::open(&path).map_err(error("open", &path))?;
+    read_up_to(&file, offset, len).map_err(error("read", &path))
+}
+
+/// `len` bytes of a file from `offset` on, or what there is of them. Blocks.
+///
+/// # Errors
+/// What the system says.
+pub fn read_up_to(file: &File, offset: u32, len: u32) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len as usize];
     let mut count = 0;
     while count < bytes.len() {
@@ -253,7 +261,7 @@ pub(super) fn read(folder: &Path, slot: Slot, offset: u32, len: u32) -> Result<V
             Ok(0) => break,
             Ok(more) => count += more,
             Err(failed) if failed.kind() == ErrorKind::Interrupted => {}
-            Err(failed) => return Err(error("read", &path)(failed)),
+            Err(failed) => return Err(failed),
         }
     }
     bytes.truncate(count);

@@ -26,7 +26,7 @@ use crate::buffer::Payload;
 use crate::journal::disk::{BatchId, DiskCommand, DiskError, DiskEvent, ReadId, Slot};
 use crate::time::{Duration, Instant};
 
-pub use self::folder::{Folder, slot_of};
+pub use self::folder::{Folder, read_up_to, slot_of};
 
 /// Commands that a worker has at once. Others wait in the loop; how many there are is bounded by
 /// what the journal has under way.
