@@ -38,7 +38,11 @@
 //!   [`ORIGIN_PROPERTY`] and [`HOPS_PROPERTY`] say where a message entered a bridge first and how
 //!   many it has crossed; and towards a peer of 3.1.1, what was sent on a topic that a receiving
 //!   rule matches is remembered for [`ECHO_TIME`], and taken for the echo when it comes in.
-//! * **Receiving**: QoS 2 is the client's affair. A QoS 1 message with DUP and the user properties
+//! * **QoS 2** is exactly once across a power cut too, where what is sent is kept: before PUBLISH,
+//!   PUBREL and PUBCOMP the bridge has it noted how far the message is; see [`Note`]. Where nothing
+//!   is kept, or that was damaged, a bridge that sends at QoS 2 begins with a clean session: its
+//!   peer would take new messages for those that an earlier process has left half way.
+//! * **Receiving**: a QoS 1 message with DUP and the user properties
 //!   [`ORIGIN_PROPERTY`] and `seq` is handed on once. A command is *late* if it has RETAIN, or if
 //!   the peer kept our session and the command comes within [`LATE_QUIET`] of the connection or of
 //!   the last late one, and within [`LATE_MAX`] of the connection: what waited upstream comes in
@@ -64,6 +68,7 @@ mod receive;
 mod send;
 pub mod settings;
 mod stats;
+mod steps;
 
 use core::fmt;
 use std::collections::{BTreeMap, VecDeque};
@@ -77,10 +82,13 @@ use self::pace::Pace;
 use self::queue::{Lane, Queue, Seq};
 use self::settings::{Endpoint, SendRule, Settings, Version};
 pub use self::stats::{Phase, Stats, Status};
+use self::steps::Notes;
+pub use self::steps::{Kept, Note, Underway};
 use crate::buffer::{Memory, Payload};
 use crate::id::{ConnId, Lsn, RuleId};
 use crate::mqtt::client::{
-    AckToken, Acknowledge, Client, CloseCause, ConnectOptions, Event, OptionsError, WillOptions,
+    AckToken, Acknowledge, Client, CloseCause, ConnectOptions, Event, OptionsError, Steps,
+    WillOptions,
 };
 use crate::mqtt::{
     ApplicationMessage, PacketId, ProtocolVersion, PublishProperties, QoS, ReasonCode,
@@ -179,10 +187,15 @@ pub enum Output {
     Publish {
         /// With its local topic, and QoS and RETAIN as received.
         message: ApplicationMessage,
+        /// Of QoS 2, the identifier under which the peer may send it again: to be kept with the
+        /// message, until [`Note::Completed`].
+        packet_id: Option<PacketId>,
         /// To be settled ([`Bridge::settle`]) once the message is as safe as it is going to be;
         /// `None` of QoS 0.
         ticket: Option<Ticket>,
     },
+    /// How far a QoS 2 message is: to be kept, and answered by [`Bridge::handle_noted`].
+    Note(Note),
     /// A message that the peer never takes. It has left the queue: keep it for people to look at.
     DeadLetter {
         /// As it was to be sent.
@@ -327,6 +340,12 @@ pub struct Bridge {
     last_error: Option<Box<str>>,
 
     queue: Queue,
+    /// How far messages of QoS 2 are, as far as somebody keeps that.
+    notes: Notes,
+    /// To be started once what was under way is back.
+    is_to_start: bool,
+    /// The first connection ends what an earlier process may have left with the peer.
+    begins_clean: bool,
     /// What the client has under way.
     flights: BTreeMap<PacketId, Flight>,
     next_flight: u64,
@@ -421,13 +440,16 @@ struct Flight {
 #[derive(Debug, Clone, Copy)]
 enum Cargo {
     /// The state topic's.
-    State {
-        is_online: bool,
-    },
+    State { is_online: bool },
     Message {
         seq: Seq,
         lane: Lane,
+        /// How far it is is noted.
+        is_noted: bool,
     },
+    /// A message that is nobody's any more, or that the peer has: only its identifier is to be
+    /// released.
+    Released { seq: Seq },
 }
 
 impl Bridge {
@@ -469,6 +491,9 @@ impl Bridge {
             failback_at: None,
             last_error: None,
             queue: Queue::new(settings.queue, memory, &mut rng),
+            notes: Notes::default(),
+            is_to_start: false,
+            begins_clean: true,
             flights: BTreeMap::new(),
             next_flight: 0,
             refusals: BTreeMap::new(),
@@ -498,16 +523,16 @@ impl Bridge {
         Ok(bridge)
     }
 
-    /// Begins to dial.
+    /// Begins to dial, once what was under way is back ([`Bridge::recover`]).
     pub fn start(&mut self) {
-        if self.state == State::Idle {
-            self.dial(0);
-        }
+        self.is_to_start = true;
+        self.start_if_whole();
         self.check_invariants();
     }
 
     /// Says goodbye: `offline`, then DISCONNECT. What waits, waits.
     pub fn stop(&mut self, now: Now) {
+        self.is_to_start = false;
         self.undial();
         match self.state {
             State::Idle => {}
@@ -684,6 +709,9 @@ impl Bridge {
                 self.outputs.push_back(Output::Dial { endpoint });
             }
         }
+        if self.hold_until.is_some_and(|when| when <= at) {
+            self.try_notes_again();
+        }
         for due in [&mut self.hold_until, &mut self.pace_at] {
             if due.is_some_and(|when| when <= at) {
                 *due = None;
@@ -817,7 +845,8 @@ impl Bridge {
         // A process before this one may have left QoS 2 messages half way, under packet identifiers
         // that the peer would take ours for.
         let has_qos_2 = |rule: &SendRule| rule.qos == QoS::ExactlyOnce;
-        options.clean_start |= self.stats.connects == 0 && self.settings.send.iter().any(has_qos_2);
+        options.clean_start |= self.begins_clean && self.settings.send.iter().any(has_qos_2);
+        options.steps = self.steps();
         options.username = credentials.username.map(String::from);
         options.password = credentials.password.map(Vec::from);
         if suspicion >= SUSPECT_ALONE {
@@ -972,6 +1001,7 @@ impl Bridge {
                 Event::Published { packet_id, reason } => {
                     self.on_published(now.monotonic, packet_id, reason);
                 }
+                Event::Waits { step, packet_id } => self.on_step(step, packet_id),
                 Event::Subscribed { packet_id, reasons } => {
                     self.on_subscribed(now.monotonic, packet_id, &reasons);
                 }
@@ -993,6 +1023,10 @@ impl Bridge {
             self.settings.endpoints[self.endpoint],
         );
         self.stats.connects += 1;
+        self.begins_clean = false;
+        if !session_present {
+            self.note_lost_session();
+        }
         let is_clean = self.client.options().clean_start && !self.settings.clean_start;
         if is_clean && !version.is_v5() {
             // There a session that begins clean ends with its connection: this one has only ended
@@ -1147,7 +1181,7 @@ impl Bridge {
             .values()
             .filter_map(|flight| match flight.what {
                 Cargo::State { is_online } => Some((flight.order, is_online)),
-                Cargo::Message { .. } => None,
+                Cargo::Message { .. } | Cargo::Released { .. } => None,
             });
         if said.max().is_some_and(|(_, last)| last == is_online) {
             // It is under way from an earlier connection, and the client says it again.
@@ -1326,6 +1360,7 @@ fn connect_options(
         connect_timeout: Duration::from_secs(30),
         inflight_maximum: window(settings),
         acknowledge: Acknowledge::ByCaller,
+        steps: Steps::AtOnce,
     }
 }
 

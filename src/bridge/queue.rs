@@ -316,10 +316,13 @@ impl Queue {
         is_aged: bool,
         is_superseded: bool,
     ) {
-        if self.slots.contains_key(&seq) || seq < self.spilled_from {
+        if seq < self.spilled_from {
             return;
         }
         self.spilled_from = Seq(seq.0 + 1);
+        if self.slots.contains_key(&seq) {
+            return;
+        }
         self.spilled_bytes -= self.spilled_bytes / self.spilled.max(1);
         self.spilled = self.spilled.saturating_sub(1);
         let newer = entry.as_ref().and_then(|entry| {
@@ -349,6 +352,27 @@ impl Queue {
         }
         self.forget_topics();
         self.settle();
+    }
+
+    /// An entry comes back, out of turn, that an earlier process has drawn.
+    pub(super) fn restore_drawn(&mut self, seq: Seq, entry: Entry, is_superseded: bool) {
+        debug_assert!(!self.slots.contains_key(&seq), "it comes back once");
+        self.spilled_bytes -= self.spilled_bytes / self.spilled.max(1);
+        self.spilled = self.spilled.saturating_sub(1);
+        self.insert(seq, entry, Lane::Backlog, seq, Kept::Until(Lsn(0)));
+        if let Some(slot) = self.slots.get_mut(&seq) {
+            slot.is_superseded = is_superseded;
+        }
+        self.draw(seq);
+        self.forget_topics();
+        self.settle();
+    }
+
+    /// Nothing below this is waiting or under way.
+    pub(super) fn first_unfinished(&self) -> u64 {
+        let spilled = (self.spilled > 0).then_some(self.spilled_from);
+        let first = self.slots.keys().next().copied().into_iter().chain(spilled);
+        first.min().unwrap_or(self.next_seq).0
     }
 
     pub(super) fn next_number(&self) -> u64 {

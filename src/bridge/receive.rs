@@ -6,8 +6,8 @@ use super::settings::Queued;
 use super::{Bridge, ECHO_TIME, FILTERS_MAX, HOPS_MAX, LATE_QUIET, Output, State, Ticket};
 use crate::mqtt::client::{AckToken, ReceivedMessage, Refusal};
 use crate::mqtt::{
-    PacketId, ReasonCode, RetainHandling, SubscriptionOptions, SubscriptionRequest, TopicFilter,
-    TopicName,
+    PacketId, QoS, ReasonCode, RetainHandling, SubscriptionOptions, SubscriptionRequest,
+    TopicFilter, TopicName,
 };
 use crate::time::{Instant, Now};
 
@@ -31,6 +31,12 @@ impl Bridge {
         self.acknowledge(Some(ticket.0), reason);
     }
 
+    /// What was received with this ticket is not taken, and its connection is gone: when it comes
+    /// again, under whatever identifier, it is as good as new.
+    pub fn disown(&mut self, ticket: Ticket) {
+        self.client.disown(ticket.0);
+    }
+
     fn acknowledge(&mut self, token: Option<AckToken>, reason: ReasonCode) {
         if let Some(token) = token {
             self.client.acknowledge(token, reason);
@@ -40,7 +46,12 @@ impl Bridge {
 
     pub(super) fn on_message(&mut self, now: Now, received: ReceivedMessage) {
         let verdict = self.judge(now.monotonic, &received);
-        let ReceivedMessage { message, ack, .. } = received;
+        let ReceivedMessage {
+            message,
+            ack,
+            packet_id,
+            ..
+        } = received;
         let count = match &verdict {
             Verdict::Taken(_) => &mut self.stats.received,
             Verdict::Unmatched => &mut self.stats.unmatched,
@@ -69,7 +80,12 @@ impl Bridge {
         let message = onward(&message, to, now.monotonic);
         let message = message.expect("nothing is added to its user properties");
         let ticket = ack.map(Ticket);
-        self.outputs.push_back(Output::Publish { message, ticket });
+        let is_kept = message.qos() == QoS::ExactlyOnce && self.notes.are_kept;
+        self.outputs.push_back(Output::Publish {
+            message,
+            packet_id: packet_id.filter(|_| is_kept),
+            ticket,
+        });
     }
 
     fn judge(&mut self, now: Instant, received: &ReceivedMessage) -> Verdict {
@@ -161,6 +177,10 @@ impl Bridge {
     }
 
     pub(super) fn ask_for_subscriptions(&mut self, now: Instant) {
+        if self.notes.is_forgetting {
+            // The identifiers of a new session would be taken for those of the old one.
+            return;
+        }
         let most = self.settings.profile.limits().filters_per_subscribe;
         let most = most.min(FILTERS_MAX);
         while !self.to_unsubscribe.is_empty() {

@@ -11,7 +11,7 @@ use super::{
 use crate::buffer::SendQueue;
 use crate::id::{ConnId, Lsn, RuleId};
 use crate::mqtt::client::Refusal;
-use crate::mqtt::{ApplicationMessage, PacketId, ReasonCode, TopicName};
+use crate::mqtt::{ApplicationMessage, PacketId, QoS, ReasonCode, TopicName};
 use crate::time::{Duration, Instant, Now, WallTime};
 
 /// What became of an entry that was to be sent.
@@ -48,17 +48,10 @@ impl Bridge {
         self.check_invariants();
     }
 
-    /// So many messages are kept from before, of so many bytes, with numbers below `next`. Before
-    /// anything is sent.
-    pub fn recover(&mut self, entries: u64, bytes: u64, next: u64) {
-        self.queue.recover(entries, bytes, next);
-        self.check_invariants();
-    }
-
     /// Whether the next of what is kept and is not in memory is to be brought back
     /// ([`Bridge::restore`]), and from which number on to look for it.
     pub fn wants_kept(&self) -> Option<u64> {
-        self.queue.wanted()
+        self.first_underway().or_else(|| self.queue.wanted())
     }
 
     /// The next of what is kept.
@@ -74,22 +67,30 @@ impl Bridge {
             _ => Duration::ZERO,
         };
         let is_aged = self.settings.queue.age.is_some_and(|most| age >= most);
-        let entry = message.filter(|_| !is_aged).and_then(|message| {
-            let index = self.rule_of(rule, message.topic())?;
-            // Since the machine started at the most, for the clock has no earlier moments.
-            let at = now.monotonic.saturating_sub(age);
-            self.entry_of(now, index, message, at, kept_at)
-        });
-        self.queue
-            .restore(Seq(sequence), entry, is_aged, !is_current);
+        let is_over = self.notes.is_gone(sequence);
+        let entry = message
+            .filter(|_| !is_aged && !is_over)
+            .and_then(|message| {
+                let index = self.rule_of(rule, message.topic())?;
+                // Since the machine started at the most, for the clock has no earlier moments.
+                let at = now.monotonic.saturating_sub(age);
+                self.entry_of(now, index, message, at, kept_at)
+            });
+        let seq = Seq(sequence);
+        if !self.restore_underway(now.monotonic, seq, &entry, !is_current) {
+            let is_aged = is_aged && !is_over;
+            self.queue.restore(seq, entry, is_aged, !is_current);
+        }
         self.wake = true;
         self.update_stats();
         self.check_invariants();
     }
 
-    /// Nothing is kept that is not in memory.
+    /// Nothing is kept from the number on that was asked for.
     pub fn nothing_kept(&mut self) {
-        self.queue.nothing_is_spilled();
+        if !self.give_up_underway() {
+            self.queue.nothing_is_spilled();
+        }
         self.wake = true;
     }
 
@@ -260,6 +261,47 @@ impl Bridge {
         usize::from((window - (window / 4).max(1)).max(1))
     }
 
+    /// The topic that an entry has for this peer.
+    fn topic_of<'a>(&self, entry: &'a Entry, lane: Lane) -> &'a str {
+        let is_v5 = self.client.options().version.is_v5();
+        match &entry.backlog_topic {
+            Some(topic) if lane == Lane::Backlog && !is_v5 => topic,
+            _ => entry.message.topic(),
+        }
+    }
+
+    /// An entry's message for this peer; `None`: it has too many user properties to be marked.
+    pub(super) fn outgoing(
+        &self,
+        now: Instant,
+        entry: &Entry,
+        lane: Lane,
+        qos: QoS,
+        retain: bool,
+    ) -> Option<Rc<ApplicationMessage>> {
+        let message = &entry.message;
+        let topic = self.topic_of(entry, lane);
+        let is_marked = lane == Lane::Backlog && self.client.options().version.is_v5();
+        let is_changed = topic != message.topic()
+            || qos != message.qos()
+            || retain != message.retain()
+            || is_marked;
+        if !is_changed {
+            return Some(message.clone());
+        }
+        let to = Onward {
+            topic: TopicName::new(topic).expect("a mapped topic is one"),
+            qos,
+            retain,
+            origin: None,
+            age: match lane {
+                Lane::Live => Age::Live,
+                Lane::Backlog => Age::Backlog(entry.time),
+            },
+        };
+        Some(Rc::new(onward(message, to, now)?))
+    }
+
     fn send_entry(&mut self, now: Instant, seq: Seq, lane: Lane) -> Sent {
         let Some(entry) = self.queue.get(seq) else {
             return Sent::Never;
@@ -269,10 +311,7 @@ impl Bridge {
         let is_v5 = self.client.options().version.is_v5();
         let is_backlog = lane == Lane::Backlog;
         let message = entry.message.clone();
-        let topic = match &entry.backlog_topic {
-            Some(topic) if is_backlog && !is_v5 => topic,
-            _ => message.topic(),
-        };
+        let topic = self.topic_of(entry, lane);
         if topic.len() > profile.topic_len_max
             || topic.matches('/').count() > profile.topic_separators_max
         {
@@ -294,27 +333,8 @@ impl Bridge {
         let is_superseded = is_backlog && self.queue.is_superseded(seq);
         let has_retain = limits.retain_available && profile.retain && !is_superseded;
         let retain = message.retain() && has_retain;
-        let is_changed = topic != message.topic()
-            || qos != message.qos()
-            || retain != message.retain()
-            || is_backlog && is_v5;
-        let outgoing = if is_changed {
-            let to = Onward {
-                topic: TopicName::new(topic).expect("a mapped topic is one"),
-                qos,
-                retain,
-                origin: None,
-                age: match lane {
-                    Lane::Live => Age::Live,
-                    Lane::Backlog => Age::Backlog(entry.time),
-                },
-            };
-            let Some(changed) = onward(&message, to, now) else {
-                return self.give_up(seq, DeadReason::TooManyProperties);
-            };
-            Rc::new(changed)
-        } else {
-            message.clone()
+        let Some(outgoing) = self.outgoing(now, entry, lane, qos, retain) else {
+            return self.give_up(seq, DeadReason::TooManyProperties);
         };
         let packet_id = match self.client.publish(outgoing.clone()) {
             Ok(packet_id) => packet_id,
@@ -350,7 +370,15 @@ impl Bridge {
         }
         self.queue.draw(seq);
         match packet_id {
-            Some(packet_id) => self.note_flight(now, packet_id, Cargo::Message { seq, lane }),
+            Some(packet_id) => {
+                let is_noted = qos == QoS::ExactlyOnce && self.note_sent(seq, packet_id, lane);
+                let cargo = Cargo::Message {
+                    seq,
+                    lane,
+                    is_noted,
+                };
+                self.note_flight(now, packet_id, cargo);
+            }
             // Nobody will say what became of it.
             None => self.queue.consume(seq),
         }
@@ -365,18 +393,31 @@ impl Bridge {
         };
         self.progress_at = now;
         self.wake = true;
-        let Cargo::Message { seq, .. } = flight.what else {
-            return;
+        let (seq, is_noted) = match flight.what {
+            Cargo::State { .. } => return,
+            Cargo::Released { seq } => {
+                self.queue.consume(seq);
+                return self.note_settled(seq);
+            }
+            Cargo::Message { seq, is_noted, .. } => (seq, is_noted),
         };
         if self.suspect.take().is_some() {
             self.client.set_inflight_maximum(window(&self.settings));
         }
-        if !reason.is_error() {
+        if reason.is_error() {
+            self.on_refused(now, seq, reason);
+        } else {
             self.refusals.remove(&seq);
             self.stats.acknowledged += 1;
             self.queue.consume(seq);
-            return;
         }
+        if is_noted {
+            self.note_settled(seq);
+        }
+    }
+
+    /// The peer does not take a message, or not now.
+    fn on_refused(&mut self, now: Instant, seq: Seq, reason: ReasonCode) {
         match reason {
             // Of our own client: this peer takes less than the one before, so it goes as that
             // one does.
@@ -417,7 +458,9 @@ impl Bridge {
     /// When the link counts as stalled.
     pub(super) fn stalled_at(&self) -> Option<Instant> {
         let after = self.settings.stalled_after?;
-        let is_waiting = !self.flights.is_empty() || !self.asked.is_empty();
+        // What our own disk holds up is not the peer's.
+        let is_waiting =
+            (!self.flights.is_empty() || !self.asked.is_empty()) && !self.notes.are_awaited();
         is_waiting.then_some(self.progress_at + after)
     }
 
@@ -468,7 +511,7 @@ impl Bridge {
         if let Some(packet_id) = found.map(|(id, _)| *id)
             && self.client.withdraw(packet_id)
         {
-            self.flights.remove(&packet_id);
+            self.withdraw_flight(packet_id);
             self.give_up(seq, DeadReason::ClosesConnection);
         }
         self.suspect = None;

@@ -7,7 +7,7 @@
 
 use super::access::{Permissions, Verdict};
 use super::aliases::write_head;
-use super::keep::{self, Held, Key, KeyKind, Target, What};
+use super::keep::{self, Held, Key, KeyKind, Sender, Target, What};
 use super::message;
 use super::queue::{Identifiers, Reference};
 use super::retained::{Age, Limits};
@@ -78,7 +78,7 @@ struct Fanout<'a> {
     /// By whom, or as what.
     targets: SmallVec<[Target; 2]>,
     /// Nobody gets it before it is synced (QoS 2): who has sent it, under which identifier.
-    sender: Option<(SessionId, PacketId)>,
+    sender: Option<(Sender, PacketId)>,
     /// What waits for that beside sessions.
     held: Vec<Output>,
     /// For bridges whose entries are numbered: they wait for the sync by themselves.
@@ -98,8 +98,9 @@ enum Kept {
 }
 
 impl Broker {
-    /// Publishes a message that did not come from a client. Of `message`, DUP, the packet
-    /// identifier, a topic alias and subscription identifiers are not looked at.
+    /// Publishes a message that did not come from a client. Of `message`, DUP, a topic alias and
+    /// subscription identifiers are not looked at; the packet identifier only at QoS 2 from a
+    /// bridge, and is kept with the message then.
     pub fn publish(
         &mut self,
         now: crate::time::Now,
@@ -359,14 +360,13 @@ impl Broker {
             body,
             kept: Kept::NotYet,
             level,
-            sender: match (by, publish.packet_id) {
-                (By::Client(id), Some(packet_id))
-                    if received.is_some() && level == Some(Level::Strict) =>
-                {
-                    Some((*id, packet_id))
-                }
-                _ => None,
-            },
+            sender: publish
+                .packet_id
+                .filter(|_| received.is_some() && level == Some(Level::Strict))
+                .map(|packet_id| match *by {
+                    By::Client(id) => (Sender::Client(id), packet_id),
+                    By::Other(..) => (Sender::Upstream, packet_id),
+                }),
             targets: received.into_iter().map(Target::Key).collect(),
             held: Vec::new(),
             bridged: Vec::new(),
@@ -385,13 +385,17 @@ impl Broker {
 
     /// Under which key it is kept that this QoS 2 message has come.
     fn received_key(&self, by: &By<'_>, publish: &Publish<'_>) -> Option<Key> {
-        let By::Client(id) = *by else {
-            return None;
-        };
-        let packet_id = publish.packet_id?;
-        let kept = self.sessions.get(id)?.kept?;
-        (publish.qos == QoS::ExactlyOnce)
-            .then(|| kept.key(KeyKind::Received, packet_id.value().into()))
+        let packet_id = publish
+            .packet_id
+            .filter(|_| publish.qos == QoS::ExactlyOnce)?;
+        match *by {
+            By::Client(id) => {
+                let kept = self.sessions.get(id)?.kept?;
+                Some(kept.key(KeyKind::Received, packet_id.value().into()))
+            }
+            By::Other(Origin::Bridge(bridge), _) => self.brought_key(bridge, packet_id),
+            By::Other(..) => None,
+        }
     }
 
     /// Keeps a publication for all who want that, in one record. What its sender's answer waits
@@ -402,8 +406,12 @@ impl Broker {
             self.outputs.extend(fanout.bridged.drain(..));
             return fanout.removal;
         };
-        let is_told_only =
-            |target: &Target| matches!(target, Target::Key(key) if key.kind == KeyKind::Received);
+        let is_told_only = |target: &Target| {
+            let Target::Key(key) = target else {
+                return false;
+            };
+            matches!(key.kind, KeyKind::Received | KeyKind::Brought)
+        };
         let body = if targets.iter().all(is_told_only) {
             keep::encode_presence()
         } else {
@@ -429,13 +437,13 @@ impl Broker {
             }
             self.outputs.push_back(output);
         }
-        if let Some((session, packet_id)) = fanout.sender {
+        if let Some((sender, packet_id)) = fanout.sender {
             let message = match fanout.kept {
                 Kept::As(message) => Some(message),
                 Kept::NotYet | Kept::Refused => None,
             };
             let taken = Held::Taken {
-                session,
+                sender,
                 packet_id,
                 message,
             };

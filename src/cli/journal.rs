@@ -101,7 +101,7 @@ impl Counts {
         *match KeyKind::from_u8(key.kind) {
             Some(KeyKind::Session) => &mut self.sessions,
             Some(KeyKind::Subscription) => &mut self.subscriptions,
-            Some(KeyKind::Received) => &mut self.received,
+            Some(KeyKind::Received | KeyKind::Brought) => &mut self.received,
             Some(KeyKind::Sent) => &mut self.sent,
             Some(KeyKind::Retained) => &mut self.retained,
             None => &mut self.others,
@@ -856,7 +856,7 @@ fn key_text(key: Key) -> String {
     match KeyKind::from_u8(kind) {
         Some(KeyKind::Session) => format!("session of queue {id}"),
         Some(KeyKind::Subscription) => format!("subscription of queue {id}"),
-        Some(KeyKind::Received) => format!("received {sub} of queue {id}"),
+        Some(KeyKind::Received | KeyKind::Brought) => format!("received {sub} of queue {id}"),
         Some(KeyKind::Sent) => format!("sent {sub} of queue {id}"),
         Some(KeyKind::Retained) => format!("retained {id}"),
         None => match key_name(kind) {
@@ -991,6 +991,7 @@ fn key_json(key: Key) -> Value {
         Some(KeyKind::Session) => json!("session"),
         Some(KeyKind::Subscription) => json!("subscription"),
         Some(KeyKind::Received) => json!("received"),
+        Some(KeyKind::Brought) => json!("received from an upstream"),
         Some(KeyKind::Sent) => json!("sent"),
         Some(KeyKind::Retained) => json!("retained"),
         None => key_name(key.kind).map_or_else(|| json!(key.kind), Into::into),

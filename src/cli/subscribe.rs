@@ -265,7 +265,7 @@ impl Subscriber {
                 self.unanswered -= 1;
                 Ok(self.all_answered())
             }
-            Event::Published { .. } | Event::Closed(_) => Ok(Then::Continue),
+            Event::Published { .. } | Event::Waits { .. } | Event::Closed(_) => Ok(Then::Continue),
         }
     }
 

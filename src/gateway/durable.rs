@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use smallvec::SmallVec;
 
 use super::boundary::{Notice, Output};
-use super::bridges::BRIDGE_QUEUE;
+use super::bridges::{BRIDGE_OVER, BRIDGE_QUEUE, BRIDGE_SENT, is_step};
 use super::settings::JournalSettings;
 use super::{Awaited, Gateway, Life, totals};
 use crate::broker::keep::{self, Change, KeyKind, What};
@@ -41,6 +41,8 @@ pub(super) struct Durable {
     refused: u64,
     /// Queues of bridges that have come back, while they do.
     backlogs: Vec<QueueId>,
+    /// Something of what was kept has not come back.
+    is_damaged: bool,
 }
 
 impl Durable {
@@ -61,12 +63,18 @@ impl Durable {
             is_waited_for: false,
             refused: 0,
             backlogs: Vec::new(),
+            is_damaged: false,
         }
     }
 
     /// Whether the next turn has something to commit that has not waited for a deadline.
     pub(super) fn is_waited_for(&self) -> bool {
         self.is_waited_for
+    }
+
+    /// Whether something of what was kept has not come back.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.is_damaged
     }
 
     /// Everything that was appended is on the disk.
@@ -200,6 +208,9 @@ impl Gateway {
                 for (key, _) in keys.iter().filter(|(key, _)| key.kind == BRIDGE_QUEUE) {
                     self.bridges.recover_name(QueueId(key.id), &body);
                 }
+                for (key, _) in keys.iter().filter(|(key, _)| is_step(*key)) {
+                    self.bridges.recover_step(*key, &body);
+                }
                 let of_points = |kind: u8| matches!(kind, totals::SEQUENCES | totals::TOTAL);
                 for (key, _) in keys.iter().filter(|(key, _)| of_points(key.kind)) {
                     self.totals.recover(key.kind, &body);
@@ -239,6 +250,9 @@ impl Gateway {
             }
             journal::Event::Unusable(error) => self.journal_unusable(now, &error),
             journal::Event::Damaged { slot, what } => {
+                if let Some(durable) = &mut self.durable {
+                    durable.is_damaged = true;
+                }
                 let slot = slot.map_or("?".to_owned(), |slot| slot.0.to_string());
                 let what = match what {
                     Damage::Segment => format!("segment {slot} cannot be read"),
@@ -310,6 +324,8 @@ fn words(refused: Refused) -> &'static str {
 pub fn key_name(kind: u8) -> Option<&'static str> {
     match kind {
         BRIDGE_QUEUE => Some("queue of a bridge"),
+        BRIDGE_SENT => Some("message sent to an upstream"),
+        BRIDGE_OVER => Some("messages that an upstream has"),
         totals::SEQUENCES => Some("sequence numbers"),
         totals::TOTAL => Some("total of a counter"),
         _ => None,

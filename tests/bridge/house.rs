@@ -10,7 +10,7 @@ use fieldgate::bridge::settings::{
 };
 use fieldgate::bridge::{Bridge, Credentials, DeadReason, Output, Phase, Status, Ticket};
 use fieldgate::buffer::{Memory, Payload, SendQueue};
-use fieldgate::id::{ConnId, RuleId};
+use fieldgate::id::{ConnId, Lsn, RuleId};
 use fieldgate::mqtt::frame::{self, Frame, PACKET_SIZE_MAX};
 use fieldgate::mqtt::{
     Ack, ApplicationMessage, Connack, ConnackProperties, Packet, PacketId, ProtocolVersion,
@@ -199,7 +199,9 @@ impl Rig {
                 }
                 self.bridge.handle_closed(self.now, conn, false);
             }
-            Output::Publish { message, ticket } => {
+            Output::Publish {
+                message, ticket, ..
+            } => {
                 self.published.push(message);
                 match ticket {
                     Some(ticket) if self.settles => {
@@ -208,6 +210,11 @@ impl Rig {
                     Some(ticket) => self.tickets.push_back(ticket),
                     None => {}
                 }
+            }
+            Output::Note(note) => {
+                // Nothing of it is ever lost here.
+                self.bridge
+                    .handle_noted(self.now.monotonic, note, Some(Lsn(0)));
             }
             Output::DeadLetter {
                 message, reason, ..

@@ -486,16 +486,28 @@ impl House {
 
     /// The oldest dial succeeds, and the bridge is let in: what it has to send it has sent.
     pub fn let_bridge_in(&mut self, version: ProtocolVersion) -> ConnId {
+        let (conn, _) = self.welcome_bridge(version, false);
+        conn
+    }
+
+    /// The same, with the session that the peer has kept if it is `session_present`; and whether
+    /// the bridge had asked for a clean one.
+    pub fn welcome_bridge(
+        &mut self,
+        version: ProtocolVersion,
+        session_present: bool,
+    ) -> (ConnId, bool) {
         let conn = self.open_dialled_as(version);
         let said = self.read_all(conn);
         assert!(said[0].starts_with("Connect("), "{said:?}");
+        let is_clean = said[0].contains("clean_start: true");
         let connack = Packet::Connack(Connack {
-            session_present: false,
+            session_present,
             reason: ReasonCode::Success,
             properties: ConnackProperties::default(),
         });
         self.send(conn, &connack);
-        conn
+        (conn, is_clean)
     }
 
     /// Whoever is at the other end of a connection that is about to be opened.
@@ -601,6 +613,27 @@ impl House {
 
     /// Everything that the client has got since the last time, in words.
     pub fn read_all(&mut self, conn: ConnId) -> Vec<String> {
+        self.read_as(conn, describe)
+    }
+
+    /// The same, with packet identifiers and DUP.
+    pub fn read_exactly(&mut self, conn: ConnId) -> Vec<String> {
+        self.read_as(conn, |packet| match packet {
+            Packet::Publish(publish) => {
+                let id = publish.packet_id.map_or(0, PacketId::value);
+                let dup = if publish.dup { " again" } else { "" };
+                let payload = String::from_utf8_lossy(publish.payload);
+                format!("PUBLISH {id}{dup} {} = {payload}", publish.topic)
+            }
+            Packet::Pubrec(ack) => format!("PUBREC {}", ack.packet_id.value()),
+            Packet::Pubrel(ack) => format!("PUBREL {}", ack.packet_id.value()),
+            Packet::Pubcomp(ack) => format!("PUBCOMP {}", ack.packet_id.value()),
+            Packet::Subscribe(_) => "SUBSCRIBE".into(),
+            other => describe(other),
+        })
+    }
+
+    fn read_as(&mut self, conn: ConnId, describe: impl Fn(&Packet<'_>) -> String) -> Vec<String> {
         let client = self.clients.get_mut(&conn).expect("it was made");
         let bytes = std::mem::take(&mut client.received);
         let mut rest = &bytes[..];

@@ -15,6 +15,7 @@ mod bridges;
 mod commands;
 mod control;
 mod durable;
+mod exactly_once;
 mod health;
 mod reload;
 mod stop;

@@ -27,9 +27,10 @@ pub struct Arrival {
 /// Of one upstream broker.
 #[derive(Default)]
 struct Account {
-    /// With the epoch, which ends when the process or the session does.
-    arrived: Vec<(Arrival, u32)>,
+    /// With the epoch, which ends when the process or the session does, and the session.
+    arrived: Vec<(Arrival, u32, u32)>,
     epoch: u32,
+    session: u32,
     /// By area: what may have been published while the bridge was not there.
     unseen: Vec<BTreeSet<u32>>,
     /// By area: what had been published when it left.
@@ -56,11 +57,14 @@ impl Ledger {
 
     pub fn arrive(&mut self, line: usize, arrival: Arrival) {
         let account = &mut self.accounts[line];
-        account.arrived.push((arrival, account.epoch));
+        let account_of = (account.epoch, account.session);
+        account.arrived.push((arrival, account_of.0, account_of.1));
     }
 
-    pub fn begin_epoch(&mut self, line: usize) {
+    /// The upstream broker has forgotten the bridge's session.
+    pub fn lose_session(&mut self, line: usize) {
         self.accounts[line].epoch += 1;
+        self.accounts[line].session += 1;
     }
 
     /// The power is about to go. `is_certain`: the disk had been in order for long enough. Returns
@@ -118,8 +122,8 @@ impl Ledger {
         self.judge_complete(account, site, dropped);
         let mut seen = BTreeSet::new();
         let mut last: BTreeMap<(&str, bool, u32), u32> = BTreeMap::new();
-        let mut epochs: BTreeMap<(&str, u32), u32> = BTreeMap::new();
-        for (arrival, epoch) in &account.arrived {
+        let mut sessions: BTreeMap<(&str, u32), u32> = BTreeMap::new();
+        for (arrival, epoch, session) in &account.arrived {
             let Arrival {
                 topic,
                 number,
@@ -128,9 +132,9 @@ impl Ledger {
             let area = area_of(topic);
             let below = topic.split('/').nth(1);
             assert!(below != Some(PRIVATE) && below != Some(BAD), "{arrival:?}");
-            let before = epochs.insert((topic, *number), *epoch);
+            let before = sessions.insert((topic, *number), *session);
             if area.rule_qos == 2 {
-                assert_ne!(before, Some(*epoch), "came twice: {arrival:?}");
+                assert_ne!(before, Some(*session), "came twice: {arrival:?}");
             }
             let is_first = seen.insert((topic.as_str(), *number));
             let lane = match area.lanes {
@@ -163,7 +167,7 @@ impl Ledger {
         let arrived: BTreeSet<(&str, u32)> = account
             .arrived
             .iter()
-            .map(|(arrival, _)| (arrival.topic.as_str(), arrival.number))
+            .map(|(arrival, ..)| (arrival.topic.as_str(), arrival.number))
             .collect();
         let mut missing = Vec::new();
         for (area, sender) in senders(site) {
@@ -219,7 +223,7 @@ impl Ledger {
             let all: BTreeSet<_> = account
                 .arrived
                 .iter()
-                .map(|(arrival, _)| (&arrival.topic, arrival.number))
+                .map(|(arrival, ..)| (&arrival.topic, arrival.number))
                 .collect();
             arrived += all.len() as u64;
             again += (account.arrived.len() - all.len()) as u64;

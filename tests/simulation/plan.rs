@@ -234,7 +234,7 @@ replay_rate = "{replay_rate}"
 inflight_maximum = {inflight_maximum}
 [[bridge.{name}.receive]]
 filter = "down/{name}/#"
-qos = 1
+qos = 2
 "#
         );
         wrote.expect("a text takes everything");

@@ -9,12 +9,12 @@ use std::collections::BTreeSet;
 use smallvec::SmallVec;
 
 use super::record::{decode_message, encode_message, kept_at};
-use super::{Target, What};
+use super::{Key, KeyKind, Target, What};
 use crate::broker::settings::Level;
 use crate::broker::{BridgeEntry, Broker, Origin, Taker};
 use crate::buffer::Payload;
 use crate::id::{BridgeId, QueueId, RuleId};
-use crate::mqtt::ApplicationMessage;
+use crate::mqtt::{ApplicationMessage, PacketId};
 use crate::time::{Now, WallTime};
 
 /// A bridge's place in what is kept.
@@ -97,6 +97,20 @@ impl Broker {
             note: encode_rule(rule),
         });
         Some(Numbered { sequence, target })
+    }
+
+    /// Under which key it is kept that a bridge has brought a message, if anything of it is kept.
+    pub(in crate::broker) fn brought_key(
+        &self,
+        bridge: BridgeId,
+        packet_id: PacketId,
+    ) -> Option<Key> {
+        let queue = self.keeper.as_ref()?.bridges.get(&bridge)?.queue;
+        Some(Key {
+            kind: KeyKind::Brought,
+            id: queue.0,
+            sub: packet_id.value().into(),
+        })
     }
 
     /// Makes an entry of a message that was published before.

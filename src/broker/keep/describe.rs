@@ -81,10 +81,10 @@ pub fn describe(kind: Option<KeyKind>, body: &[u8]) -> Option<Description<'_>> {
                 packet_id: sent.packet_id.value(),
             })
         }
-        Some(KeyKind::Received) if body.len() == 1 => {
+        Some(KeyKind::Received | KeyKind::Brought) if body.len() == 1 => {
             super::record::is_presence(body).then_some(Description::Presence)
         }
-        Some(KeyKind::Received | KeyKind::Retained) | None => {
+        Some(KeyKind::Received | KeyKind::Brought | KeyKind::Retained) | None => {
             let (kept_at, publish) = read_publish(body)?;
             Some(Description::Message {
                 topic: publish.topic,

@@ -10,6 +10,7 @@
 //! | a subscription of it | key [`KeyKind::Subscription`], by a hash of the filter | UNSUBSCRIBE, its session's end |
 //! | a message at QoS 1 or 2 for it | an entry of its queue, all takers of one publication in one record | acknowledged, expired, dropped |
 //! | a QoS 2 PUBLISH that it has sent | key [`KeyKind::Received`], in the record of the message | PUBREL |
+//! | a QoS 2 PUBLISH that a bridge has brought | key [`KeyKind::Brought`], in the record of the message | the bridge's owner says so |
 //! | a QoS 2 PUBLISH that it is sent | key [`KeyKind::Sent`], by its sequence number | PUBCOMP, and that of all before it |
 //! | a retained message | key [`KeyKind::Retained`] | it is replaced or removed |
 //! | a message for a bridge that keeps it | an entry of the bridge's queue, in the same record | the bridge says so |
@@ -121,6 +122,9 @@ pub enum KeyKind {
     Sent = 4,
     /// A retained message.
     Retained = 5,
+    /// The packet identifier of a QoS 2 message that a bridge has brought, by the bridge's queue.
+    /// It comes back to whoever has the bridges, and ends when they say so.
+    Brought = 7,
 }
 
 impl KeyKind {
@@ -132,6 +136,7 @@ impl KeyKind {
             Self::Received,
             Self::Sent,
             Self::Retained,
+            Self::Brought,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == number)
@@ -187,12 +192,21 @@ pub(super) struct Keeper {
     recovery: Option<Box<Recovery>>,
 }
 
+/// Who has sent a QoS 2 message, and may send it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    /// A client, and its session knows.
+    Client(SessionId),
+    /// The upstream of a bridge.
+    Upstream,
+}
+
 /// Something that waits for the sync.
 #[derive(Debug)]
 pub(super) enum Held {
-    /// A QoS 2 message of this session and identifier; drawn by nobody, if anybody takes it.
+    /// A QoS 2 message of this sender and identifier; drawn by nobody, if anybody takes it.
     Taken {
-        session: SessionId,
+        sender: Sender,
         packet_id: PacketId,
         message: Option<MessageId>,
     },
@@ -342,11 +356,13 @@ impl Broker {
         for held in gone {
             match held {
                 Held::Taken {
-                    session,
+                    sender,
                     packet_id,
                     message,
                 } => {
-                    if let Some(session) = self.sessions.get_mut(session) {
+                    if let Sender::Client(session) = sender
+                        && let Some(session) = self.sessions.get_mut(session)
+                    {
                         session.received.release(packet_id);
                     }
                     if let Some(message) = message {
@@ -488,8 +504,9 @@ impl Broker {
         self.log(level, What::Record { targets, body })
     }
 
-    /// How soon what concerns sessions is synced.
-    fn session_level(&self) -> Option<Level> {
+    /// How soon what concerns sessions is synced, and what else answers wait for; `None`: it is not
+    /// kept.
+    pub fn session_level(&self) -> Option<Level> {
         self.keeper.as_ref().and_then(|keeper| keeper.sessions)
     }
 

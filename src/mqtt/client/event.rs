@@ -32,6 +32,14 @@ pub enum Event {
         /// [MQTT-4.4.0-2].
         reason: ReasonCode,
     },
+    /// With [`Steps::ByCaller`](super::Steps::ByCaller), a QoS 2 message waits for
+    /// [`Client::take_step`](super::Client::take_step); [`Step::Publish`] waits without this.
+    Waits {
+        /// Which step.
+        step: Step,
+        /// Of the message with this identifier.
+        packet_id: PacketId,
+    },
     /// SUBACK.
     Subscribed {
         /// What [`Client::subscribe`](super::Client::subscribe) returned.
@@ -49,6 +57,17 @@ pub enum Event {
     /// The connection is over: send what is left, then close the transport. Exactly once for each
     /// connection. Subscribe and unsubscribe requests that had no answer yet get none.
     Closed(CloseCause),
+}
+
+/// What is sent of a QoS 2 message when that it was is sure to be remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// PUBLISH: its identifier stands for this message from here on [MQTT-4.3.3-1].
+    Publish,
+    /// PUBREL: the message will not be sent again [MQTT-4.3.3-6].
+    Release,
+    /// PUBCOMP: the identifier of a message that has come is free for another [MQTT-4.3.3-12].
+    Complete,
 }
 
 /// A message and how it came.

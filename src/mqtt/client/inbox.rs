@@ -38,6 +38,17 @@ struct Received {
     accepted: bool,
     /// It is one of `qos_2_counted`.
     counted: bool,
+    released: Released,
+}
+
+/// Whether PUBREL has come for an identifier that is not free yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Released {
+    No,
+    /// On this connection.
+    Now,
+    /// On an earlier one.
+    Before,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -147,6 +158,7 @@ impl Inbox {
                     is_waiting: true,
                     accepted: false,
                     counted: true,
+                    released: Released::No,
                 },
             );
             self.qos_2_counted += 1;
@@ -195,6 +207,14 @@ impl Inbox {
         }
     }
 
+    /// Nobody has taken a message of a connection that is gone, and nobody will.
+    pub(super) fn disown(&mut self, token: AckToken) {
+        let received = self.received.get(&token.packet_id);
+        if received.is_some_and(|it| it.serial == token.serial && !it.accepted && !it.is_waiting) {
+            self.forget(token.packet_id);
+        }
+    }
+
     /// The next acknowledgement, in the order of the messages [MQTT-4.6.0-2] [MQTT-4.6.0-3].
     pub(super) fn poll_due(&mut self) -> Option<Due> {
         let front = self.waiting.front()?;
@@ -215,16 +235,46 @@ impl Inbox {
         Some(due)
     }
 
-    /// PUBREL.
-    pub(super) fn release(&mut self, packet_id: PacketId) -> Release {
-        match self.received.get(&packet_id) {
+    /// PUBREL. `withholds`: the identifier is free only when [`Inbox::complete`] says so.
+    pub(super) fn release(&mut self, packet_id: PacketId, withholds: bool) -> Release {
+        match self.received.get_mut(&packet_id) {
             None => Release::Unknown,
             Some(received) if received.is_waiting || !received.accepted => Release::NotYetReceived,
+            Some(received) if withholds => {
+                match core::mem::replace(&mut received.released, Released::Now) {
+                    Released::No => Release::Waits,
+                    Released::Now | Released::Before => Release::Known,
+                }
+            }
             Some(_) => {
                 self.forget(packet_id);
                 Release::Done
             }
         }
+    }
+
+    /// The identifier of a message that was released is free; whether that is to be said on this
+    /// connection.
+    pub(super) fn complete(&mut self, packet_id: PacketId) -> bool {
+        let received = self.received.get(&packet_id);
+        let released = received.map_or(Released::No, |received| received.released);
+        if released != Released::No {
+            self.forget(packet_id);
+        }
+        released == Released::Now
+    }
+
+    /// An identifier that an earlier process has acknowledged and that is not released yet.
+    pub(super) fn restore(&mut self, packet_id: PacketId) {
+        self.next_serial += 1;
+        let received = Received {
+            serial: self.next_serial,
+            is_waiting: false,
+            accepted: true,
+            counted: false,
+            released: Released::No,
+        };
+        self.received.insert(packet_id, received);
     }
 
     fn forget(&mut self, packet_id: PacketId) {
@@ -248,6 +298,9 @@ impl Inbox {
         for received in self.received.values_mut() {
             received.counted = false;
             received.is_waiting = false;
+            if received.released == Released::Now {
+                received.released = Released::Before;
+            }
         }
     }
 
@@ -262,6 +315,10 @@ impl Inbox {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Release {
     Done,
+    /// For [`Inbox::complete`].
+    Waits,
+    /// It has come before, and waits already.
+    Known,
     Unknown,
     /// We never sent a PUBREC for it.
     NotYetReceived,

@@ -18,6 +18,10 @@
 //! | [`EVENTS_MAX`] events not polled, [`CONTROL_BYTES_MAX`] of answers not sent, Receive Maximum of ours not acknowledged before 5.0 | [`Client::handle_input`] consumes no more |
 //! | Receive Maximum, Maximum Packet Size, Topic Alias Maximum of ours | the connection is closed with its reason |
 //!
+//! A session may outlive its process too. With [`Steps::ByCaller`] nothing of QoS 2 is said before
+//! its owner has written down how far the message is; after a start [`Client::restore_sent`] and
+//! [`Client::restore_received`] put that back before the first connection.
+//!
 //! It makes nothing of DISCONNECT or CONNACK but events: reconnecting, backing off and subscribing
 //! again are its owner's. Extended authentication is not offered, so an AUTH from the server is a
 //! violation [MQTT-4.12.0-6].
@@ -31,8 +35,8 @@ mod window;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-pub use event::{AckToken, CloseCause, Event, Farewell, ReceivedMessage, Refusal, Violation};
-pub use options::{Acknowledge, ConnectOptions, OptionsError, ServerLimits, WillOptions};
+pub use event::{AckToken, CloseCause, Event, Farewell, ReceivedMessage, Refusal, Step, Violation};
+pub use options::{Acknowledge, ConnectOptions, OptionsError, ServerLimits, Steps, WillOptions};
 
 use crate::buffer::{HIGH_WATER, Payload, SendQueue};
 use crate::mqtt::basic::{PacketId, ProtocolVersion, QoS, SubscriptionIdentifier};
@@ -48,7 +52,7 @@ use crate::mqtt::topic::TopicFilter;
 use crate::time::{Duration, Instant};
 use inbox::{Arrival, Inbox};
 use transmit::{Publication, TransmitQueue, packet_len};
-use window::{Acked, Window};
+use window::{Acked, Window, Withdrawn};
 
 /// Subscribe and unsubscribe requests that may wait for an answer.
 pub const PENDING_REQUESTS_MAX: usize = 64;
@@ -282,9 +286,63 @@ impl Client {
             return Err(Refusal::Full); // [MQTT-3.3.4-7]
         }
         let packet_id = self.new_packet_id().ok_or(Refusal::Full)?;
-        self.window.insert(packet_id, message);
+        let is_withheld = self.withholds() && message.qos() == QoS::ExactlyOnce;
+        self.window.insert(packet_id, message, is_withheld);
         self.queue_publications();
         Ok(Some(packet_id))
+    }
+
+    /// A QoS 2 message goes one step further: what it waited for is written down. `false` if none
+    /// waited.
+    pub fn take_step(&mut self, step: Step, packet_id: PacketId) -> bool {
+        match step {
+            Step::Publish => {
+                let waited = self.window.permit_publish(packet_id);
+                if waited && self.state == State::Connected {
+                    self.queue_publications();
+                }
+                waited
+            }
+            Step::Release => {
+                let waited = self.window.permit_release(packet_id);
+                if waited && self.state == State::Connected {
+                    self.send(&Packet::Pubrel(Ack::success(packet_id))); // [MQTT-4.3.3-4]
+                }
+                waited
+            }
+            Step::Complete => {
+                let waited = self.inbox.complete(packet_id);
+                if waited && self.state == State::Connected {
+                    self.send(&Packet::Pubcomp(Ack::success(packet_id))); // [MQTT-4.3.3-11]
+                }
+                waited
+            }
+        }
+    }
+
+    /// A QoS 2 message that an earlier process may have sent under this identifier; `None`: the
+    /// server had acknowledged it with PUBREC. In the order of sending, before the first
+    /// connection. `false` if the identifier is taken.
+    pub fn restore_sent(
+        &mut self,
+        packet_id: PacketId,
+        message: Option<Rc<ApplicationMessage>>,
+    ) -> bool {
+        debug_assert!(!self.is_open(), "what was sent before comes back first");
+        let is_free = !self.window.contains(packet_id);
+        if is_free {
+            self.has_session = true;
+            self.window.restore(packet_id, message);
+        }
+        is_free
+    }
+
+    /// A QoS 2 message that an earlier process has taken under this identifier, which the server
+    /// has not released yet. Before the first connection.
+    pub fn restore_received(&mut self, packet_id: PacketId) {
+        debug_assert!(!self.is_open(), "what has come before comes back first");
+        self.has_session = true;
+        self.inbox.restore(packet_id);
     }
 
     /// Whether [`Client::publish`] would take a small message of this QoS now.
@@ -341,6 +399,12 @@ impl Client {
         let known = self.inbox.accept(token, reason);
         self.send_acknowledgements();
         known
+    }
+
+    /// Forgets a message of a connection that is gone, which nobody has taken. Of QoS 2 its
+    /// identifier stood for it: when it comes again, it is handed over again.
+    pub fn disown(&mut self, token: AckToken) {
+        self.inbox.disown(token);
     }
 
     /// Ends the connection in order: DISCONNECT follows what is queued. Before 5.0, which has no
@@ -414,12 +478,38 @@ impl Client {
         }
     }
 
-    /// Takes back a message between two connections: it is not sent again, and nothing will say
-    /// what became of it. If it is a QoS 2 message that the server may have, its identifier is
-    /// released on the next connection, so that the next message with it is not taken for this one.
-    /// `false` if there is a connection, or no message that can be taken back.
+    /// Takes back a message between two connections, or one that waits for [`Step::Publish`]: it
+    /// is not sent again, and nothing will say what became of it. If it is a QoS 2 message that the
+    /// server may have, its identifier is released on the next connection, so that the next message
+    /// with it is not taken for this one. `false` if it cannot be taken back.
     pub fn withdraw(&mut self, packet_id: PacketId) -> bool {
-        self.state == State::Idle && self.window.withdraw(packet_id)
+        if self.state != State::Idle && !self.window.is_withheld(packet_id) {
+            return false;
+        }
+        let withholds = self.withholds();
+        let withdrawn = self.window.withdraw(packet_id, withholds);
+        if withdrawn == Withdrawn::ToBeReleased && withholds {
+            self.say_that_it_waits(Step::Release, packet_id);
+        }
+        if self.state == State::Connected {
+            // What stood behind it may go.
+            self.queue_publications();
+        }
+        withdrawn != Withdrawn::No
+    }
+
+    /// Whether nothing is left of a QoS 2 message of ours but an identifier that the server is to
+    /// release.
+    pub fn has_to_release(&self, packet_id: PacketId) -> bool {
+        self.window.has_release(packet_id)
+    }
+
+    fn withholds(&self) -> bool {
+        self.options.steps == Steps::ByCaller
+    }
+
+    fn say_that_it_waits(&mut self, step: Step, packet_id: PacketId) {
+        self.events.push_back(Event::Waits { step, packet_id });
     }
 
     /// Our client identifier: as configured, or as the server assigned it; empty if neither.
@@ -463,7 +553,8 @@ impl Client {
                 self.handle_acked(packet_type, ack.packet_id, acked)
             }
             Packet::Pubrec(ack) => {
-                let acked = self.window.pubrec(ack.packet_id, ack.reason);
+                let withholds = self.withholds();
+                let acked = self.window.pubrec(ack.packet_id, ack.reason, withholds);
                 self.handle_acked(packet_type, ack.packet_id, acked)
             }
             Packet::Pubcomp(ack) => {
@@ -607,6 +698,8 @@ impl Client {
                 self.queue_publications();
             }
             Acked::Release => self.send(&Packet::Pubrel(Ack::success(packet_id))), // [MQTT-4.3.3-4]
+            Acked::ReleaseWaits => self.say_that_it_waits(Step::Release, packet_id),
+            Acked::Known => {}
             Acked::Unknown => {
                 self.counters.strays += 1;
                 if packet == PacketType::Pubrec {
@@ -620,8 +713,14 @@ impl Client {
     }
 
     fn handle_pubrel(&mut self, packet_id: PacketId) -> Result<(), Violation> {
-        let reason = match self.inbox.release(packet_id) {
+        let withholds = self.withholds();
+        let reason = match self.inbox.release(packet_id, withholds) {
             inbox::Release::Done => ReasonCode::Success,
+            inbox::Release::Waits => {
+                self.say_that_it_waits(Step::Complete, packet_id);
+                return Ok(());
+            }
+            inbox::Release::Known => return Ok(()),
             inbox::Release::Unknown => {
                 self.counters.strays += 1;
                 ReasonCode::PacketIdentifierNotFound

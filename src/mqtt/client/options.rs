@@ -52,6 +52,8 @@ pub struct ConnectOptions {
     pub inflight_maximum: u16,
     /// Who says that a received message may be acknowledged.
     pub acknowledge: Acknowledge,
+    /// Who says that a QoS 2 message may go one step further.
+    pub steps: Steps,
 }
 
 /// A will and how long the server waits with it.
@@ -71,6 +73,17 @@ pub enum Acknowledge {
     OnReceipt,
     /// Whoever it was handed to, by [`Client::acknowledge`](super::Client::acknowledge), in any
     /// order; the acknowledgements leave in the order of the messages [MQTT-4.6.0-2].
+    ByCaller,
+}
+
+/// Who says that a QoS 2 message may go one [`Step`](super::Step) further. A session that is to
+/// survive its process has to be written down before each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Steps {
+    /// Nobody: it goes on at once.
+    #[default]
+    AtOnce,
+    /// Whoever has the client, by [`Client::take_step`](super::Client::take_step).
     ByCaller,
 }
 
@@ -94,6 +107,7 @@ impl Default for ConnectOptions {
             connect_timeout: Duration::from_secs(30),
             inflight_maximum: 20,
             acknowledge: Acknowledge::OnReceipt,
+            steps: Steps::AtOnce,
         }
     }
 }

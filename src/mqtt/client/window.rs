@@ -2,10 +2,10 @@
 //!
 //! | phase | holds | leaves on |
 //! |---|---|---|
-//! | flight, backlog | message, not queued on this connection: a resumed session whose window is smaller | quota |
+//! | flight, backlog | message, not queued on this connection: a resumed session whose window is smaller, or its step is not taken | quota, step |
 //! | flight, queued | message, waits for the transport | drawn |
 //! | flight, sent | message | PUBACK (QoS 1), PUBREC (QoS 2) |
-//! | release | packet identifier only, for the server has the message | PUBCOMP |
+//! | release | packet identifier only, for the server has the message; PUBREL goes when the step is taken | PUBCOMP |
 //!
 //! Flights are kept in the order of their first publication and resent in it [MQTT-4.6.0-1];
 //! releases in the order of their PUBRECs [MQTT-4.6.0-4].
@@ -29,6 +29,8 @@ pub(super) struct Window {
     next_seq: u64,
     /// Flights from here on are backlog, those before are not.
     backlog_from: u64,
+    /// Invariant: how many those are.
+    backlog: usize,
     /// PUBLISH packets that may still be sent (4.9).
     quota: u16,
     /// What the quota of this connection began with, or was widened to.
@@ -42,6 +44,8 @@ struct Flight {
     phase: Phase,
     /// It was sent on this connection or an earlier one, so the server may have it.
     ever_sent: bool,
+    /// It may not be sent yet.
+    is_withheld: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +62,8 @@ struct Release {
     reason: ReasonCode,
     /// Its PUBLISH was sent on this connection, so its PUBCOMP gives a place of the quota back.
     counted: bool,
+    /// Its PUBREL may not be sent yet.
+    is_withheld: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -73,10 +79,25 @@ pub(super) enum Acked {
     Settled(ReasonCode),
     /// The identifier must be released: send PUBREL.
     Release,
+    /// The same, once the step may be taken.
+    ReleaseWaits,
+    /// It is known already, and nothing is to be said.
+    Known,
     /// Nothing has this identifier.
     Unknown,
     /// It does not fit what has this identifier.
     Mismatch,
+}
+
+/// What became of a message that is not wanted any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Withdrawn {
+    /// There is none, or it is on its way.
+    No,
+    /// Nobody will hear of it.
+    Gone,
+    /// The server may have it: its identifier is released.
+    ToBeReleased,
 }
 
 impl Window {
@@ -91,16 +112,18 @@ impl Window {
 
     /// Whether a new message can be queued at once.
     pub(super) fn has_quota(&self) -> bool {
-        self.quota > 0 && !self.has_backlog()
+        usize::from(self.quota) > self.backlog
     }
 
-    fn has_backlog(&self) -> bool {
-        self.flights.range(self.backlog_from..).next().is_some()
-    }
-
-    /// Takes in a new message; [`Window::poll_queue`] says when it goes.
-    pub(super) fn insert(&mut self, packet_id: PacketId, message: Rc<ApplicationMessage>) {
+    /// Takes in a new message; [`Window::poll_queue`] says when it goes, if it is not withheld.
+    pub(super) fn insert(
+        &mut self,
+        packet_id: PacketId,
+        message: Rc<ApplicationMessage>,
+        is_withheld: bool,
+    ) {
         let seq = self.next_seq();
+        self.backlog += 1;
         self.flights.insert(
             seq,
             Flight {
@@ -108,13 +131,66 @@ impl Window {
                 message,
                 phase: Phase::Backlog,
                 ever_sent: false,
+                is_withheld,
             },
         );
-        let before = self.by_id.insert(packet_id, Place::Flight(seq));
+        self.name(packet_id, Place::Flight(seq));
+    }
+
+    /// Takes in a message that an earlier process may have sent; `None`: it had its PUBREC.
+    pub(super) fn restore(&mut self, packet_id: PacketId, message: Option<Rc<ApplicationMessage>>) {
+        match message {
+            Some(message) => {
+                self.insert(packet_id, message, false);
+                let last = self.flights.last_entry().expect("it was inserted just now");
+                last.into_mut().ever_sent = true;
+            }
+            None => self.insert_release(packet_id, ReasonCode::Success, false, false),
+        }
+    }
+
+    fn insert_release(
+        &mut self,
+        packet_id: PacketId,
+        reason: ReasonCode,
+        counted: bool,
+        is_withheld: bool,
+    ) {
+        let release = Release {
+            packet_id,
+            reason,
+            counted,
+            is_withheld,
+        };
+        let seq = self.next_seq();
+        self.releases.insert(seq, release);
+        self.name(packet_id, Place::Release(seq));
+    }
+
+    fn name(&mut self, packet_id: PacketId, place: Place) {
+        let before = self.by_id.insert(packet_id, place);
         debug_assert!(
             before.is_none(),
             "a packet identifier is used once at a time"
         );
+    }
+
+    /// A message may be sent. Whether there was one that might not.
+    pub(super) fn permit_publish(&mut self, id: PacketId) -> bool {
+        let Some(Place::Flight(seq)) = self.by_id.get(&id) else {
+            return false;
+        };
+        let flight = self.flights.get_mut(seq);
+        flight.is_some_and(|flight| core::mem::take(&mut flight.is_withheld))
+    }
+
+    /// A PUBREL may be sent. Whether there was one that might not.
+    pub(super) fn permit_release(&mut self, id: PacketId) -> bool {
+        let Some(Place::Release(seq)) = self.by_id.get(&id) else {
+            return false;
+        };
+        let release = self.releases.get_mut(seq);
+        release.is_some_and(|release| core::mem::take(&mut release.is_withheld))
     }
 
     /// The next publication that the quota lets go, to be queued.
@@ -123,7 +199,12 @@ impl Window {
             return None;
         }
         let (seq, flight) = self.flights.range_mut(self.backlog_from..).next()?;
+        if flight.is_withheld {
+            // What comes after it does not pass it.
+            return None;
+        }
         self.backlog_from = seq + 1;
+        self.backlog -= 1;
         flight.phase = Phase::Queued;
         self.quota -= 1;
         Some(Publication {
@@ -155,11 +236,18 @@ impl Window {
         }
     }
 
-    /// PUBREC. The server has the message, so it is never sent again [MQTT-4.3.3-6].
-    pub(super) fn pubrec(&mut self, id: PacketId, reason: ReasonCode) -> Acked {
-        if let Some(Place::Release(_)) = self.by_id.get(&id) {
+    /// PUBREC. The server has the message, so it is never sent again [MQTT-4.3.3-6]. Its PUBREL
+    /// may be withheld.
+    pub(super) fn pubrec(&mut self, id: PacketId, reason: ReasonCode, withholds: bool) -> Acked {
+        if let Some(Place::Release(seq)) = self.by_id.get(&id) {
             // It did not see our PUBREL.
-            return Acked::Release;
+            let release = self.releases.get(seq);
+            let is_withheld = release.is_some_and(|release| release.is_withheld);
+            return if is_withheld {
+                Acked::Known
+            } else {
+                Acked::Release
+            };
         }
         let seq = match self.sent_flight(id, QoS::ExactlyOnce) {
             Err(acked) => return acked,
@@ -170,15 +258,13 @@ impl Window {
             return Acked::Settled(reason);
         }
         self.flights.remove(&seq);
-        let release = Release {
-            packet_id: id,
-            reason,
-            counted: true,
-        };
-        let seq = self.next_seq();
-        self.releases.insert(seq, release);
-        self.by_id.insert(id, Place::Release(seq));
-        Acked::Release
+        self.by_id.remove(&id);
+        self.insert_release(id, reason, true, withholds);
+        if withholds {
+            Acked::ReleaseWaits
+        } else {
+            Acked::Release
+        }
     }
 
     /// PUBCOMP.
@@ -188,6 +274,10 @@ impl Window {
             Some(Place::Flight(_)) => return Acked::Mismatch,
             Some(Place::Release(seq)) => *seq,
         };
+        if self.releases.get(&seq).is_some_and(|it| it.is_withheld) {
+            // It has not seen a PUBREL.
+            return Acked::Mismatch;
+        }
         self.by_id.remove(&id);
         let release = self
             .releases
@@ -203,6 +293,7 @@ impl Window {
     pub(super) fn connection_lost(&mut self) {
         self.quota = 0;
         self.backlog_from = 0;
+        self.backlog = self.flights.len();
         for flight in self.flights.values_mut() {
             flight.phase = Phase::Backlog;
         }
@@ -246,28 +337,36 @@ impl Window {
     }
 
     /// Forgets a message that is not queued or sent on this connection. If the server may have it,
-    /// its identifier is left to be released.
-    pub(super) fn withdraw(&mut self, id: PacketId) -> bool {
+    /// its identifier is left to be released, which may be withheld.
+    pub(super) fn withdraw(&mut self, id: PacketId, withholds: bool) -> Withdrawn {
         let Some(Place::Flight(seq)) = self.by_id.get(&id) else {
-            return false;
+            return Withdrawn::No;
         };
         let seq = *seq;
         if self.flights[&seq].phase != Phase::Backlog {
-            return false;
+            return Withdrawn::No;
         }
         self.by_id.remove(&id);
+        self.backlog -= 1;
         let flight = self.flights.remove(&seq);
         if flight.is_some_and(|it| it.ever_sent && it.message.qos() == QoS::ExactlyOnce) {
-            let release = Release {
-                packet_id: id,
-                reason: ReasonCode::Success,
-                counted: false,
-            };
-            let seq = self.next_seq();
-            self.releases.insert(seq, release);
-            self.by_id.insert(id, Place::Release(seq));
+            self.insert_release(id, ReasonCode::Success, false, withholds);
+            return Withdrawn::ToBeReleased;
         }
-        true
+        Withdrawn::Gone
+    }
+
+    /// Whether it is an identifier that is to be released.
+    pub(super) fn has_release(&self, id: PacketId) -> bool {
+        matches!(self.by_id.get(&id), Some(Place::Release(_)))
+    }
+
+    /// Whether a message waits for its first step.
+    pub(super) fn is_withheld(&self, id: PacketId) -> bool {
+        let Some(Place::Flight(seq)) = self.by_id.get(&id) else {
+            return false;
+        };
+        self.flights[seq].is_withheld
     }
 
     /// Takes out the messages that the server of this connection does not take.
@@ -287,12 +386,16 @@ impl Window {
         for (id, _) in &refused {
             self.by_id.remove(id);
         }
+        // Nothing has been queued on this connection yet.
+        self.backlog = self.flights.len();
         refused
     }
 
     /// Identifiers to be released again on a resumed session, in order.
     pub(super) fn releases(&self) -> impl Iterator<Item = PacketId> {
-        self.releases.values().map(|release| release.packet_id)
+        let releases = self.releases.values();
+        let releases = releases.filter(|release| !release.is_withheld);
+        releases.map(|release| release.packet_id)
     }
 
     fn next_seq(&mut self) -> u64 {

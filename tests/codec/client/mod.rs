@@ -7,6 +7,7 @@ mod publishing;
 mod receiving;
 mod requests;
 mod resuming;
+mod steps;
 
 use crate::samples::bytes_of;
 use fieldgate::buffer::{Memory, Payload, SendQueue};

@@ -13,34 +13,34 @@
 //! [`BRIDGE_QUEUE`]. A queue whose bridge the configuration has no more stays there until the
 //! bridge is back or somebody drops it (`queue`).
 
+mod queues;
+mod status;
+mod steps;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use data_encoding::HEXLOWER;
-use serde_json::{Value as Json, json};
-
+pub(super) use self::queues::BRIDGE_QUEUE;
+use self::queues::{decode_name, hash_of, kept_of};
+use self::status::letter;
+use self::steps::Steps;
+pub(super) use self::steps::{BRIDGE_OVER, BRIDGE_SENT, is_step};
 use super::Gateway;
 use super::boundary::{CloseCause, CloseHow, Dialled, FLUSH_TIMEOUT, Output};
 use super::settings::Target;
-use crate::bridge::settings::{Keep, SendRule, Settings};
-use crate::bridge::{self, Bridge, DeadReason, Phase, Place, Restored, Ticket};
+use crate::bridge::settings::{SendRule, Settings};
+use crate::bridge::{self, Bridge, Kept, Phase, Place, Restored, Ticket};
 use crate::broker::keep::{decode_rule, read_message};
 use crate::broker::{BridgeEntry, Origin, Taker};
-use crate::id::{BridgeId, ConnId, Lsn, QueueId, RuleId, stable_hash};
-use crate::journal::{self, Class, Draw, QueueKind};
+use crate::id::{BridgeId, ConnId, Lsn, QueueId, RuleId};
+use crate::journal::Draw;
 use crate::mqtt::frame::{self, Frame};
 use crate::mqtt::{
-    ApplicationMessage, ProtocolVersion, QoS, ReasonCode, RetainHandling, SubscriptionOptions,
-    TopicFilter,
+    ApplicationMessage, PacketId, ProtocolVersion, QoS, ReasonCode, RetainHandling,
+    SubscriptionOptions, TopicFilter,
 };
 use crate::rng::Rng;
 use crate::slab::{GenSlab, IdTable};
 use crate::time::{Instant, Now, WallTime};
-
-/// The kind of the journal's keys that say whose queue is whose; the broker's are below it.
-pub(super) const BRIDGE_QUEUE: u8 = 16;
-
-/// The version of what such a key's record says: name, then a hash of each sending rule.
-const VERSION: u8 = 1;
 
 /// The bridges.
 pub(super) struct Bridges {
@@ -52,10 +52,22 @@ pub(super) struct Bridges {
     conns: IdTable<ConnId, BridgeId>,
     /// Queues in the journal, by the name of their bridge.
     queues: BTreeMap<Box<str>, KeptQueue>,
+    /// How far messages of QoS 2 are, by the queue of their bridge.
+    steps: BTreeMap<QueueId, Steps>,
     /// Received messages whose acknowledgement waits for a sync, in its order.
-    tickets: VecDeque<(Lsn, BridgeId, Ticket)>,
+    tickets: VecDeque<Waiting>,
     /// Counts up with every bridge that comes up, goes down, or fails to come up.
     changes: u64,
+}
+
+/// A received message whose acknowledgement waits.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    lsn: Lsn,
+    bridge: BridgeId,
+    ticket: Ticket,
+    /// Of QoS 2.
+    packet_id: Option<PacketId>,
 }
 
 /// A queue in the journal.
@@ -96,6 +108,7 @@ impl Bridges {
             order: Vec::new(),
             conns: IdTable::new(),
             queues: BTreeMap::new(),
+            steps: BTreeMap::new(),
             tickets: VecDeque::new(),
             changes: 0,
         }
@@ -201,13 +214,25 @@ impl Gateway {
             Ok(bridge) => bridge,
             Err(error) => return log::error!("bridge {name} cannot be made: {error}"),
         };
+        let is_known = self.bridges.queues.contains_key(name);
         let known = self.find_queue(now, name);
         let queue = known.as_ref().map(|(queue, _)| *queue);
         if let (Some(queue), Some(durable)) = (queue, &mut self.durable) {
             durable.journal.rewind(queue);
+            let mut kept = Kept {
+                is_whole: is_known && !durable.is_damaged(),
+                next: 1,
+                ..Kept::default()
+            };
             if let Some(state) = durable.journal.queue(queue) {
-                bridge.recover(state.entries, state.bytes, state.next);
+                kept.entries = state.entries;
+                kept.bytes = state.bytes;
+                kept.next = state.next;
             }
+            if let Some(steps) = self.bridges.steps.get(&queue) {
+                steps.tell(&mut kept);
+            }
+            bridge.recover(kept);
         }
         bridge.start();
         let id = self.bridges.links.insert(Link {
@@ -313,156 +338,6 @@ impl Gateway {
     }
 }
 
-// ---- queues in the journal
-
-impl Gateway {
-    /// The queue of a bridge, made if there is none, and the rules that it knows; `None` without a
-    /// journal.
-    fn find_queue(&mut self, now: Now, name: &str) -> Option<(QueueId, Vec<u64>)> {
-        let durable = self.durable.as_mut()?;
-        if let Some(kept) = self.bridges.queues.get(name) {
-            return Some((kept.queue, kept.rules.clone()));
-        }
-        let queue = durable.journal.new_queue_id();
-        let kept = KeptQueue {
-            queue,
-            rules: Vec::new(),
-            is_named: false,
-        };
-        self.bridges.queues.insert(name.into(), kept);
-        self.make_queue(now, queue);
-        Some((queue, Vec::new()))
-    }
-
-    /// What the journal does not take now is tried again when it has room; until then who waits for
-    /// something to be kept there is not answered.
-    fn make_queue(&mut self, now: Now, queue: QueueId) {
-        let Some(durable) = &mut self.durable else {
-            return;
-        };
-        let journal = &mut durable.journal;
-        if let Err(refused) = journal.make_queue(now, queue, QueueKind::Backlog, Class::Strict) {
-            log::error!("no queue for a bridge: {refused:?}");
-        }
-        durable.wait();
-    }
-
-    /// Says in the journal whose queue it is, and what its rules are.
-    fn name_queue(&mut self, now: Now, name: &str, rules: Vec<u64>) {
-        let Some(durable) = &mut self.durable else {
-            return;
-        };
-        let Some(kept) = self.bridges.queues.get_mut(name) else {
-            return;
-        };
-        if kept.rules == rules && kept.is_named {
-            return;
-        }
-        let target = journal::Target::Key {
-            key: key_of(kept.queue),
-            note: &[],
-        };
-        let body = encode_name(name, &rules);
-        kept.rules = rules;
-        kept.is_named = true;
-        if let Err(refused) = durable
-            .journal
-            .append(now, &[target], &[&body], Class::Strict)
-        {
-            log::error!("bridge {name}: its queue is not named: {refused:?}");
-            // Said again when there is room.
-            kept.is_named = false;
-        }
-        durable.wait();
-    }
-
-    /// The journal has room again: what it did not take of bridges' queues.
-    pub(super) fn make_bridge_queues(&mut self, now: Now) {
-        let missing: Vec<_> = self
-            .bridges
-            .queues
-            .iter()
-            .map(|(name, kept)| (name.clone(), kept.queue))
-            .collect();
-        for (name, queue) in missing {
-            let Some(durable) = &self.durable else {
-                return;
-            };
-            if durable.journal.queue(queue).is_none() {
-                self.make_queue(now, queue);
-            }
-            let rules = self
-                .bridges
-                .queues
-                .get(&name)
-                .map(|kept| kept.rules.clone());
-            self.name_queue(now, &name, rules.unwrap_or_default());
-        }
-    }
-
-    /// Everything that was kept is read: a queue that nobody has named was about to be made.
-    pub(super) fn drop_nameless(&mut self, now: Now, backlogs: &[QueueId]) {
-        let Some(durable) = &mut self.durable else {
-            return;
-        };
-        for queue in backlogs {
-            let kept = self.bridges.queues.values();
-            if !kept.into_iter().any(|kept| kept.queue == *queue) {
-                durable.journal.drop_queue(now, *queue, Class::Lazy);
-            }
-        }
-    }
-
-    /// Forgets what waits for a bridge: how many messages that was. `None`: there is no such queue.
-    /// What is under way to the peer is not taken back.
-    pub(super) fn drop_bridge_queue(&mut self, now: Now, name: &str) -> Option<u64> {
-        if let Some(id) = self.bridges.by_name.get(name) {
-            let link = self.bridges.links.get_mut(*id)?;
-            let before = link.bridge.status(now).queue_length;
-            link.bridge.drop_waiting();
-            let after = link.bridge.status(now).queue_length;
-            self.renew_queue(now, *id, name);
-            return Some(before - after);
-        }
-        let kept = self.bridges.queues.remove(name)?;
-        let durable = self.durable.as_mut()?;
-        let state = durable.journal.queue(kept.queue);
-        durable.journal.delete(now, key_of(kept.queue), Class::Lazy);
-        durable.journal.drop_queue(now, kept.queue, Class::Strict);
-        durable.wait();
-        Some(state.map_or(0, |state| state.entries))
-    }
-}
-
-impl Gateway {
-    /// A bridge's queue is dropped with all that is in it, and another one begins. What is under
-    /// way is in memory alone from then on.
-    fn renew_queue(&mut self, now: Now, id: BridgeId, name: &str) {
-        let Some(link) = self.bridges.links.get_mut(id) else {
-            return;
-        };
-        let (Some(old), Some(durable)) = (link.queue, &mut self.durable) else {
-            return;
-        };
-        durable.journal.delete(now, key_of(old), Class::Lazy);
-        durable.journal.drop_queue(now, old, Class::Strict);
-        link.is_fetching = false;
-        self.bridges.queues.remove(name);
-        let queue = self.find_queue(now, name).map(|(queue, _)| queue);
-        let Some(link) = self.bridges.links.get_mut(id) else {
-            return;
-        };
-        link.queue = queue;
-        let rules = link.bridge.settings().send.clone();
-        if let Some(queue) = queue {
-            let next = link.bridge.next_number();
-            self.broker.keep_bridge(id, queue, next, kept_of(&rules));
-        }
-        let hashes = rules.iter().map(hash_of).collect();
-        self.name_queue(now, name, hashes);
-    }
-}
-
 // ---- what comes from outside
 
 impl Gateway {
@@ -558,14 +433,17 @@ impl Gateway {
 
     /// Changes up to `synced` are on the disk.
     pub(super) fn settle_bridges(&mut self, now: Now, synced: Lsn) {
+        let durable = self.durable.as_ref();
+        let notes = durable.map_or(Lsn(0), |durable| durable.journal.synced());
         for (_, link) in self.bridges.links.iter_mut() {
             link.bridge.handle_synced(synced);
+            link.bridge.handle_notes_synced(now.monotonic, notes);
         }
-        while let Some((lsn, id, ticket)) = self.bridges.tickets.front().copied()
-            && lsn <= synced
+        while let Some(waiting) = self.bridges.tickets.front().copied()
+            && waiting.lsn <= synced
         {
             self.bridges.tickets.pop_front();
-            self.settle_ticket(id, ticket, ReasonCode::Success);
+            self.settle_ticket(waiting.bridge, waiting.ticket, ReasonCode::Success);
         }
         self.tell_links(now);
     }
@@ -591,14 +469,19 @@ impl Gateway {
             return;
         }
         let (links, mut given_up) = (&mut self.bridges.links, BTreeSet::new());
-        self.bridges.tickets.retain(|(it, id, _)| {
-            let is_it = *it == lsn;
-            if is_it
-                && given_up.insert(*id)
-                && let Some(link) = links.get_mut(*id)
-            {
-                let why = "what the peer has sent cannot be kept";
-                link.bridge.give_up_connection(now, why);
+        let steps = &mut self.bridges.steps;
+        self.bridges.tickets.retain(|waiting| {
+            let is_it = waiting.lsn == lsn;
+            if is_it && let Some(link) = links.get_mut(waiting.bridge) {
+                if given_up.insert(waiting.bridge) {
+                    let why = "what the peer has sent cannot be kept";
+                    link.bridge.give_up_connection(now, why);
+                }
+                link.bridge.disown(waiting.ticket);
+                let steps = link.queue.and_then(|queue| steps.get_mut(&queue));
+                if let (Some(packet_id), Some(steps)) = (waiting.packet_id, steps) {
+                    steps.received.remove(&packet_id);
+                }
             }
             !is_it
         });
@@ -669,21 +552,35 @@ impl Gateway {
             return is_busy;
         };
         if let (Some(queue), Some(durable)) = (link.queue, &mut self.durable) {
+            let mut has_consumed = false;
             while let Some(sequence) = link.bridge.poll_consumed() {
                 durable.journal.consume(now, queue, sequence);
+                has_consumed = true;
+            }
+            let steps = self.bridges.steps.entry(queue).or_default();
+            // After what was consumed: what is forgotten too early would be sent once more.
+            while let Some(sequence) = link.bridge.poll_over() {
+                let first = link.bridge.first_unfinished();
+                steps.end(now, &mut durable.journal, (queue, sequence), first);
+            }
+            if has_consumed && steps.has_marks() {
+                let first = link.bridge.first_unfinished();
+                steps.forget_below(now, &mut durable.journal, queue, first);
             }
             // What one draws that says goodbye would be kept from the next of its name.
             while !link.is_fetching
                 && !link.is_retiring
                 && let Some(from) = link.bridge.wants_kept()
             {
+                let was_underway = link.bridge.wants_underway();
                 match durable.journal.draw_from(queue, from) {
                     Draw::Ready {
                         sequence,
                         note,
                         body,
                     } => {
-                        let read = read_message(&body, now);
+                        let is_over = steps.is_over(sequence);
+                        let read = read_message(&body, now).filter(|_| !is_over);
                         let kept_at: Option<WallTime> = read.as_ref().and_then(|(_, at)| *at);
                         let message = read.as_ref().map(|(message, _)| message);
                         let kept = Restored {
@@ -696,6 +593,9 @@ impl Gateway {
                     }
                     Draw::Pending => link.is_fetching = true,
                     Draw::Empty => link.bridge.nothing_kept(),
+                }
+                if was_underway && !link.bridge.wants_underway() {
+                    durable.journal.rewind(queue);
                 }
                 is_busy = true;
             }
@@ -744,23 +644,37 @@ impl Gateway {
                 };
                 self.outputs.push_back(Output::Close { conn, how });
             }
-            bridge::Output::Publish { message, ticket } => {
-                let view = message.as_publish(ProtocolVersion::V5, now.monotonic);
+            bridge::Output::Publish {
+                message,
+                packet_id,
+                ticket,
+            } => {
+                let mut view = message.as_publish(ProtocolVersion::V5, now.monotonic);
+                view.packet_id = packet_id;
                 let origin = Origin::Bridge(id);
                 let published = self.broker.publish(now, origin, &view, &mut self.outbox);
                 if let Some(reason) = published.refused {
                     let (name, topic) = (&link.name, message.topic());
                     log::warn!("bridge {name}: refused topic={topic} reason={reason}");
+                } else if let (Some(packet_id), Some(queue)) = (packet_id, link.queue) {
+                    let steps = self.bridges.steps.entry(queue).or_default();
+                    steps.received.insert(packet_id);
                 }
                 if let Some(ticket) = ticket {
                     match published.refused {
                         Some(reason) => self.settle_ticket(id, ticket, reason),
                         None => {
-                            self.bridges.tickets.push_back((published.lsn, id, ticket));
+                            self.bridges.tickets.push_back(Waiting {
+                                lsn: published.lsn,
+                                bridge: id,
+                                ticket,
+                                packet_id,
+                            });
                         }
                     }
                 }
             }
+            bridge::Output::Note(note) => self.note_step(now, id, note),
             bridge::Output::DeadLetter {
                 message,
                 time,
@@ -802,143 +716,4 @@ impl Gateway {
             self.tell_event(now, event, &what);
         }
     }
-
-    /// What is wrong with links now.
-    pub(super) fn bridge_faults(&self) -> Vec<String> {
-        let faults = self.bridges.configured().filter_map(|link| {
-            let error = link.bridge.last_error();
-            let error = error.filter(|_| link.bridge.phase() != Phase::Up)?;
-            Some(format!("bridge {} is down: {error}", link.name))
-        });
-        faults.collect()
-    }
-
-    /// How the bridges are, by name.
-    pub(super) fn bridges_json(&self, now: Now) -> Json {
-        let links = self.bridges.configured();
-        let links = links.map(|link| (link.name.to_string(), link_json(now, link)));
-        Json::Object(links.collect())
-    }
-
-    /// What waits for whom, by name: for bridges, and for those that are configured no more.
-    pub(super) fn bridge_queues_json(&self, now: Now) -> Json {
-        let mut all = serde_json::Map::new();
-        for (name, kept) in &self.bridges.queues {
-            if self.bridges.by_name.contains_key(name) {
-                continue;
-            }
-            let journal = self.durable.as_ref().map(|durable| &durable.journal);
-            let state = journal.and_then(|journal| journal.queue(kept.queue));
-            if let Some(state) = state {
-                let json = json!({
-                    "configured": false,
-                    "messages": state.entries,
-                    "bytes": state.bytes,
-                });
-                all.insert(name.to_string(), json);
-            }
-        }
-        for link in self.bridges.configured() {
-            let status = link.bridge.status(now);
-            let json = json!({
-                "configured": true,
-                "state": status.phase.name(),
-                "messages": status.queue_length,
-                "bytes": status.queue_bytes,
-                "backlog": status.backlog_length,
-                "on_disk": status.on_disk,
-                "inflight": status.inflight,
-                "age_s": status.lag.as_secs(),
-                "kept": link.queue.is_some(),
-            });
-            all.insert(link.name.to_string(), json);
-        }
-        Json::Object(all)
-    }
-}
-
-fn link_json(now: Now, link: &Link) -> Json {
-    let status = link.bridge.status(now);
-    let endpoints = &link.bridge.settings().endpoints;
-    json!({
-        "state": status.phase.name(),
-        "endpoint": endpoints.get(status.endpoint).map(ToString::to_string),
-        "version": status.version.to_string(),
-        "up_s": status.up_for.map(|it| it.as_secs()),
-        "queue": status.queue_length,
-        "queue_bytes": status.queue_bytes,
-        "backlog": status.backlog_length,
-        "on_disk": status.on_disk,
-        "inflight": status.inflight,
-        "lag_ms": status.lag.as_millis(),
-        "last_error": status.last_error,
-        "counters": link.bridge.stats(),
-    })
-}
-
-/// A dead letter, for people and for whoever sends it again.
-fn letter(message: &ApplicationMessage, time: Option<WallTime>, reason: DeadReason) -> Json {
-    let payload = message.payload();
-    let mut json = json!({
-        "reason": reason.to_string(),
-        "topic": message.topic(),
-        "qos": message.qos().bits(),
-        "retain": message.retain(),
-        "time": time.map(|time| time.to_string()),
-    });
-    match core::str::from_utf8(payload) {
-        Ok(text) => json["payload"] = text.into(),
-        Err(_) => {
-            json["payload_hex"] = HEXLOWER.encode(payload).into();
-        }
-    }
-    json
-}
-
-/// The rules whose messages are kept.
-fn kept_of(rules: &[SendRule]) -> BTreeSet<RuleId> {
-    let rules = rules.iter().enumerate();
-    rules
-        .filter(|(_, rule)| rule.keep != Keep::Nothing)
-        .map(|(index, _)| RuleId(index as u16))
-        .collect()
-}
-
-fn key_of(queue: QueueId) -> journal::Key {
-    journal::Key {
-        kind: BRIDGE_QUEUE,
-        id: queue.0,
-        sub: 0,
-    }
-}
-
-/// Of what makes a sending rule another one: two that collide cost a new rule the retained messages
-/// from before it.
-fn hash_of(rule: &SendRule) -> u64 {
-    let to = rule.to.as_deref().unwrap_or_default();
-    stable_hash(rule.filter.bytes().chain([0]).chain(to.bytes()))
-}
-
-fn encode_name(name: &str, rules: &[u64]) -> Vec<u8> {
-    let mut body = vec![VERSION];
-    body.extend_from_slice(&(name.len() as u16).to_le_bytes());
-    body.extend_from_slice(name.as_bytes());
-    for rule in rules {
-        body.extend_from_slice(&rule.to_le_bytes());
-    }
-    body
-}
-
-fn decode_name(body: &[u8]) -> Option<(&str, Vec<u64>)> {
-    let (version, rest) = body.split_first()?;
-    let (len, rest) = rest.split_first_chunk::<2>()?;
-    let (name, rules) = rest.split_at_checked(u16::from_le_bytes(*len).into())?;
-    if *version != VERSION || rules.len() % 8 != 0 {
-        return None;
-    }
-    let rules = rules.chunks_exact(8).map(|bytes| {
-        let bytes = bytes.try_into().expect("chunks are eight bytes long");
-        u64::from_le_bytes(bytes)
-    });
-    Some((core::str::from_utf8(name).ok()?, rules.collect()))
 }
