@@ -196,7 +196,11 @@ impl Broker {
         let keep_alive = keep_alive.unwrap_or(connect.keep_alive);
         self.attach(conn, id, connect, granted, keep_alive);
         self.keep_session(id);
+        self.keep_will(conn, id);
         let lsn = self.logged_since(before_all);
+        // Nobody waits for these.
+        self.keep_lone_will(conn, id);
+        self.find_stray(client_id, user);
         log::info!(
             "connected {} {} user={} version={} clean={} present={is_present} \
              keep_alive={keep_alive}",
@@ -570,7 +574,7 @@ impl Broker {
         self.stats.connected_maximum = self.stats.connected_maximum.max(self.connected as u64);
         session.expiry_seconds = expiry_seconds;
         session.expires_at = Instant::FAR_FUTURE;
-        session.will = None; // It is back before its will was due [MQTT-3.1.3-9].
+        let waited = session.will.take(); // It is back before its will was due [MQTT-3.1.3-9].
         session.received.reconnect();
         let connection = self
             .connections
@@ -598,6 +602,8 @@ impl Broker {
         }
         connection.charge.set(connection.cost());
         self.arm_connection(conn);
+        // Before what is logged of the session: CONNACK waits for both.
+        self.forget_will(id, waited.and_then(|waited| waited.kept));
     }
 
     fn whence(&self, conn: ConnId) -> Whence {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::admission::Excess;
 use super::authenticate::Pending;
 use super::bucket::Bucket;
+use super::keep::Key;
 use super::settings::{PublishQuota, Redirect};
 use crate::buffer::{Charge, RecvBuffer, SendQueue};
 use crate::id::{ConnId, SessionId};
@@ -85,6 +86,8 @@ pub(super) struct Connection {
     pub(super) will: Option<Box<ApplicationMessage>>,
     /// The will's Will Delay Interval.
     pub(super) will_delay: Duration,
+    /// Where the will is kept, if it is.
+    pub(super) kept_will: Option<Key>,
     /// The session ends with the connection, and DISCONNECT may not say otherwise (3.14.2.2.2).
     pub(super) ends_session: bool,
 }
@@ -180,6 +183,7 @@ impl Connection {
             charge,
             will: None,
             will_delay: Duration::ZERO,
+            kept_will: None,
             ends_session: true,
         }
     }

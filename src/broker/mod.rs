@@ -81,7 +81,7 @@ use self::access::{Access, AccessSettings, Permissions};
 use self::admission::{Addresses, Excess};
 use self::authenticate::Authenticator;
 use self::connection::{CONNECTION_BYTES, Connection, Pause, Phase, Tag};
-use self::keep::Keeper;
+use self::keep::{Keeper, Key};
 use self::message::Messages;
 use self::publish::Room;
 use self::publish::Scratch;
@@ -179,8 +179,11 @@ pub const VERIFICATIONS_PER_ADDRESS_MAX: usize = 8;
 #[derive(Debug)]
 struct LastWill {
     origin: Origin,
+    client_id: Rc<str>,
     permissions: Option<Rc<Permissions>>,
     message: Box<ApplicationMessage>,
+    /// Where it is kept, if it is.
+    kept: Option<Key>,
 }
 
 /// Do this.
@@ -491,6 +494,7 @@ impl Broker {
             self.stats.retained_expired += 1;
         }
         self.keep_dirty();
+        self.lose_strays();
         self.finish(outbox);
     }
 
@@ -558,6 +562,7 @@ impl Broker {
             self.deadlines.next(),
             self.retained.next_expiry(),
             self.next_dirty(),
+            self.next_stray(),
         ];
         next.into_iter().flatten().min()
     }
@@ -610,11 +615,18 @@ impl Broker {
 }
 
 impl LastWill {
-    fn of(id: SessionId, session: &Session, message: Box<ApplicationMessage>) -> Self {
+    fn of(
+        id: SessionId,
+        session: &Session,
+        message: Box<ApplicationMessage>,
+        kept: Option<Key>,
+    ) -> Self {
         Self {
             origin: Origin::Client(id),
+            client_id: session.client_id.clone(),
             permissions: session.permissions.clone(),
             message,
+            kept,
         }
     }
 }
@@ -719,6 +731,7 @@ impl Broker {
         };
         connection.phase = Phase::Closing;
         let will = connection.will.take();
+        let kept = connection.kept_will.take();
         connection.aliases = Vec::new();
         connection.exchange = None;
         connection.charge.set(connection.cost());
@@ -733,11 +746,14 @@ impl Broker {
         let ends = session.expiry_seconds == 0;
         if let Some(will) = will {
             if ends || delay.is_zero() {
-                self.wills.push_back(LastWill::of(id, session, will));
+                self.wills.push_back(LastWill::of(id, session, will, kept));
             } else {
                 let at = self.now.monotonic + delay;
-                session.will = Some(WaitingWill::new(will, at, &self.memory));
+                session.will = Some(WaitingWill::new(will, at, kept, &self.memory));
+                self.keep_waiting_will(id, delay);
             }
+        } else {
+            self.forget_will(id, kept);
         }
         if ends {
             return self.remove_session(id); // [MQTT-4.1.0-2]
@@ -784,7 +800,7 @@ impl Broker {
         self.leave_all_shares(id, &mut session);
         if let Some(will) = session.will.take() {
             self.wills
-                .push_back(LastWill::of(id, &session, will.message));
+                .push_back(LastWill::of(id, &session, will.message, will.kept));
         }
         debug_assert!(
             session.link.is_none(),
@@ -972,7 +988,7 @@ impl Broker {
         }
         if let Some(will) = session.will.take_if(|will| will.at <= now) {
             self.wills
-                .push_back(LastWill::of(id, session, will.message));
+                .push_back(LastWill::of(id, session, will.message, will.kept));
         }
         if session.expires_at > now {
             return self.arm_session(id);

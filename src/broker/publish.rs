@@ -309,7 +309,9 @@ impl Broker {
         let publish = message.as_publish(ProtocolVersion::V5, self.now.monotonic);
         let body = Some(message.payload().clone());
         let by = By::Other(will.origin, will.permissions.as_deref());
+        let before = self.last_lsn();
         self.route(&by, &publish, body, outbox);
+        self.will_is_published(will, before);
     }
 
     /// Brings a publication to all who take it, and to the retained store. Its topic is valid.

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use super::access::Permissions;
 use super::aliases::Aliases;
 use super::inflight::Inflight;
-use super::keep::Kept;
+use super::keep::{Kept, Key};
 use super::queue::Queue;
 use crate::buffer::{Charge, Memory};
 use crate::id::{ConnId, Lsn, ShareId};
@@ -84,15 +84,23 @@ pub(super) struct Link {
 pub(super) struct WaitingWill {
     pub(super) message: Box<ApplicationMessage>,
     pub(super) at: Instant,
+    /// Where it is kept, if it is.
+    pub(super) kept: Option<Key>,
     _charge: Charge,
 }
 
 impl WaitingWill {
-    pub(super) fn new(message: Box<ApplicationMessage>, at: Instant, memory: &Memory) -> Self {
+    pub(super) fn new(
+        message: Box<ApplicationMessage>,
+        at: Instant,
+        kept: Option<Key>,
+        memory: &Memory,
+    ) -> Self {
         Self {
             _charge: memory.charge(message.footprint()),
             message,
             at,
+            kept,
         }
     }
 }

@@ -138,12 +138,16 @@ stats! {
     retained_commands,
     /// Changes that the journal did not take: no room, or no disk.
     unkept,
+    /// Of those: wills. Their clients are connected all the same.
+    unkept_wills,
     /// Clients disconnected without an answer because of that.
     disconnected_unkept,
     /// Sessions that came back from the journal at the start.
     recovered_sessions,
     /// Messages waiting in their queues that came back with them.
     recovered_messages,
+    /// Wills that came back: of clients that were connected, or whose will was not due.
+    recovered_wills,
     /// Records that came back from the journal and could not be read.
     unrecovered,
     /// Draws that had to wait for the journal.

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::failure::output_failed;
 use super::{Argument, Failure, Globals, code, help, other_argument, output};
-use crate::broker::keep::{Description, KeyKind, describe};
+use crate::broker::keep::{DescribedMessage, Description, KeyKind, describe};
 use crate::buffer::{Memory, Payload};
 use crate::gateway::key_name;
 use crate::host::disk::{read_up_to, slot_of};
@@ -82,6 +82,7 @@ struct Counts {
     subscriptions: u64,
     queue_entries: u64,
     retained: u64,
+    wills: u64,
     received: u64,
     sent: u64,
     backlog_entries: u64,
@@ -104,6 +105,7 @@ impl Counts {
             Some(KeyKind::Received | KeyKind::Brought) => &mut self.received,
             Some(KeyKind::Sent) => &mut self.sent,
             Some(KeyKind::Retained) => &mut self.retained,
+            Some(KeyKind::Will) => &mut self.wills,
             None => &mut self.others,
         } += 1;
     }
@@ -132,6 +134,7 @@ impl Counts {
         self.subscriptions += other.subscriptions;
         self.queue_entries += other.queue_entries;
         self.retained += other.retained;
+        self.wills += other.wills;
         self.received += other.received;
         self.sent += other.sent;
         self.backlog_entries += other.backlog_entries;
@@ -142,12 +145,13 @@ impl Counts {
         self.blocks += other.blocks;
     }
 
-    fn rows(&self) -> [(&'static str, u64); 12] {
+    fn rows(&self) -> [(&'static str, u64); 13] {
         [
             ("sessions", self.sessions),
             ("subscriptions", self.subscriptions),
             ("queue entries", self.queue_entries),
             ("retained", self.retained),
+            ("wills", self.wills),
             ("received", self.received),
             ("sent", self.sent),
             ("backlog entries", self.backlog_entries),
@@ -819,27 +823,48 @@ fn description_text(
             filter,
             maximum_qos,
         } => write!(text, "subscription {filter:?}, QoS {}", maximum_qos.bits()),
-        Description::Message {
-            topic,
-            qos,
-            retain,
-            payload,
-            ..
+        Description::Message(message) => {
+            text.write_str("message ")?;
+            write_message(text, message, payloads)
+        }
+        Description::Will {
+            client_id,
+            user,
+            delay_seconds,
+            due,
+            message,
         } => {
-            let retained = if *retain { ", RETAIN" } else { "" };
-            let (qos, len) = (qos.bits(), payload.len());
-            write!(text, "message {topic:?}, QoS {qos}{retained}, {len} bytes")?;
-            if payloads {
-                match str::from_utf8(payload) {
-                    Ok(payload) => write!(text, " {payload:?}")?,
-                    Err(_) => write!(text, " 0x{}", HEXLOWER.encode(payload))?,
-                }
+            write!(text, "will of {client_id:?}")?;
+            if let Some(user) = user {
+                write!(text, ", user {user:?}")?;
             }
-            Ok(())
+            match due {
+                Some(due) => write!(text, ", due {due}: ")?,
+                None => write!(text, ", delay {delay_seconds} s: ")?,
+            }
+            write_message(text, message, payloads)
         }
         Description::Sent { stage, packet_id } => write!(text, "sent {stage} {packet_id}"),
         Description::Presence => text.write_str("received"),
     }
+}
+
+fn write_message(
+    text: &mut String,
+    message: &DescribedMessage<'_>,
+    payloads: bool,
+) -> core::fmt::Result {
+    let DescribedMessage { topic, payload, .. } = message;
+    let retained = if message.retain { ", RETAIN" } else { "" };
+    let (qos, len) = (message.qos.bits(), payload.len());
+    write!(text, "{topic:?}, QoS {qos}{retained}, {len} bytes")?;
+    if payloads {
+        match str::from_utf8(payload) {
+            Ok(payload) => write!(text, " {payload:?}")?,
+            Err(_) => write!(text, " 0x{}", HEXLOWER.encode(payload))?,
+        }
+    }
+    Ok(())
 }
 
 fn target_text(target: &FoundTarget<'_>) -> String {
@@ -859,6 +884,8 @@ fn key_text(key: Key) -> String {
         Some(KeyKind::Received | KeyKind::Brought) => format!("received {sub} of queue {id}"),
         Some(KeyKind::Sent) => format!("sent {sub} of queue {id}"),
         Some(KeyKind::Retained) => format!("retained {id}"),
+        Some(KeyKind::Will) if id == 0 => format!("will {sub}"),
+        Some(KeyKind::Will) => format!("will {sub} of queue {id}"),
         None => match key_name(kind) {
             Some(name) => format!("{name} {id}"),
             None => format!("key {kind} {id} {sub}"),
@@ -947,23 +974,19 @@ fn description_json(description: &Description<'_>, payloads: bool) -> Value {
             filter,
             maximum_qos,
         } => json!({ "what": "subscription", "filter": filter, "qos": maximum_qos.bits() }),
-        Description::Message {
-            topic,
-            qos,
-            retain,
-            kept_at,
-            payload,
+        Description::Message(message) => message_json("message", message, payloads),
+        Description::Will {
+            client_id,
+            user,
+            delay_seconds,
+            due,
+            message,
         } => {
-            let mut value = json!({
-                "what": "message", "topic": topic, "qos": qos.bits(), "retain": retain,
-                "kept_at": kept_at.to_string(), "size": payload.len(),
-            });
-            if payloads {
-                match str::from_utf8(payload) {
-                    Ok(text) => value["payload"] = json!(text),
-                    Err(_) => value["payload_hex"] = json!(HEXLOWER.encode(payload)),
-                }
-            }
+            let mut value = message_json("will", message, payloads);
+            value["client_id"] = json!(client_id);
+            value["user"] = json!(user);
+            value["delay"] = json!(delay_seconds);
+            value["due"] = json!(due.map(|due| due.to_string()));
             value
         }
         Description::Sent { stage, packet_id } => {
@@ -971,6 +994,21 @@ fn description_json(description: &Description<'_>, payloads: bool) -> Value {
         }
         Description::Presence => json!({ "what": "received" }),
     }
+}
+
+fn message_json(what: &str, message: &DescribedMessage<'_>, payloads: bool) -> Value {
+    let mut value = json!({
+        "what": what, "topic": message.topic, "qos": message.qos.bits(),
+        "retain": message.retain, "kept_at": message.kept_at.to_string(),
+        "size": message.payload.len(),
+    });
+    if payloads {
+        match str::from_utf8(message.payload) {
+            Ok(text) => value["payload"] = json!(text),
+            Err(_) => value["payload_hex"] = json!(HEXLOWER.encode(message.payload)),
+        }
+    }
+    value
 }
 
 fn target_json(target: &FoundTarget<'_>) -> Value {
@@ -994,6 +1032,7 @@ fn key_json(key: Key) -> Value {
         Some(KeyKind::Brought) => json!("received from an upstream"),
         Some(KeyKind::Sent) => json!("sent"),
         Some(KeyKind::Retained) => json!("retained"),
+        Some(KeyKind::Will) => json!("will"),
         None => key_name(key.kind).map_or_else(|| json!(key.kind), Into::into),
     };
     json!({ "kind": kind, "id": key.id, "sub": key.sub })

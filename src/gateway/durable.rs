@@ -119,7 +119,7 @@ impl Gateway {
         is_busy
     }
 
-    /// Whether it was taken. `has_gap`: something before it was not.
+    /// Whether what follows it may be taken. `has_gap`: something before it was not.
     fn append(&mut self, now: Now, change: Change, has_gap: bool) -> bool {
         let Some(durable) = &mut self.durable else {
             return true;
@@ -131,6 +131,7 @@ impl Gateway {
             Some(Level::Interval(within)) => Class::Interval(within),
             Some(Level::None) | None => Class::Lazy,
         };
+        let is_will = matches!(&what, What::Record { targets, .. } if targets.iter().all(is_will));
         let appended = match what {
             What::Record { .. } if has_gap && class == Class::Strict => Err(Refused::Full),
             What::Record { targets, body } => {
@@ -164,7 +165,8 @@ impl Gateway {
                 }
                 self.broker.handle_unkept(now, lsn, level, &mut self.outbox);
                 self.unkeep_bridges(now, lsn, level == Some(Level::Strict));
-                false
+                // Nobody waits for a will, and nothing that follows depends on it.
+                is_will
             }
         }
     }
@@ -308,6 +310,10 @@ fn target(of: &keep::Target) -> journal::Target<'_> {
 /// how far a message of QoS 2 is.
 fn is_needed(of: &keep::Target) -> bool {
     matches!(of, keep::Target::Key(of) if matches!(of.kind, KeyKind::Session | KeyKind::Sent))
+}
+
+fn is_will(of: &keep::Target) -> bool {
+    matches!(of, keep::Target::Key(of) if of.kind == KeyKind::Will)
 }
 
 fn words(refused: Refused) -> &'static str {

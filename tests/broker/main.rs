@@ -15,6 +15,7 @@ mod connect;
 mod features;
 mod garbage;
 mod identity;
+mod kept_wills;
 mod limits;
 mod model;
 mod publish;

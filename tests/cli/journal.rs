@@ -20,7 +20,8 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-/// A gateway that has kept a session with two messages and one retained, and has ended.
+/// A gateway that has kept a session with two messages, its client's will while that was there, and
+/// one message retained, and has ended.
 fn kept(folder: &Folder) -> String {
     let data = folder.path("data");
     let text = format!(
@@ -35,7 +36,24 @@ fn kept(folder: &Folder) -> String {
     let line = gateway.wait_for_err("listening name=test");
     let port = line.rsplit(':').next().unwrap().to_owned();
     let mut sub = Running::start(&[
-        "sub", "-d", "-p", &port, "-c", "-i", "reader", "-q", "1", "-t", "shed/#", "-C", "1",
+        "sub",
+        "-d",
+        "-p",
+        &port,
+        "-c",
+        "-i",
+        "reader",
+        "-q",
+        "1",
+        "-t",
+        "shed/#",
+        "-C",
+        "1",
+        "--will-topic",
+        "shed/gone",
+        "--will-payload",
+        "bye",
+        "--will-retain",
     ]);
     sub.wait_for_err("subscribed");
     let publish = |arguments: &[&str]| {
@@ -94,11 +112,13 @@ fn what_was_kept_is_told_and_nothing_is_written() {
         ("received", 0),
         ("sent", 0),
         ("backlog_entries", 0),
+        ("wills", 0),
     ] {
         assert_eq!(live[kind], count, "{kind}: {told:#}");
         assert!(told["written"][kind].as_u64() >= Some(count), "{kind}");
     }
     assert_eq!(told["written"]["queue_entries"], 3, "{told:#}");
+    assert_eq!(told["written"]["wills"], 1, "{told:#}");
     // The client's, and the gateway's own.
     assert!(live["retained"].as_u64() > Some(1), "{told:#}");
     assert_eq!(live["queues"][0]["kind"], "resident");
@@ -127,6 +147,11 @@ fn what_was_kept_is_told_and_nothing_is_written() {
     };
     assert_eq!(what("session")["client_id"], "reader");
     assert_eq!(what("subscription")["filter"], "shed/#");
+    assert_eq!(what("will")["client_id"], "reader");
+    assert_eq!(what("will")["topic"], "shed/gone");
+    assert_eq!(what("will")["delay"], 0);
+    assert_eq!(what("will")["due"], Value::Null);
+    assert_eq!(what("will")["targets"][0]["kind"], "will");
     assert_eq!(what("message")["topic"], "shed/a");
     assert_eq!(what("message")["size"], 5);
     assert!(what("message").get("payload").is_none());
@@ -151,6 +176,10 @@ fn what_was_kept_is_told_and_nothing_is_written() {
     assert!(text.contains("session \"reader\", expiry "), "{text}");
     assert!(
         text.contains("message \"shed/kept\", QoS 1, RETAIN, 5 bytes: "),
+        "{text}"
+    );
+    assert!(
+        text.contains("will of \"reader\", delay 0 s: \"shed/gone\", QoS 0, RETAIN, 3 bytes"),
         "{text}"
     );
     assert!(!text.contains("third"), "{text}");

@@ -344,9 +344,12 @@ pub fn journal(bytes: &[u8]) {
     };
     let kind = KeyKind::from_u8(*kind);
     match describe(kind, body) {
-        Some(Description::Message { topic, payload, .. }) => {
-            assert!(topic.len() + payload.len() < body.len());
+        Some(Description::Message(message)) => {
+            assert!(message.topic.len() + message.payload.len() < body.len());
         }
+        Some(Description::Will {
+            client_id, message, ..
+        }) => assert!(client_id.len() + message.topic.len() + message.payload.len() < body.len()),
         Some(Description::Session {
             client_id, user, ..
         }) => assert!(client_id.len() + user.unwrap_or_default().len() < body.len()),

@@ -1,12 +1,16 @@
 //! Bridges with a journal: what becomes of their queues when the power goes, when they are taken out
 //! of the configuration, when somebody drops them, and when there is no room. And what of the points
-//! outlives a power cut.
+//! outlives a power cut, and of wills.
 
 use std::time::Duration;
 
+use fieldgate::broker::keep::RETURN_GRACE;
 use fieldgate::gateway::boundary::{CloseCause, Input};
 use fieldgate::id::ConnId;
-use fieldgate::mqtt::{Ack, Packet, PacketId, Publish, PublishProperties};
+use fieldgate::mqtt::{
+    Ack, Connect, ConnectProperties, Disconnect, Packet, PacketId, Publish, PublishProperties,
+    ReasonCode, TopicName, Will, WillProperties,
+};
 
 use crate::house::{House, Q1, V4, V5};
 
@@ -269,6 +273,158 @@ fn an_upstream_broker_that_sends_faster_than_the_disk_waits_and_nobody_spins() {
     house.wait(Duration::from_secs(1));
     assert_eq!(house.read_all(conn).len(), 50);
     assert!(house.gateway.recv_buffer(conn).is_some());
+}
+
+/// A client with a retained will whose session stays, or not.
+fn dial_with_will(house: &mut House, client_id: &str, is_to_stay: bool) -> ConnId {
+    house.dial_with(&Connect {
+        version: V5,
+        clean_start: !is_to_stay,
+        keep_alive: 0,
+        client_id,
+        will: Some(Will {
+            topic: TopicName::new("plant/state").expect("a topic"),
+            payload: b"offline",
+            qos: Q1,
+            retain: true,
+            properties: WillProperties::default(),
+        }),
+        username: None,
+        password: None,
+        properties: ConnectProperties {
+            session_expiry_interval: is_to_stay.then_some(3600),
+            ..ConnectProperties::default()
+        },
+    })
+}
+
+fn goes_online(house: &mut House, client_id: &str, is_to_stay: bool) -> ConnId {
+    let conn = dial_with_will(house, client_id, is_to_stay);
+    house.publish_with(conn, Q1, "plant/state", "online", |publish| {
+        publish.retain = true;
+    });
+    // In 5.0 it is told whether anybody takes it.
+    let said = house.read_all(conn);
+    assert!(said.len() == 2 && said[1].starts_with("PUBACK"), "{said:?}");
+    conn
+}
+
+fn state(house: &mut House) -> Option<String> {
+    house.retained("plant/state").remove("plant/state")
+}
+
+#[test]
+fn who_is_gone_after_a_power_cut_is_told_of_here_and_upstream() {
+    for is_to_stay in [true, false] {
+        let mut house = House::with(&bridged());
+        goes_online(&mut house, "client", is_to_stay);
+        house.wait(Duration::from_secs(1));
+        for _ in 0..2 {
+            house.cut_power(&bridged());
+            assert_eq!(state(&mut house).as_deref(), Some("online"));
+        }
+        house.wait(RETURN_GRACE);
+        assert_eq!(state(&mut house).as_deref(), Some("offline"));
+        house.cut_power(&bridged());
+        assert_eq!(state(&mut house).as_deref(), Some("offline"));
+        let conn = house.let_bridge_in(V5);
+        let said = drain(&mut house, conn, 1);
+        let last = said.last().map(String::as_str);
+        assert_eq!(last, Some("up/state = (retained) offline"), "{said:?}");
+        house.wait(RETURN_GRACE * 2);
+        assert_eq!(house.gateway.broker().stats().wills_published, 0);
+    }
+}
+
+#[test]
+fn a_stop_publishes_a_will_and_the_next_start_does_not() {
+    for is_to_stay in [true, false] {
+        let mut house = House::with(KEPT);
+        goes_online(&mut house, "client", is_to_stay);
+        house.take_said();
+        house.input(Input::Stop);
+        house.wait(Duration::from_secs(3));
+        assert!(house.take_said().contains(&"stopped".to_owned()));
+        assert_eq!(house.gateway.broker().stats().wills_published, 1);
+        house.cut_power(KEPT);
+        assert_eq!(state(&mut house).as_deref(), Some("offline"));
+        house.wait(RETURN_GRACE * 2);
+        let stats = house.gateway.broker().stats();
+        assert_eq!((stats.recovered_wills, stats.wills_published), (0, 0));
+    }
+}
+
+/// Messages that wait for the bridge until the journal takes no more, of any length.
+fn fill(house: &mut House) {
+    for len in [8 * 1024, 256, 1] {
+        let payload = "x".repeat(len);
+        let mut left = 100;
+        loop {
+            let client = house.client(V5, "filler");
+            house.publish(client, Q1, "plant/a", &payload);
+            if house.read_all(client) != ["PUBACK 0x00"] {
+                break;
+            }
+            house.input(Input::Closed {
+                conn: client,
+                cause: CloseCause::Peer,
+            });
+            left -= 1;
+            assert!(left > 0, "it is not full");
+        }
+    }
+}
+
+#[test]
+fn a_full_journal_lets_clients_in_whose_wills_it_does_not_take() {
+    for is_to_stay in [true, false] {
+        let mut house = House::with(&bridged());
+        // A session that is there already needs little.
+        let conn = dial_with_will(&mut house, "client", is_to_stay);
+        let goodbye = Disconnect::new(ReasonCode::NORMAL_DISCONNECTION);
+        house.send(conn, &Packet::Disconnect(goodbye));
+        fill(&mut house);
+        let conn = dial_with_will(&mut house, "client", is_to_stay);
+        assert_eq!(house.read_all(conn), ["CONNACK Success"]);
+        assert_eq!(house.gateway.broker().stats().unkept_wills, 1);
+        house.cut_power(&bridged());
+        assert_eq!(house.gateway.broker().stats().recovered_wills, 0);
+    }
+}
+
+#[test]
+fn a_will_stays_whose_publication_a_full_journal_does_not_take() {
+    for is_to_stay in [true, false] {
+        let mut house = House::with(&bridged());
+        let conn = goes_online(&mut house, "client", is_to_stay);
+        fill(&mut house);
+        house.input(Input::Closed {
+            conn,
+            cause: CloseCause::Peer,
+        });
+        assert_eq!(state(&mut house).as_deref(), Some("offline"));
+        house.wait(Duration::from_secs(2));
+        house.cut_power(&bridged());
+        let conn = house.let_bridge_in(V5);
+        drain(&mut house, conn, 1);
+        house.wait(RETURN_GRACE);
+        assert_eq!(state(&mut house).as_deref(), Some("offline"));
+        assert_eq!(house.gateway.broker().stats().wills_published, 1);
+        // Who has come back meanwhile is not gone, whatever is left of its last connection.
+        let mut house = House::with(&bridged());
+        let conn = goes_online(&mut house, "client", is_to_stay);
+        fill(&mut house);
+        house.input(Input::Closed {
+            conn,
+            cause: CloseCause::Peer,
+        });
+        let conn = house.let_bridge_in(V5);
+        drain(&mut house, conn, 1);
+        house.client(V5, "client");
+        house.wait(Duration::from_secs(2));
+        house.cut_power(&bridged());
+        assert_eq!(house.gateway.broker().stats().recovered_wills, 0);
+    }
 }
 
 const METER: &str = r#"

@@ -541,15 +541,7 @@ impl House {
 
     /// A client that has sent CONNECT.
     pub fn dial(&mut self, version: ProtocolVersion, id: &str) -> ConnId {
-        let conn = self.other_end(version);
-        let listener = *self.listeners.keys().next().expect("somebody listens");
-        let peer = Peer::Unix { uid: 0, pid: 0 };
-        self.input(Input::Accepted {
-            conn,
-            listener,
-            peer,
-        });
-        let connect = Connect {
+        self.dial_with(&Connect {
             version,
             clean_start: true,
             keep_alive: 0,
@@ -558,8 +550,20 @@ impl House {
             username: None,
             password: None,
             properties: ConnectProperties::default(),
-        };
-        self.send(conn, &Packet::Connect(connect));
+        })
+    }
+
+    /// The same, with a CONNECT of its own.
+    pub fn dial_with(&mut self, connect: &Connect<'_>) -> ConnId {
+        let conn = self.other_end(connect.version);
+        let listener = *self.listeners.keys().next().expect("somebody listens");
+        let peer = Peer::Unix { uid: 0, pid: 0 };
+        self.input(Input::Accepted {
+            conn,
+            listener,
+            peer,
+        });
+        self.send(conn, &Packet::Connect(*connect));
         conn
     }
 

@@ -1,8 +1,10 @@
 //! What is in a record of the broker's, for people: nothing is made of it.
 
 use super::KeyKind;
-use super::record::{Stage, decode_sent, decode_session, decode_subscription, read_publish};
-use crate::mqtt::QoS;
+use super::record::{
+    Stage, decode_sent, decode_session, decode_subscription, decode_will, read_publish,
+};
+use crate::mqtt::{Publish, QoS};
 use crate::time::WallTime;
 
 /// What a record says. Borrowed from its body.
@@ -27,18 +29,7 @@ pub enum Description<'a> {
         maximum_qos: QoS,
     },
     /// A message.
-    Message {
-        /// Its topic.
-        topic: &'a str,
-        /// As it was published.
-        qos: QoS,
-        /// The same.
-        retain: bool,
-        /// When it was kept; 1970 or thereabouts if the clock was not set.
-        kept_at: WallTime,
-        /// What it says.
-        payload: &'a [u8],
-    },
+    Message(DescribedMessage<'a>),
     /// The packet that was sent last of a QoS 2 message.
     Sent {
         /// PUBLISH, PUBREL, or nothing more.
@@ -46,8 +37,48 @@ pub enum Description<'a> {
         /// Under this identifier.
         packet_id: u16,
     },
+    /// A will.
+    Will {
+        /// Whose.
+        client_id: &'a str,
+        /// Who that was.
+        user: Option<&'a str>,
+        /// How long after the connection it is to be published, in seconds.
+        delay_seconds: u32,
+        /// When that is, if its client was away when this was written.
+        due: Option<WallTime>,
+        /// What.
+        message: DescribedMessage<'a>,
+    },
     /// Nothing but that its key is there.
     Presence,
+}
+
+/// A message as a record says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DescribedMessage<'a> {
+    /// Its topic.
+    pub topic: &'a str,
+    /// As it was published, or is to be.
+    pub qos: QoS,
+    /// The same.
+    pub retain: bool,
+    /// When it was kept; 1970 or thereabouts if the clock was not set.
+    pub kept_at: WallTime,
+    /// What it says.
+    pub payload: &'a [u8],
+}
+
+impl<'a> DescribedMessage<'a> {
+    fn of(kept_at: WallTime, publish: &Publish<'a>) -> Self {
+        Self {
+            topic: publish.topic,
+            qos: publish.qos,
+            retain: publish.retain,
+            kept_at,
+            payload: publish.payload,
+        }
+    }
 }
 
 /// Tells what a record says whose first target is a key of this kind, or an entry of a queue if
@@ -81,18 +112,24 @@ pub fn describe(kind: Option<KeyKind>, body: &[u8]) -> Option<Description<'_>> {
                 packet_id: sent.packet_id.value(),
             })
         }
+        Some(KeyKind::Will) => {
+            let will = decode_will(body)?;
+            Some(Description::Will {
+                client_id: will.client_id,
+                user: will.user,
+                delay_seconds: will.delay_seconds,
+                due: will.due,
+                message: DescribedMessage::of(will.kept_at, &will.publish),
+            })
+        }
         Some(KeyKind::Received | KeyKind::Brought) if body.len() == 1 => {
             super::record::is_presence(body).then_some(Description::Presence)
         }
         Some(KeyKind::Received | KeyKind::Brought | KeyKind::Retained) | None => {
             let (kept_at, publish) = read_publish(body)?;
-            Some(Description::Message {
-                topic: publish.topic,
-                qos: publish.qos,
-                retain: publish.retain,
-                kept_at,
-                payload: publish.payload,
-            })
+            Some(Description::Message(DescribedMessage::of(
+                kept_at, &publish,
+            )))
         }
     }
 }

@@ -14,14 +14,15 @@
 //! | a QoS 2 PUBLISH that it is sent | key [`KeyKind::Sent`], by its sequence number | PUBCOMP, and that of all before it |
 //! | a retained message | key [`KeyKind::Retained`] | it is replaced or removed |
 //! | a message for a bridge that keeps it | an entry of the bridge's queue, in the same record | the bridge says so |
+//! | a client's will | key [`KeyKind::Will`] | DISCONNECT, the next CONNECT, its publication is kept; see `wills` |
 //!
-//! A client's will is not kept: a gateway that starts again has lost its connections without
-//! knowing how they would have ended. Topics that begin with `$` are not kept either.
+//! Topics that begin with `$` are not kept.
 
 mod bridges;
 mod describe;
 mod record;
 mod recover;
+mod wills;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -40,9 +41,11 @@ use crate::time::{Duration, Instant, Now};
 use bridges::BridgeQueue;
 pub(super) use bridges::waits;
 pub use bridges::{decode_rule, read_message};
-pub use describe::{Description, describe};
+pub use describe::{DescribedMessage, Description, describe};
 pub(super) use record::{Stage, encode_message, encode_presence, queue_target};
 use record::{encode_sent, encode_session, encode_subscription, hash, kept_identifiers};
+pub use wills::RETURN_GRACE;
+use wills::Wills;
 
 /// Something that is to survive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +105,8 @@ pub enum Target {
 pub struct Key {
     /// Of which sort.
     pub kind: KeyKind,
-    /// The session's number, or the retained message's.
+    /// The session's number, or the retained message's. 0: a will of a client whose session ends
+    /// with its connection.
     pub id: u64,
     /// Within the session.
     pub sub: u64,
@@ -122,6 +126,8 @@ pub enum KeyKind {
     Sent = 4,
     /// A retained message.
     Retained = 5,
+    /// A client's will.
+    Will = 6,
     /// The packet identifier of a QoS 2 message that a bridge has brought, by the bridge's queue.
     /// It comes back to whoever has the bridges, and ends when they say so.
     Brought = 7,
@@ -136,6 +142,7 @@ impl KeyKind {
             Self::Received,
             Self::Sent,
             Self::Retained,
+            Self::Will,
             Self::Brought,
         ]
         .into_iter()
@@ -188,6 +195,8 @@ pub(super) struct Keeper {
     handed_over: Vec<(Lsn, Rc<str>)>,
     /// Messages that nobody may see, and deliveries that nobody may get, before the sync.
     held: VecDeque<(Lsn, Held)>,
+    /// What there is to know of wills beside those that connections and sessions have.
+    wills: Wills,
     /// While what was kept comes back.
     recovery: Option<Box<Recovery>>,
 }
@@ -239,6 +248,7 @@ impl Keeper {
             bridges: BTreeMap::new(),
             handed_over: Vec::new(),
             held: VecDeque::new(),
+            wills: Wills::default(),
             recovery: Some(Box::default()),
         }
     }
@@ -327,7 +337,12 @@ impl Broker {
 
     /// The next change, in order.
     pub fn poll_change(&mut self) -> Option<Change> {
-        self.keeper.as_mut()?.changes.pop_front()
+        let keeper = self.keeper.as_mut()?;
+        let change = keeper.changes.pop_front();
+        if change.is_none() {
+            keeper.wills.settle();
+        }
+        change
     }
 
     /// A change is not kept, for the journal has no room for it or no disk. Who waits for it gets
@@ -339,6 +354,7 @@ impl Broker {
         let Some(keeper) = &mut self.keeper else {
             return;
         };
+        self.stats.unkept_wills += u64::from(keeper.unkeep_will(lsn));
         if level != Some(Level::Strict) {
             return;
         }
@@ -905,17 +921,29 @@ impl Broker {
         keeper.handed_over.clear();
         // One sync for all of them.
         for topic in core::mem::take(&mut keeper.dirty) {
-            let Some(key) = self.retained_key(&topic) else {
-                continue;
-            };
-            let Some(message) = self.retained.get(&topic) else {
-                continue;
-            };
-            let body = encode_message(&self.messages.get(message).message, self.now);
-            let lsn = self.log_value(Some(Level::Strict), key, body);
-            if let Some(keeper) = &mut self.keeper {
-                keeper.handed_over.push((lsn, topic));
-            }
+            self.keep_topic(topic);
+        }
+    }
+
+    /// If a topic's retained message is to be kept some time, that is done now.
+    fn keep_dirty_topic(&mut self, topic: &str) {
+        let keeper = self.keeper.as_mut();
+        if let Some(topic) = keeper.and_then(|keeper| keeper.dirty.take(topic)) {
+            self.keep_topic(topic);
+        }
+    }
+
+    fn keep_topic(&mut self, topic: Rc<str>) {
+        let Some(key) = self.retained_key(&topic) else {
+            return;
+        };
+        let Some(message) = self.retained.get(&topic) else {
+            return;
+        };
+        let body = encode_message(&self.messages.get(message).message, self.now);
+        let lsn = self.log_value(Some(Level::Strict), key, body);
+        if let Some(keeper) = &mut self.keeper {
+            keeper.handed_over.push((lsn, topic));
         }
     }
 

@@ -10,6 +10,7 @@
 //! | subscription | version 1, flags (QoS, 4: no local, 8: retain as published), identifier u32 (0: none), filter |
 //! | message | version 1, time of keeping i64 (ms since 1970), PUBLISH of 5.0 at QoS 0 with QoS in its place: flags (QoS, 4: RETAIN), packet |
 //! | sent | version 1, stage (0: PUBLISH, 1: PUBREL, 2: PUBCOMP), packet identifier u16 |
+//! | will | version 1, flags (1: has a user), delay u32 (s), due i64 (ms since 1970, 0: its client is there, or the clock was not set), length of the client identifier u16, client identifier, length of the user u16, user, message |
 //! | received, with no taker to keep the message for | version 1 |
 //!
 //! The note of a queue's entry: flags (QoS, 4: RETAIN), count of identifiers, each u32, filter of
@@ -272,6 +273,56 @@ pub(super) fn kept_at(body: &[u8]) -> Option<WallTime> {
     Some(WallTime::from_unix_millis(reader.u64()? as i64))
 }
 
+pub(super) struct WillEntry<'a> {
+    pub(super) client_id: &'a str,
+    pub(super) user: Option<&'a str>,
+    pub(super) delay_seconds: u32,
+    /// When it is to be published, if its client was away when this was written.
+    pub(super) due: Option<WallTime>,
+    /// When it was kept.
+    pub(super) kept_at: WallTime,
+    /// As it is to be published; its expiry has not begun.
+    pub(super) publish: Publish<'a>,
+}
+
+pub(super) fn encode_will(
+    (client_id, user): (&str, Option<&str>),
+    delay_seconds: u32,
+    due: Option<WallTime>,
+    message: &ApplicationMessage,
+    now: Now,
+) -> Vec<u8> {
+    let mut body = vec![VERSION, u8::from(user.is_some())];
+    body.extend_from_slice(&delay_seconds.to_le_bytes());
+    let due = due.map_or(0, WallTime::unix_millis);
+    body.extend_from_slice(&due.to_le_bytes());
+    for name in [client_id, user.unwrap_or_default()] {
+        body.extend_from_slice(&(name.len() as u16).to_le_bytes());
+        body.extend_from_slice(name.as_bytes());
+    }
+    body.extend_from_slice(&encode_message(message, now));
+    body
+}
+
+pub(super) fn decode_will(body: &[u8]) -> Option<WillEntry<'_>> {
+    let mut reader = Bytes(body);
+    reader.version()?;
+    let flags = reader.u8()?;
+    let delay_seconds = reader.u32()?;
+    let due = reader.u64()? as i64;
+    let client_id = reader.text()?;
+    let user = reader.text()?;
+    let (kept_at, publish) = read_publish(reader.0)?;
+    Some(WillEntry {
+        client_id,
+        user: (flags & 1 != 0).then_some(user),
+        delay_seconds,
+        due: (due != 0).then(|| WallTime::from_unix_millis(due)),
+        kept_at,
+        publish,
+    })
+}
+
 /// A reader of little-endian numbers; the rest is what has not been read.
 struct Bytes<'a>(&'a [u8]);
 
@@ -285,6 +336,12 @@ impl<'a> Bytes<'a> {
     /// `None`: it is another version's.
     fn version(&mut self) -> Option<()> {
         (self.u8()? == VERSION).then_some(())
+    }
+
+    /// Text behind its length.
+    fn text(&mut self) -> Option<&'a str> {
+        let len = usize::from(self.u16()?);
+        core::str::from_utf8(self.take(len)?).ok()
     }
 
     fn u8(&mut self) -> Option<u8> {

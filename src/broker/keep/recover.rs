@@ -153,11 +153,13 @@ impl Broker {
                 }
             }
         }
+        self.recover_wills(&values, &sessions);
         let mut sent = BTreeMap::new();
         for (key, body) in values {
             let id = sessions.get(&key.id).copied();
             let is_known = match (key.kind, id) {
-                (KeyKind::Session | KeyKind::Brought, _) | (KeyKind::Subscription, Some(_)) => true,
+                (KeyKind::Session | KeyKind::Brought | KeyKind::Will, _)
+                | (KeyKind::Subscription, Some(_)) => true,
                 (KeyKind::Received, Some(id)) => {
                     let packet_id = PacketId::new(key.sub as u16);
                     packet_id
