@@ -4,10 +4,11 @@
 //! A [`Fickle`] subscribes, unsubscribes and begins again with Clean Start; it is judged by when
 //! its packets left and answers came, against when each message was published and acknowledged. A
 //! [`Passer`] stays away, sometimes for longer than its session lives. A [`Watcher`] keeps nothing.
+//! A [`Mortal`] has a will, and does not always come back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fieldgate::mqtt::{Packet, PacketId, Publish, QoS};
+use fieldgate::mqtt::{Packet, PacketId, Publish, QoS, TopicName, Will, WillProperties};
 use fieldgate::time::{Duration, Instant};
 
 /// A moment of a run: everything that happens has another one.
@@ -286,6 +287,80 @@ impl Watcher {
             "{number} of {} came after {last:?}",
             publish.topic
         );
+    }
+}
+
+/// How a [`Mortal`] ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It is there whenever it can be.
+    Never,
+    /// It stays away after a power cut.
+    PowerCut,
+    /// It says goodbye, in peace.
+    Goodbye,
+}
+
+/// A client with a retained will, which says the number of its connection.
+#[derive(Debug)]
+pub struct Mortal {
+    pub topic: &'static str,
+    qos: QoS,
+    /// Its session outlives its connections.
+    pub is_to_stay: bool,
+    pub end: End,
+    pub is_gone: bool,
+    /// Of its last connection; 0: there was none.
+    pub number: u32,
+    /// Of the connection that it had when the power went, if it was to come back in time.
+    spared: u32,
+    text: String,
+}
+
+impl Mortal {
+    pub fn new(topic: &'static str, qos: QoS, is_to_stay: bool, end: End) -> Self {
+        Self {
+            topic,
+            qos,
+            is_to_stay,
+            end,
+            is_gone: false,
+            number: 0,
+            spared: 0,
+            text: String::new(),
+        }
+    }
+
+    /// What it leaves for its next connection.
+    pub fn dials(&mut self) -> Will<'_> {
+        self.number += 1;
+        self.text = self.number.to_string();
+        Will {
+            topic: TopicName::new(self.topic).expect("a topic"),
+            payload: self.text.as_bytes(),
+            qos: self.qos,
+            retain: true,
+            properties: WillProperties::default(),
+        }
+    }
+
+    /// The power goes while it is there: it goes too, or will be back in a moment.
+    pub fn power_fails(&mut self, is_its_end: bool) {
+        if is_its_end {
+            self.is_gone = true;
+        } else {
+            self.spared = self.number;
+        }
+    }
+
+    /// Whether this may be what is retained of it when everybody has had time to come back. Who was
+    /// let in and is gone with the power is told of by its last will. Of who has come back or said
+    /// goodbye, those of connections may have been published that were lost before the power was.
+    pub fn may_say(&self, retained: Option<u32>) -> bool {
+        match self.end {
+            End::PowerCut if self.is_gone => retained == Some(self.number),
+            _ => retained.is_none_or(|number| number < self.number && number != self.spared),
+        }
     }
 }
 

@@ -16,6 +16,8 @@
 //! * who was told that it has no subscription got nothing of what was published then;
 //! * what is retained is what was published last, also at QoS 0 if that was some time ago, and what
 //!   was removed is not;
+//! * who has not come back after a power cut is told of by its last will, whoever has come back or
+//!   said goodbye is not;
 //! * nothing is left in any queue, and every client is served in the end;
 //! * after a bit of what was synced has rotted, what was not there is there still.
 //!
@@ -26,23 +28,24 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::IoSlice;
 
-use fieldgate::broker::keep::KeyKind;
+use fieldgate::broker::keep::{KeyKind, RETURN_GRACE};
 use fieldgate::gateway::Gateway;
 use fieldgate::gateway::boundary::{CloseCause, Input, JournalCommand, JournalEvent, Output, Peer};
 use fieldgate::id::{ConnId, ListenerId};
 use fieldgate::journal::Key;
 use fieldgate::mqtt::frame::{self, Frame};
 use fieldgate::mqtt::{
-    Ack, Connect, ConnectProperties, Packet, PacketId, ProtocolVersion, Publish, PublishProperties,
-    QoS, Subscribe, SubscribeProperties, SubscriptionOptions, SubscriptionRequest,
-    SubscriptionRequests, TopicFilter, TopicFilters, Unsubscribe, UnsubscribeProperties,
+    Ack, Connect, ConnectProperties, Disconnect, Packet, PacketId, ProtocolVersion, Publish,
+    PublishProperties, QoS, ReasonCode, Subscribe, SubscribeProperties, SubscriptionOptions,
+    SubscriptionRequest, SubscriptionRequests, TopicFilter, TopicFilters, Unsubscribe,
+    UnsubscribeProperties,
 };
 use fieldgate::rng::Rng;
 use fieldgate::slab::GenSlab;
 use fieldgate::time::{Duration, Instant, Now, WallTime};
 
 use super::disk::{Disk, Trouble};
-use super::guests::{self, Fickle, Inbox, Moment, Passer, Published, Watcher, Wish};
+use super::guests::{self, Fickle, Inbox, Moment, Mortal, Passer, Published, Watcher, Wish};
 use super::setting::Setting;
 
 const CONFIG: &str = r#"
@@ -93,6 +96,8 @@ pub struct Report {
     /// Clean Starts and subscriptions' ends that were answered, and sessions that ran out.
     pub changes: u64,
     pub expired: u64,
+    /// Clients that did not come back, and were told of.
+    pub wills: u64,
     /// Places that rotted.
     pub rotten: u64,
 }
@@ -109,6 +114,7 @@ impl Report {
         self.disk_faults += other.disk_faults;
         self.changes += other.changes;
         self.expired += other.expired;
+        self.wills += other.wills;
         self.rotten += other.rotten;
     }
 
@@ -122,6 +128,7 @@ impl Report {
             self.disk_faults,
             self.changes,
             self.expired,
+            self.wills,
             self.rotten,
         ]
         .contains(&0)
@@ -152,6 +159,7 @@ enum Role {
     Fickle(Fickle),
     Passer(Passer),
     Watcher(Watcher),
+    Mortal(Mortal),
     Meter(Meter),
 }
 
@@ -289,6 +297,19 @@ impl World {
             ] {
                 clients.push(Client::new(&mut rng, name, role));
             }
+            for (topic, is_to_stay, end) in [
+                ("state/m0", true, guests::End::PowerCut),
+                ("state/m1", false, guests::End::PowerCut),
+                ("state/m2", true, guests::End::Never),
+                ("state/m3", false, guests::End::Never),
+                ("state/m4", true, guests::End::Goodbye),
+                ("state/m5", false, guests::End::Goodbye),
+            ] {
+                let qos = [QoS::AtMostOnce, some_qos][rng.below(2) as usize];
+                let mortal = Mortal::new(topic, qos, is_to_stay, end);
+                let name = &topic["state/".len()..];
+                clients.push(Client::new(&mut rng, name, Role::Mortal(mortal)));
+            }
         }
         Self {
             rng,
@@ -328,6 +349,7 @@ impl World {
             let since = *calm_since.get_or_insert(turn);
             if turn - since > CALM {
                 if is_over {
+                    self.grace_is_over();
                     self.judge();
                     if self.setting.rot > 0 {
                         self.rot();
@@ -407,7 +429,16 @@ impl World {
     fn is_all_here(&self) -> bool {
         self.is_all_acknowledged()
             && self.clients.iter().all(|client| {
-                client.is_welcome
+                let is_there = match &client.role {
+                    Role::Mortal(Mortal {
+                        end: guests::End::Goodbye,
+                        is_gone,
+                        ..
+                    }) => *is_gone && client.conn.is_none(),
+                    Role::Mortal(mortal) => mortal.is_gone || client.is_welcome,
+                    _ => client.is_welcome,
+                };
+                is_there
                     && match &client.role {
                         Role::Sender(sender) => sender.underway.is_empty(),
                         Role::Taker(taker) => {
@@ -419,7 +450,7 @@ impl World {
                                 && fickle.missing(&self.sender("slow").published).is_empty()
                         }
                         Role::Watcher(watcher) => watcher.inbox.is_empty(),
-                        Role::Passer(_) => true,
+                        Role::Passer(_) | Role::Mortal(_) => true,
                         Role::Meter(meter) => meter.end == End::Over,
                     }
             })
@@ -473,8 +504,31 @@ impl World {
             0,
             "nothing is held back for ever"
         );
-        let found = self.retained("stranger");
+        let found = self.retained("stranger", "+");
         assert_eq!(found, self.expected(), "what is retained");
+        self.judge_wills();
+    }
+
+    /// Whoever has not come back by now is gone.
+    fn grace_is_over(&mut self) {
+        self.now = self.now + RETURN_GRACE;
+        self.wall = self.wall.saturating_add(RETURN_GRACE);
+        for _ in 0..CALM {
+            self.turn();
+        }
+    }
+
+    fn judge_wills(&mut self) {
+        let found: BTreeMap<String, u32> =
+            self.retained("mourner", "state/+").into_iter().collect();
+        for client in &self.clients {
+            if let Role::Mortal(mortal) = &client.role {
+                let retained = found.get(mortal.topic).copied();
+                assert!(mortal.may_say(retained), "{retained:?} of {mortal:?}");
+                let is_lost = mortal.is_gone && mortal.end == guests::End::PowerCut;
+                self.report.wills += u64::from(is_lost);
+            }
+        }
     }
 
     /// What should be retained.
@@ -489,9 +543,9 @@ impl World {
     }
 
     /// What a stranger finds retained.
-    fn retained(&mut self, name: &'static str) -> Vec<(String, u32)> {
+    fn retained(&mut self, name: &'static str, filter: &'static str) -> Vec<(String, u32)> {
         let taker = Taker {
-            filter: "+",
+            filter,
             ..Taker::default()
         };
         let stranger = Client::new(&mut self.rng, name, Role::Taker(taker));
@@ -547,7 +601,7 @@ impl World {
             sessions.len() <= lost_of(KeyKind::Session),
             "the sessions of {sessions:?} are lost, with {lost:?}"
         );
-        let found = self.retained("another");
+        let found = self.retained("another", "+");
         let gone = self.expected().into_iter().filter(|it| !found.contains(it));
         let gone: Vec<_> = gone.collect();
         assert!(
@@ -676,6 +730,16 @@ impl World {
         let stats = self.gateway.broker().stats();
         self.report.unkept += stats.unkept;
         self.report.expired += stats.expired_sessions;
+        // What the journal did not take is not there again.
+        let are_kept = stats.unkept_wills == 0;
+        for client in self.clients.iter_mut().filter(|it| it.is_welcome) {
+            if let Role::Mortal(mortal) = &mut client.role {
+                let is_asked = mortal.end == guests::End::PowerCut && are_kept;
+                let is_its_end =
+                    is_asked && (!self.trouble || mortal.is_to_stay && self.rng.chance(1, 8));
+                mortal.power_fails(is_its_end);
+            }
+        }
         self.disk.crash();
         for client in &mut self.clients {
             client.forget_connection(self.now);
@@ -746,6 +810,9 @@ impl World {
         let moment = self.moment();
         let client = &mut self.clients[index];
         if client.conn.is_none() {
+            if matches!(&client.role, Role::Mortal(mortal) if mortal.is_gone) {
+                return;
+            }
             let is_away = matches!(&client.role, Role::Passer(it) if it.back > self.now);
             if self.trouble && (is_away || !self.rng.chance(1, 20)) {
                 return;
@@ -764,7 +831,7 @@ impl World {
         }
         // Nobody publishes before all are there to hear it.
         let are_there = self.clients.iter().all(|client| match &client.role {
-            Role::Taker(taker) => taker.is_subscribed || taker.filter == "+",
+            Role::Taker(taker) => taker.is_subscribed || !taker.filter.starts_with("t/"),
             _ => true,
         });
         let moment = self.moment();
@@ -777,6 +844,13 @@ impl World {
                 {
                     let is_void = self.trouble && dice == 0;
                     sender.publish(is_void, moment, client.version, &mut client.unsent);
+                }
+                Role::Mortal(mortal)
+                    if mortal.end == guests::End::Goodbye && !mortal.is_gone && !self.trouble =>
+                {
+                    mortal.is_gone = true;
+                    let goodbye = Disconnect::new(ReasonCode::NORMAL_DISCONNECTION);
+                    client.say(&Packet::Disconnect(goodbye));
                 }
                 Role::Meter(_) if dice == 0 || !self.trouble => {
                     client.tell_value(self.trouble, self.now);
@@ -939,22 +1013,30 @@ impl Client {
                 passer.dials(at);
                 (false, Passer::EXPIRY)
             }
+            Role::Mortal(mortal) if !mortal.is_to_stay => (true, 0),
             _ => (false, 100_000),
         };
         let properties = ConnectProperties {
             session_expiry_interval: self.version.is_v5().then_some(expiry),
             ..ConnectProperties::default()
         };
-        self.say(&Packet::Connect(Connect {
+        let will = match &mut self.role {
+            Role::Mortal(mortal) => Some(mortal.dials()),
+            _ => None,
+        };
+        let mut bytes = Vec::new();
+        Packet::Connect(Connect {
             version: self.version,
             client_id: self.name,
             clean_start,
             keep_alive: 0,
             properties,
-            will: None,
+            will,
             username: None,
             password: None,
-        }));
+        })
+        .encode_into(self.version, &mut bytes);
+        self.unsent.extend(bytes);
     }
 
     /// Whether a fickle client was told that something has changed.
@@ -1060,7 +1142,12 @@ impl Client {
         let mut is_cleaned = false;
         match &mut self.role {
             Role::Passer(passer) => passer.is_in(is_present, at),
-            Role::Watcher(_) => assert!(!is_present, "{} asked for a new session", self.name),
+            Role::Watcher(_)
+            | Role::Mortal(Mortal {
+                is_to_stay: false, ..
+            }) => {
+                assert!(!is_present, "{} asked for a new session", self.name);
+            }
             Role::Fickle(fickle) if fickle.wish == Wish::CleanStart => {
                 assert!(!is_present, "{} asked for a new session", self.name);
                 fickle.is_answered(Wish::CleanStart, at);
