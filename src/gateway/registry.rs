@@ -122,6 +122,7 @@ impl Gateway {
         self.add_devices(now);
         if before.bridges != self.config.bridges {
             self.update_bridges(now);
+            self.tell_connections(now);
         }
         if before.listeners != self.config.listeners {
             let redirecting = self.update_listeners();

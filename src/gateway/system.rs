@@ -6,6 +6,7 @@
 //! retained and current, for they are restated before the subscription draws them. They have QoS 0:
 //! a number that is replaced every ten seconds is not worth a queue for clients that are away.
 //!
+//! `connection/NAME/state` is 1 while the bridge of that name is up, else 0, and is said on change.
 //! `heap/…` is the account of buffers, queues and tables (see `buffer::Memory`), which is what
 //! `[broker] memory` limits. `load/…` are exponentially decaying averages per minute over the time
 //! that has really passed, so they stay right although nobody looked for a while.
@@ -53,6 +54,9 @@ const LOADS: [&str; 8] = [
     "publish/sent",
     "sockets",
 ];
+
+/// Above the names of bridges.
+const CONNECTIONS: &str = "$SYS/broker/connection/";
 
 const MINUTES: [(&str, f64); 3] = [("1min", 1.0), ("5min", 5.0), ("15min", 15.0)];
 
@@ -128,7 +132,31 @@ impl Gateway {
             return;
         };
         self.system.next = Some(now.monotonic + interval);
-        for (name, value) in self.system_values(now) {
+        let values = self.system_values(now);
+        self.tell_values(now, values);
+    }
+
+    /// A bridge has come up or gone down, or there is another one, or one less: who looks is told
+    /// at once.
+    pub(super) fn tell_connections(&mut self, now: Now) {
+        let values = self.connection_values();
+        let is_over = |topic: &&String| {
+            topic.starts_with(CONNECTIONS) && !values.iter().any(|(name, _)| name == *topic)
+        };
+        let over: Vec<String> = self.system.said.keys().filter(is_over).cloned().collect();
+        for topic in over {
+            self.system.said.remove(&topic);
+            let message = message(&topic, "");
+            self.broker
+                .publish(now, Origin::System, &message, &mut self.outbox);
+        }
+        if self.system.next.is_some() {
+            self.tell_values(now, values);
+        }
+    }
+
+    fn tell_values(&mut self, now: Now, values: Vec<(String, String)>) {
+        for (name, value) in values {
             let said = self.system.said.entry(name.clone()).or_default();
             if said.told == value {
                 continue;
@@ -147,6 +175,15 @@ impl Gateway {
         if self.broker.is_system_watched() {
             self.show_system(now);
         }
+    }
+
+    /// Every bridge's topic, and whether it is up.
+    fn connection_values(&self) -> Vec<(String, String)> {
+        let links = self.bridges.links_up();
+        let topic = |name: &str| format!("{CONNECTIONS}{name}/state");
+        links
+            .map(|(name, is_up)| (topic(name), u8::from(is_up).to_string()))
+            .collect()
     }
 
     /// Every topic with its value.
@@ -208,6 +245,7 @@ impl Gateway {
             .chain(words.map(|(name, word)| (name.to_owned(), word)))
             .chain(load)
             .map(|(name, value)| (format!("{SYSTEM_LEVEL}/broker/{name}"), value))
+            .chain(self.connection_values())
             .collect()
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use fieldgate::gateway::boundary::{CloseCause, Input};
+
 use crate::house::{House, Q1, SHED, V5};
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -148,4 +150,50 @@ fn it_can_be_switched_off_and_on() {
     house.read_all(watcher);
     house.wait(INTERVAL);
     assert_eq!(house.read_all(watcher), [""; 0]);
+}
+
+#[test]
+fn who_looks_is_told_at_once_whether_a_bridge_is_up() {
+    const BRIDGED: &str = r#"
+[gateway]
+name = "shed"
+[bridge.cloud]
+url = "mqtt://cloud.example"
+state_topic = ""
+[[bridge.cloud.send]]
+filter = "plant/#"
+"#;
+    let topic = "$SYS/broker/connection/cloud/state";
+    let mut house = House::with(BRIDGED);
+    let found = |house: &mut House| house.retained("$SYS/broker/connection/#");
+    assert_eq!(
+        found(&mut house),
+        [(topic.to_owned(), "0".to_owned())].into()
+    );
+    // Nobody looks now.
+    house.wait(INTERVAL * 2);
+    let conn = house.let_bridge_in(V5);
+    assert_eq!(
+        found(&mut house),
+        [(topic.to_owned(), "1".to_owned())].into()
+    );
+    let watcher = house.listener("watcher", "$SYS/broker/connection/+/state");
+    house.input(Input::Closed {
+        conn,
+        cause: CloseCause::Peer,
+    });
+    assert_eq!(house.read_values(watcher), [format!("{topic} = 0")]);
+    house.wait(Duration::from_secs(1));
+    house.let_bridge_in(V5);
+    assert_eq!(house.read_values(watcher), [format!("{topic} = 1")]);
+    house.reload(&BRIDGED.replace("bridge.cloud", "bridge.other"));
+    let said = house.read_values(watcher);
+    assert_eq!(
+        said,
+        [
+            format!("{topic} = "),
+            "$SYS/broker/connection/other/state = 0".to_owned()
+        ]
+    );
+    assert_eq!(found(&mut house).len(), 1);
 }

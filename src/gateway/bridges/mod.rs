@@ -161,6 +161,12 @@ impl Bridges {
         self.links.get_mut(self.of(conn)?)
     }
 
+    /// The links by name, and whether they are up.
+    pub(super) fn links_up(&self) -> impl Iterator<Item = (&str, bool)> {
+        let links = self.configured();
+        links.map(|link| (&*link.name, link.bridge.phase() == Phase::Up))
+    }
+
     /// The links that the configuration has.
     fn configured(&self) -> impl Iterator<Item = &Link> {
         let links = self.links.iter().map(|(_, link)| link);
@@ -714,6 +720,7 @@ impl Gateway {
                 None => link.name.to_string(),
             };
             self.tell_event(now, event, &what);
+            self.tell_connections(now);
         }
     }
 }
