@@ -923,7 +923,12 @@ impl World {
             let moment = self.moment();
             let client = &mut self.clients[index];
             client.recv.extend_from_slice(&bytes[..some]);
+            let is_last_before = client.has_retained_its_last();
             self.report.changes += u64::from(client.read(moment));
+            // Nothing that follows would hide that this is lost.
+            if self.trouble && client.has_retained_its_last() && !is_last_before {
+                self.fuse = self.fuse.or(self.rng.chance(1, 4).then_some(1));
+            }
         }
     }
 }
@@ -987,6 +992,11 @@ impl Client {
             _ => {}
         }
         conn
+    }
+
+    /// What is retained of it is acknowledged, and stays as it is.
+    fn has_retained_its_last(&self) -> bool {
+        matches!(&self.role, Role::Sender(it) if it.retain && it.acknowledged >= it.most)
     }
 
     fn say(&mut self, packet: &Packet<'_>) {
