@@ -77,7 +77,7 @@ impl Bridge {
                 self.entry_of(now, index, message, at, kept_at)
             });
         let seq = Seq(sequence);
-        if !self.restore_underway(now.monotonic, seq, &entry, !is_current) {
+        if !self.restore_underway(now.monotonic, seq, entry.as_ref(), !is_current) {
             let is_aged = is_aged && !is_over;
             self.queue.restore(seq, entry, is_aged, !is_current);
         }

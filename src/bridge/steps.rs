@@ -309,7 +309,7 @@ impl Bridge {
         &mut self,
         now: Instant,
         seq: Seq,
-        entry: &Option<Entry>,
+        entry: Option<&Entry>,
         is_superseded: bool,
     ) -> bool {
         let Some(first) = self.notes.underway.front().copied() else {
@@ -320,14 +320,11 @@ impl Bridge {
         } else {
             Lane::Backlog
         };
-        let outgoing = entry
-            .as_ref()
-            .filter(|_| seq.0 == first.sequence)
-            .and_then(|entry| {
-                let retain = entry.message.retain() && !is_superseded;
-                // Whatever the rule says now: the peer may have it under this identifier.
-                self.outgoing(now, entry, lane, QoS::ExactlyOnce, retain)
-            });
+        let outgoing = entry.filter(|_| seq.0 == first.sequence).and_then(|entry| {
+            let retain = entry.message.retain() && !is_superseded;
+            // Whatever the rule says now: the peer may have it under this identifier.
+            self.outgoing(now, entry, lane, QoS::ExactlyOnce, retain)
+        });
         let (Some(outgoing), Some(entry)) = (outgoing, entry) else {
             return self.give_up_underway();
         };

@@ -70,7 +70,7 @@ fn tell(house: &mut House, payloads: &[&str]) {
 fn sync(house: &mut House) {
     let client = house.client(V5, "other");
     house.publish_with(client, Q1, "elsewhere", "x", |publish| {
-        publish.retain = true
+        publish.retain = true;
     });
     assert_eq!(house.read_all(client).len(), 1);
 }
