@@ -177,6 +177,8 @@ impl Pipeline {
         let Some(mut removed) = self.points.remove(point) else {
             return;
         };
+        // It may come back, and its numbers grow for ever.
+        self.first_seq = self.first_seq.max(removed.seq());
         self.timers.disarm(point);
         if removed.is_queued {
             self.due.retain(|queued| *queued != point);

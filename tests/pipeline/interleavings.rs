@@ -182,9 +182,7 @@ proptest! {
                     bench.pipeline.remove_point(bench.now, point(slot));
                     bench.drain();
                     rules.check(&mut bench);
-                    // A new tenant of the topic counts from 1 again.
                     let prefix = format!("shed/device{slot}/");
-                    rules.seqs.retain(|topic, _| !topic.starts_with(&prefix));
                     prop_assert!(!bench.retained.keys().any(|topic| topic.starts_with(&prefix)));
                 }
                 Step::Update(slot, which) | Step::Add(slot, which) => {

@@ -41,6 +41,19 @@ fn what_was_published_of_a_point_is_cleared_when_it_goes() {
 }
 
 #[test]
+fn a_point_that_comes_back_goes_on_with_its_sequence_numbers() {
+    let mut bench = Bench::with(temperature());
+    bench.float(21.4);
+    bench.float(21.5);
+    bench.pipeline.remove_point(bench.now, point(0));
+    bench.drain();
+    bench.pipeline.add_point(bench.now, point(0), temperature());
+    bench.said.clear();
+    bench.float(21.4);
+    assert!(pairs(&bench.said[0]).contains(&"seq=3".to_owned()));
+}
+
+#[test]
 fn an_event_leaves_no_value_to_clear() {
     let mut bench = Bench::with(button());
     bench.good(Value::Bool(true));
