@@ -21,6 +21,9 @@ pub(super) struct Registry {
     by_name: BTreeMap<Box<str>, DeviceId>,
     devices: GenSlab<DeviceId, Device>,
     points: GenSlab<PointId, Point>,
+    /// What the points were called that the last reload has taken out: their drivers' last words
+    /// are heard after they are gone.
+    retired: Vec<(PointId, String)>,
 }
 
 #[derive(Debug)]
@@ -63,6 +66,13 @@ impl Registry {
         let point = self.points.get(point)?;
         let device = self.devices.get(point.device)?;
         Some(format!("{}/{}", device.name, point.name))
+    }
+
+    /// The same, also of one that the last reload has taken out.
+    pub(super) fn path_or_former(&self, point: PointId) -> Option<String> {
+        let former = || self.retired.iter().find(|(it, _)| *it == point);
+        self.path(point)
+            .or_else(|| former().map(|(_, path)| path.clone()))
     }
 }
 
@@ -115,6 +125,7 @@ impl Gateway {
         }
         // What goes, goes first: a line or an address may move from one device to another. Nothing
         // is routed in between: a bus or port that a device takes over from another stays open.
+        self.registry.retired.clear();
         let names: Vec<_> = self.registry.by_name.keys().cloned().collect();
         for name in &names {
             self.retire_device(now, name);
@@ -152,6 +163,9 @@ impl Gateway {
         for (point_name, point) in gone {
             self.broker.unsubscribe_all(Taker::Commands(point));
             self.pipeline.remove_point(now, point);
+            if let Some(path) = self.registry.path(point) {
+                self.registry.retired.push((point, path));
+            }
             self.registry.points.remove(point);
             if let Some(device) = self.registry.devices.get_mut(id) {
                 device.points.remove(&point_name);

@@ -1,8 +1,8 @@
 //! What of the points outlives the process: how far counters have counted, and which sequence
 //! numbers may have been given out.
 //!
-//! A total is kept when its counter says so (see [`Persist`](crate::field::settings::Persist)), and
-//! at a clean stop. Sequence numbers are reserved for all points together, a block at a time: a
+//! A total is kept when its counter says so (see [`Persist`](crate::field::settings::Persist)), when
+//! it is taken out of the configuration, and at a clean stop. Sequence numbers are reserved for all points together, a block at a time: a
 //! point begins behind the last block, so that its numbers grow, with gaps. The block itself is
 //! kept within the first moments of a start: a process that is killed before that has said next to
 //! nothing.
@@ -88,7 +88,7 @@ impl Gateway {
     pub(super) fn keep_total(&mut self, now: Now, point: PointId, total: u64) {
         // It may have been taken out by a reload and be there again, from 0 on.
         self.field.restore_total(point, total);
-        let Some(path) = self.registry.path(point) else {
+        let Some(path) = self.registry.path_or_former(point) else {
             return;
         };
         let known = self.totals.by_point.get(&*path).copied();

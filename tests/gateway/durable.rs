@@ -475,11 +475,14 @@ fn a_meter_counts_on_through_reloads() {
     // Its device is made anew.
     house.reload(&metered().replace("line = 4", "line = 4\nbias = \"pull-up\""));
     assert_eq!(read(&mut house, "value"), 7);
-    // It is away, and comes back.
+    house.edges(4, 2);
+    // It is away, the power too, and comes back.
     house.reload(KEPT);
+    house.wait(Duration::from_secs(2));
+    house.cut_power(KEPT);
     house.reload(&metered());
     house.edges(4, 1);
-    assert_eq!(read(&mut house, "value"), 8);
+    assert_eq!(read(&mut house, "value"), 10);
 }
 
 #[test]
