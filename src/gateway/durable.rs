@@ -282,6 +282,13 @@ impl Gateway {
                 self.make_bridge_queues(now);
                 self.tell_event(now, "journal_room", "");
             }
+            journal::Event::Reserve => {
+                // Who was refused what is needed to take something out tries again. There is
+                // no room for anything else.
+                self.broker.handle_journal_room(now, true, &mut self.outbox);
+                self.broker
+                    .handle_journal_room(now, false, &mut self.outbox);
+            }
             journal::Event::Drawable(queue) => self.handle_drawable(queue),
         }
     }

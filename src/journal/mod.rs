@@ -335,6 +335,8 @@ pub enum Event {
     Full,
     /// Appends are taken again.
     Room,
+    /// What [`Journal::append_needed`] has refused is taken again, and as yet nothing else.
+    Reserve,
     /// A draw that was pending can go on.
     Drawable(QueueId),
 }
@@ -455,6 +457,8 @@ pub struct Journal {
     event_bytes: usize,
     sequences: Vec<u64>,
     told_full: bool,
+    /// What was needed was refused since then.
+    is_stuck: bool,
     summary: Summary,
     stats: Stats,
     /// What the queues take in memory, as it was when they were last looked through.
@@ -488,6 +492,7 @@ impl Journal {
             event_bytes: 0,
             sequences: Vec::new(),
             told_full: false,
+            is_stuck: false,
             summary: Summary::default(),
             stats: Stats::default(),
             queues_bytes: 0,
@@ -645,6 +650,7 @@ impl Journal {
         }
         if matches!(refused, Err(Refused::Full | Refused::Failed)) && self.is_ready() {
             self.tell_full();
+            self.is_stuck |= reserve < RESERVE;
         }
         refused
     }
@@ -934,21 +940,27 @@ impl Journal {
             self.reclaim();
             self.commit(now);
             self.prepare(now);
-            if self.told_full && self.has_room_again() {
+            if self.told_full && self.has_room_above(RESERVE) {
                 self.told_full = false;
+                self.is_stuck = false;
                 self.events.push_back(Event::Room);
+            }
+            if self.is_stuck && self.has_room_above(RESERVE - 1) {
+                self.is_stuck = false;
+                self.events.push_back(Event::Reserve);
             }
         }
         self.account();
         self.check_invariants();
     }
 
-    fn has_room_again(&self) -> bool {
+    /// Whether a segment more than these is free, and the disk keeps up.
+    fn has_room_above(&self, reserve: u32) -> bool {
         self.writer.retry_at.is_none()
             && self.writer.failures == 0
             && self.writer.unsynced() <= UNSYNCED_MAX / 2
             && self.writer.limbo.bytes.is_empty()
-            && self.usable() > RESERVE
+            && self.usable() > reserve
     }
 
     fn account(&mut self) {

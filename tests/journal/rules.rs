@@ -239,6 +239,35 @@ fn a_full_journal_takes_what_is_needed_to_empty_it() {
 }
 
 #[test]
+fn a_full_journal_says_when_it_takes_again_what_is_needed() {
+    let mut house = House::started(1, SMALL);
+    let mut id = 0;
+    while put(&mut house, id, &[7; 1000], Class::Strict).is_ok() {
+        house.rest();
+        id += 1;
+    }
+    let target = [Target::Key {
+        key: key(0),
+        note: &[],
+    }];
+    let need = |house: &mut House| {
+        let now = house.now;
+        let journal = &mut house.journal;
+        journal.append_needed(now, &target, &[b"needed"], Class::Strict)
+    };
+    house.disk.faults.commits = 1000;
+    need(&mut house).expect("it is needed");
+    house.rest();
+    assert_eq!(need(&mut house), Err(Refused::Failed));
+    house.disk.faults.commits = 0;
+    house.events.clear();
+    house.rest_for(Duration::from_secs(120));
+    assert!(house.events.contains(&Event::Reserve));
+    assert!(!house.events.contains(&Event::Room));
+    need(&mut house).expect("it is needed");
+}
+
+#[test]
 fn a_full_journal_can_be_emptied_in_any_order_and_filled_again() {
     for reverse in [false, true] {
         let mut house = House::started(1, SMALL);
