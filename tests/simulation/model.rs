@@ -941,7 +941,11 @@ impl Session {
                     identifiers,
                     drawn,
                 } => {
-                    let is_it = !publish.retain
+                    // Sent again by its publisher, a message lives as long again: the first copy
+                    // may have expired, and then it is the second that comes.
+                    let may_come = publish.dup || !message.is_over(conn.opened_at);
+                    let is_it = may_come
+                        && !publish.retain
                         && message.topic == publish.topic
                         && message.payload == publish.payload
                         && *qos == publish.qos;
