@@ -268,6 +268,7 @@ impl Gateway {
             }
             journal::Event::CommitFailed(error) => {
                 log::error!("journal cannot be written: {error}");
+                self.give_up_sequences();
                 self.tell_event(now, "journal_failed", &error.to_string());
             }
             journal::Event::Full => {

@@ -138,6 +138,7 @@ enum Awaited {
     Listener(ListenerId),
     Line(LineId),
     Journal,
+    Sequences,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,14 +212,29 @@ impl Gateway {
         gateway
     }
 
-    /// Opens the house to everybody.
+    /// Opens the house to everybody, as soon as the first sequence numbers are reserved.
     fn start(&mut self, now: Now) {
-        self.resume_sequences(now);
+        let has_to_wait = self.resume_sequences(now);
         // Before anything is published, so that the bridges get it.
         self.update_bridges(now);
         self.open_house(now);
+        self.awaited.insert(Awaited::Sequences);
+        if !has_to_wait {
+            self.open_doors(now);
+        }
+    }
+
+    /// The devices, and then those who may want something of them.
+    fn open_doors(&mut self, now: Now) {
+        self.give_up_sequences();
+        self.awaited.remove(&Awaited::Sequences);
         self.add_devices(now);
         self.update_listeners();
+    }
+
+    /// The doors are not open yet.
+    fn is_closed(&self) -> bool {
+        self.awaited.contains(&Awaited::Sequences)
     }
 
     /// Something happened. Outputs may follow.
@@ -278,6 +294,9 @@ impl Gateway {
     /// Ends a turn's decisions: acknowledgements whose records are synced become bytes.
     pub fn end_turn(&mut self, now: Now) {
         let synced = self.settle_journal(now);
+        if self.is_closed() && self.life == Life::Starting && self.are_sequences_reserved(now) {
+            self.open_doors(now);
+        }
         self.broker.end_turn(now, synced, &mut self.outbox);
         self.settle_bridges(now, synced);
         if self.life == Life::Running {
@@ -287,6 +306,7 @@ impl Gateway {
             self.tell_health(now);
         }
         self.route(now);
+        self.announce_if_ready();
         while let Some(conn) = self.broker.poll_resumed() {
             self.resumed.push_back(conn);
         }
@@ -383,6 +403,7 @@ impl Gateway {
                 told: Told::Due, ..
             } => Some(Instant::from_nanos(0)),
             Life::Stopping { deadline, .. } => Some(deadline),
+            Life::Starting => self.reserved_until(),
             _ => None,
         };
         [

@@ -130,12 +130,14 @@ impl Gateway {
         for name in &names {
             self.retire_device(now, name);
         }
-        self.add_devices(now);
+        if !self.is_closed() {
+            self.add_devices(now);
+        }
         if before.bridges != self.config.bridges {
             self.update_bridges(now);
             self.tell_connections(now);
         }
-        if before.listeners != self.config.listeners {
+        if before.listeners != self.config.listeners && !self.is_closed() {
             let redirecting = self.update_listeners();
             self.redirect_clients(now, &redirecting);
         }

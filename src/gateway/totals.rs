@@ -3,14 +3,15 @@
 //!
 //! A total is kept when its counter says so (see [`Persist`](crate::field::settings::Persist)), when
 //! it is taken out of the configuration, and at a clean stop. Sequence numbers are reserved for all points together, a block at a time: a
-//! point begins behind the last block, so that its numbers grow, with gaps. The block itself is
-//! kept within the first moments of a start: a process that is killed before that has said next to
-//! nothing.
+//! point begins behind the last block, so that its numbers grow, with gaps. Nothing is read from a
+//! device before the first block is on the disk: a process that was killed before that would have
+//! given out numbers that the next one gives out again. A disk that does not take it in time is not
+//! waited for.
 
 use std::collections::BTreeMap;
 
 use super::{Gateway, Life};
-use crate::id::{PointId, stable_hash};
+use crate::id::{Lsn, PointId, stable_hash};
 use crate::journal::{Class, Key, Target};
 use crate::time::{Duration, Instant, Now};
 
@@ -27,6 +28,9 @@ const BLOCK: u64 = 1 << 16;
 /// When a reservation that the journal has refused is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// How long the start waits until the first block is on the disk.
+const RESERVED_WITHIN: Duration = Duration::from_secs(5);
+
 /// Totals that are kept: more than a machine has lines.
 const TOTALS_MAX: usize = 4096;
 
@@ -39,6 +43,8 @@ pub(super) struct Totals {
     reserved: u64,
     /// The journal has refused something; until then it is not asked again.
     quiet_until: Instant,
+    /// The start waits for this to be synced, and how long.
+    unsynced: Option<(Lsn, Instant)>,
 }
 
 impl Totals {
@@ -58,18 +64,40 @@ impl Totals {
 }
 
 impl Gateway {
-    /// Sequence numbers go on behind those that may have been given out.
-    pub(super) fn resume_sequences(&mut self, now: Now) {
+    /// Sequence numbers go on behind those that may have been given out. Whether the start has to
+    /// wait for that.
+    pub(super) fn resume_sequences(&mut self, now: Now) -> bool {
         self.pipeline.set_first_seq(self.totals.reserved);
-        self.reserve_sequences(now);
+        let reserved = self.reserve_sequences(now);
+        let until = now.monotonic + RESERVED_WITHIN;
+        self.totals.unsynced = reserved.map(|lsn| (lsn, until));
+        reserved.is_some()
+    }
+
+    /// Whether the start need not wait any more for the first block.
+    pub(super) fn are_sequences_reserved(&self, now: Now) -> bool {
+        let synced = self.durable.as_ref().map(|it| it.journal.synced());
+        self.totals
+            .unsynced
+            .is_none_or(|(lsn, until)| now.monotonic >= until || synced.is_none_or(|it| it >= lsn))
+    }
+
+    /// Until when the start waits for the first block.
+    pub(super) fn reserved_until(&self) -> Option<Instant> {
+        self.totals.unsynced.map(|(_, until)| until)
+    }
+
+    /// It does not wait, or not any more.
+    pub(super) fn give_up_sequences(&mut self) {
+        self.totals.unsynced = None;
     }
 
     /// Reserves the next block if this one is half given out.
-    pub(super) fn reserve_sequences(&mut self, now: Now) {
+    pub(super) fn reserve_sequences(&mut self, now: Now) -> Option<Lsn> {
         let highest = self.pipeline.highest_seq();
         let is_due = highest + BLOCK / 2 >= self.totals.reserved;
         if self.durable.is_none() || !is_due || now.monotonic < self.totals.quiet_until {
-            return;
+            return None;
         }
         let reserved = highest + BLOCK;
         let key = Key {
@@ -77,11 +105,13 @@ impl Gateway {
             id: 0,
             sub: 0,
         };
-        if self.keep_of_points(now, key, reserved, "") {
+        let kept = self.keep_of_points(now, key, reserved, "");
+        if kept.is_some() {
             self.totals.reserved = reserved;
         } else {
             self.totals.quiet_until = now.monotonic + RETRY;
         }
+        kept
     }
 
     /// A counter has counted so far, and wants that kept.
@@ -112,11 +142,9 @@ impl Gateway {
         }
     }
 
-    /// Whether it was taken.
-    fn keep_of_points(&mut self, now: Now, key: Key, number: u64, path: &str) -> bool {
-        let Some(durable) = &mut self.durable else {
-            return false;
-        };
+    /// Its number in the journal, if it was taken.
+    fn keep_of_points(&mut self, now: Now, key: Key, number: u64, path: &str) -> Option<Lsn> {
+        let durable = self.durable.as_mut()?;
         let class = match (self.life, self.config.journal) {
             (Life::Running, Some(settings)) => Class::Interval(settings.sync_within),
             _ => Class::Strict,
@@ -132,7 +160,7 @@ impl Gateway {
         if let Err(refused) = appended {
             log::warn!("not kept of the points {path:?}: {refused:?}");
         }
-        appended.is_ok()
+        appended.ok()
     }
 }
 

@@ -498,3 +498,21 @@ fn sequence_numbers_go_on_behind_those_that_may_have_been_given_out() {
         assert!(read(&mut house, "seq") > known + 1000);
     }
 }
+
+#[test]
+fn no_device_is_read_before_its_numbers_are_on_the_disk_unless_that_takes_long() {
+    let mut house = House::with(&metered());
+    house.wait(Duration::from_secs(30));
+    house.holds_commits = true;
+    house.cut_power(&metered());
+    assert!(!house.has_lines());
+    house.holds_commits = false;
+    house.turn();
+    assert!(house.has_lines());
+    house.holds_commits = true;
+    house.cut_power(&metered());
+    house.wait(Duration::from_secs(4));
+    assert!(!house.has_lines());
+    house.wait(Duration::from_secs(2));
+    assert!(house.has_lines());
+}

@@ -13,6 +13,7 @@ use fieldgate::gateway::boundary::{
 };
 use fieldgate::gateway::settings::Config;
 use fieldgate::id::{BridgeId, ConnId, ControlId, LineId, ListenerId, RequestId};
+use fieldgate::journal::disk::DiskCommand;
 use fieldgate::mqtt::frame::{self, Frame};
 use fieldgate::mqtt::{
     Ack, Connack, ConnackProperties, Connect, ConnectProperties, Disconnect, Packet, PacketId,
@@ -83,6 +84,9 @@ pub struct House {
     pub disk: Disk,
     /// It does not answer.
     pub holds_disk: bool,
+    /// It answers, but not that anything is written.
+    pub holds_commits: bool,
+    commits: VecDeque<DiskCommand>,
     host: HostCounters,
 }
 
@@ -141,6 +145,8 @@ impl House {
             refused_bind: None,
             disk: Disk::new(3),
             holds_disk: false,
+            holds_commits: false,
+            commits: VecDeque::new(),
             host: HostCounters::default(),
         };
         arrange(&mut house);
@@ -180,6 +186,11 @@ impl House {
     pub fn turn(&mut self) {
         loop {
             let mut busy = false;
+            while !self.holds_commits
+                && let Some(command) = self.commits.pop_front()
+            {
+                self.disk.submit(command);
+            }
             while let Some(input) = self.inputs.pop_front() {
                 busy = true;
                 self.gateway.handle_input(self.now, input);
@@ -294,6 +305,9 @@ impl House {
             Output::DeadLetter { bridge, line } => {
                 self.said.push(format!("dead letter {bridge}: {line}"));
             }
+            Output::Disk(command @ DiskCommand::Commit { .. }) if self.holds_commits => {
+                self.commits.push_back(command);
+            }
             Output::Disk(command) => self.disk.submit(command),
             Output::Port(_) | Output::Journal(_) | Output::Verify { .. } => {
                 panic!("nobody asked for {output:?}")
@@ -383,6 +397,11 @@ impl House {
         }
     }
 
+    /// Whether the gateway has asked for a line.
+    pub fn has_lines(&self) -> bool {
+        !self.lines.is_empty()
+    }
+
     /// What the gateway has said since the last time.
     pub fn take_said(&mut self) -> Vec<String> {
         std::mem::take(&mut self.said)
@@ -396,6 +415,7 @@ impl House {
     /// The power goes and comes back: what is not on the disk is lost.
     pub fn cut_power(&mut self, text: &str) {
         self.disk.crash();
+        self.commits.clear();
         self.inputs.clear();
         self.listeners.clear();
         self.clients.clear();
