@@ -16,6 +16,9 @@ pub struct Arrived {
     pub payload: String,
     pub retain: bool,
     pub is_backlog: bool,
+    /// User properties.
+    pub time: Option<String>,
+    pub seq: Option<String>,
 }
 
 /// The broker machine as a peer.
@@ -145,15 +148,15 @@ impl Upstream {
         while let Some(output) = self.broker.poll_output() {
             match output {
                 broker::Output::Delivery { message, .. } => {
-                    let properties = message.properties();
+                    let pairs = message.properties().user_properties;
+                    let of = |name| pairs.find(name).map(str::to_owned);
                     self.arrived.push(Arrived {
                         topic: message.topic().into(),
                         payload: String::from_utf8(message.payload().to_vec()).expect("text"),
                         retain: message.retain(),
-                        is_backlog: properties
-                            .user_properties
-                            .find("fieldgate-backlog")
-                            .is_some(),
+                        is_backlog: of("fieldgate-backlog").is_some(),
+                        time: of("time"),
+                        seq: of("seq"),
                     });
                 }
                 broker::Output::Close { conn, .. } => {

@@ -12,7 +12,7 @@ use super::site::Site;
 
 /// What nobody waits for is on the disk after this: `sync_within`, a turn, and a commit before its
 /// own.
-const GRACE: Duration = Duration::from_millis(150);
+pub const GRACE: Duration = Duration::from_millis(150);
 
 /// A message has arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +59,10 @@ impl Ledger {
         let account = &mut self.accounts[line];
         let account_of = (account.epoch, account.session);
         account.arrived.push((arrival, account_of.0, account_of.1));
+    }
+
+    pub fn epoch(&self, line: usize) -> u32 {
+        self.accounts[line].epoch
     }
 
     /// The upstream broker has forgotten the bridge's session.
@@ -117,9 +121,10 @@ impl Ledger {
         }
     }
 
-    pub fn judge(&self, line: usize, site: &Site, dropped: u64) {
+    /// `missing`: what else never came.
+    pub fn judge(&self, line: usize, site: &Site, missing: Vec<String>, dropped: u64) {
         let account = &self.accounts[line];
-        self.judge_complete(account, site, dropped);
+        self.judge_complete(account, site, missing, dropped);
         let mut seen = BTreeSet::new();
         let mut last: BTreeMap<(&str, bool, u32), u32> = BTreeMap::new();
         let mut sessions: BTreeMap<(&str, u32), u32> = BTreeMap::new();
@@ -163,13 +168,18 @@ impl Ledger {
     }
 
     /// Nothing is missing.
-    fn judge_complete(&self, account: &Account, site: &Site, dropped: u64) {
+    fn judge_complete(
+        &self,
+        account: &Account,
+        site: &Site,
+        mut missing: Vec<String>,
+        dropped: u64,
+    ) {
         let arrived: BTreeSet<(&str, u32)> = account
             .arrived
             .iter()
             .map(|(arrival, ..)| (arrival.topic.as_str(), arrival.number))
             .collect();
-        let mut missing = Vec::new();
         for (area, sender) in senders(site) {
             let is_to_be = |number: &u32| {
                 let below = sender.topic(*number).split('/').nth(1);
@@ -187,7 +197,7 @@ impl Ledger {
                     && !arrived.contains(&(sender.topic(*number), *number))
             };
             let numbers = sender.promised.keys().copied().filter(is_to_be);
-            missing.extend(numbers.map(|number| (sender.topic(number).to_owned(), number)));
+            missing.extend(numbers.map(|number| format!("{} {number}", sender.topic(number))));
         }
         assert!(
             missing.len() as u64 <= dropped,
@@ -196,10 +206,10 @@ impl Ledger {
         );
     }
 
-    /// What is retained upstream is what was retained here last. What was dropped may be that.
-    pub fn judge_retained(site: &Site, there: &BTreeMap<String, String>, dropped: u64) {
+    /// What is retained upstream is what was retained here last.
+    pub fn judge_retained(site: &Site, there: &BTreeMap<String, String>) {
         for (_, sender) in senders(site).filter(|(_, sender)| sender.retain) {
-            if sender.qos == QoS::AtMostOnce || dropped > 0 {
+            if sender.qos == QoS::AtMostOnce {
                 continue;
             }
             for number in sender.messages - sender.topics.len() as u32..sender.messages {

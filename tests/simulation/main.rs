@@ -25,8 +25,10 @@ mod guests;
 mod ledger;
 mod model;
 mod oracle;
+mod peer;
 mod people;
 mod plan;
+mod plant;
 #[path = "../journal/disk.rs"]
 mod platter;
 mod power;
@@ -46,7 +48,7 @@ use world::World;
 const SEEDS_BY_DEFAULT: u64 = 40;
 
 /// Seeds of bridges on which something was lost that others do not lose.
-const FOUND_SOMETHING: [u64; 1] = [155];
+const FOUND_SOMETHING: [u64; 4] = [155, 501, 613, 1375];
 
 /// Of the older simulation: one in which a message outlived its first copy.
 const FOUND_IN_WORLD: [u64; 1] = [1994];

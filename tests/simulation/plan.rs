@@ -7,11 +7,13 @@ use fieldgate::mqtt::QoS;
 use fieldgate::rng::Rng;
 
 use super::people::{Client, Role, Sender, Taker};
+use super::plant::{BASE, Equipment};
 
 /// The rest is said by [`Plan::config`].
 const CONFIG: &str = r#"
 [gateway]
 name = "edge"
+time_format = "unix_ms"
 data_dir = "/nowhere"
 [gateway.defaults]
 every = "5s"
@@ -144,10 +146,12 @@ pub struct Plan {
     size: &'static str,
     segment: &'static str,
     pub lines: Vec<Line>,
+    /// Of the plant, if there is one.
+    pub equipment: Option<Equipment>,
 }
 
 impl Plan {
-    pub fn draw(rng: &mut Rng) -> Self {
+    pub fn draw(rng: &mut Rng, equipment: Option<Equipment>) -> Self {
         let sizes = [("4MiB", "256KiB"), ("1MiB", "64KiB"), ("16MiB", "1MiB")];
         let (size, segment) = pick(rng, &sizes);
         let mut lines = vec![Line::draw(rng, "cloud")];
@@ -158,6 +162,7 @@ impl Plan {
             size,
             segment,
             lines,
+            equipment,
         }
     }
 
@@ -170,6 +175,17 @@ impl Plan {
         );
         for line in self.lines.iter().filter(|line| line.is_there) {
             line.write(&mut text);
+            if self.equipment.is_some() {
+                let name = line.name;
+                let wrote = writeln!(
+                    text,
+                    "[[bridge.{name}.send]]\nfilter = \"{BASE}/+/+\"\nto = \"up/{BASE}/+/+\""
+                );
+                wrote.expect("a text takes everything");
+            }
+        }
+        if let Some(equipment) = &self.equipment {
+            equipment.write(&mut text);
         }
         text
     }

@@ -41,10 +41,11 @@ use fieldgate::time::{Duration, Instant, WallTime};
 
 use super::disk::Trouble;
 use super::ledger::{Arrival, Ledger, area_of};
+use super::peer::Peer;
 use super::people::Role;
 use super::plan::{BAD, Plan, people};
+use super::plant::{self, Equipment, Plant};
 use super::site::{End, Site};
-use super::upstream::Upstream;
 
 /// Turns after which a run that does not end is a failure.
 const TURNS_MAX: u32 = 40_000;
@@ -87,6 +88,15 @@ pub struct Report {
     pub promised: u64,
     /// Readings that had to survive a crash.
     pub readings: u64,
+    /// The same, of devices; pulses that were counted; and how often a device was pulled.
+    pub told: u64,
+    pub pulses: u64,
+    pub vanished: u64,
+    /// Upstream brokers that were killed; messages that they had taken and not acknowledged then;
+    /// and what they had acknowledged and not kept, those that lie.
+    pub peer_crashes: u64,
+    pub undone: u64,
+    pub betrayed: u64,
     pub arrived: u64,
     pub again: u64,
     pub down: u64,
@@ -116,6 +126,12 @@ impl Report {
             dropped,
             promised,
             readings,
+            told,
+            pulses,
+            vanished,
+            peer_crashes,
+            undone,
+            betrayed,
             arrived,
             again,
             down,
@@ -141,6 +157,12 @@ impl Report {
         self.dropped += dropped;
         self.promised += promised;
         self.readings += readings;
+        self.told += told;
+        self.pulses += pulses;
+        self.vanished += vanished;
+        self.peer_crashes += peer_crashes;
+        self.undone += undone;
+        self.betrayed += betrayed;
         self.arrived += arrived;
         self.again += again;
         self.down += down;
@@ -168,6 +190,12 @@ impl Report {
             self.dead_letters,
             self.dropped,
             self.readings,
+            self.told,
+            self.pulses,
+            self.vanished,
+            self.peer_crashes,
+            self.undone,
+            self.betrayed,
             self.again,
             self.down,
         ]
@@ -177,7 +205,7 @@ impl Report {
 
 /// A bridge's peer, and the network between them.
 struct Link {
-    upstream: Upstream,
+    upstream: Peer,
     dial: Option<(BridgeId, Instant)>,
     /// An address was tried and failed since it was up last.
     has_failed: bool,
@@ -212,6 +240,9 @@ pub struct World {
     plan: Plan,
     links: Vec<Link>,
     ledger: Ledger,
+    plant: Option<Plant>,
+    /// Of what happens to upstream brokers.
+    fate: Rng,
     /// Things go wrong with the disk, with the power, with the links, with the configuration.
     moods: [bool; 4],
     /// Since when the disk is in order.
@@ -228,11 +259,18 @@ pub struct World {
 impl World {
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::from_seed(seed);
-        let plan = Plan::draw(&mut rng);
+        let mut fate = Rng::from_seed(seed ^ 0x5eed_fa7e);
+        // Few have all: most seeds are to be small.
+        let equipment = fate.chance(1, 3).then(|| Equipment::draw(&mut fate));
+        let plan = Plan::draw(&mut rng, equipment);
         let moods = std::array::from_fn(|_| rng.chance(2, 3));
         let clients = people(&mut rng);
         let site = Site::new(rng.fork(), plan.config(), clients);
-        let mut links: Vec<Link> = plan.lines.iter().map(|_| Link::new(&mut rng)).collect();
+        let mut links: Vec<Link> = plan
+            .lines
+            .iter()
+            .map(|_| Link::new(&mut rng, &mut fate))
+            .collect();
         for link in &mut links {
             // Often nobody is there for a while, so that a backlog comes up.
             link.dead_until = site.now + Duration::from_millis(rng.below(6_000));
@@ -240,6 +278,8 @@ impl World {
         let disk_calm = Some(Instant::default());
         Self {
             ledger: Ledger::new(plan.lines.len()),
+            plant: equipment.map(|it| Plant::new(fate.fork(), it)),
+            fate,
             site,
             plan,
             links,
@@ -298,6 +338,11 @@ impl World {
             link.dead_until = self.site.now;
             link.stalled_until = self.site.now;
         }
+        if let Some(plant) = &mut self.plant {
+            plant.end_trouble();
+            self.plan.equipment = Some(plant.equipment);
+            self.site.reload(self.plan.config());
+        }
         if self.plan.lines.iter().any(|line| !line.is_there) {
             self.bring_back();
         }
@@ -308,6 +353,7 @@ impl World {
         let queues = self.ask(r#"{"verb":"queue"}"#);
         let bridges = queues["bridges"].as_object().cloned().unwrap_or_default();
         bridges.len() == self.links.len()
+            && self.site.gateway.broker().stats().queued == 0
             && bridges
                 .values()
                 .all(|queue| queue["messages"] == 0 && queue["state"] == "up")
@@ -424,7 +470,24 @@ impl World {
         }
     }
 
+    fn trouble_peers(&mut self) {
+        for index in 0..self.links.len() {
+            if self.links[index].upstream.is_mortal() && self.fate.chance(1, 1_000) {
+                self.crash_peer(index);
+            }
+        }
+    }
+
+    /// What has arrived belongs to the epoch that ends now.
+    fn end_epoch(&mut self, index: usize) {
+        self.links[index].upstream.sync();
+        self.arrive(index);
+    }
+
     fn crash(&mut self) {
+        for index in 0..self.links.len() {
+            self.end_epoch(index);
+        }
         self.count(None);
         let is_calm = self
             .disk_calm
@@ -433,6 +496,9 @@ impl World {
         let is_kept = self.site.gateway.broker().stats().unkept == 0;
         let is_certain = is_calm && is_awake && is_kept;
         self.report.readings += self.ledger.crash(&self.site, is_certain);
+        if let Some(plant) = &mut self.plant {
+            self.report.told += plant.crash(self.site.now, is_certain);
+        }
         for index in 0..self.links.len() {
             self.cut_link(index, false);
             self.links[index].dial = None;
@@ -445,10 +511,19 @@ impl World {
         self.report.reloads += 1;
         if self.plan.lines[at].is_there && self.site.rng.chance(1, 5) {
             self.report.absences += 1;
+            self.end_epoch(at);
             self.count(Some(at));
             let is_kept = self.site.gateway.broker().stats().unkept == 0;
             self.ledger.leave(at, &self.site, is_kept);
+            if let Some(plant) = &mut self.plant {
+                plant.leave(at, is_kept);
+            }
             self.plan.lines[at].is_there = false;
+        } else if let Some(plant) = &mut self.plant
+            && self.fate.chance(1, 4)
+        {
+            plant.reconfigure();
+            self.plan.equipment = Some(plant.equipment);
         } else {
             self.plan.lines[at].change(&mut self.site.rng);
         }
@@ -458,8 +533,12 @@ impl World {
     fn bring_back(&mut self) {
         for at in 0..self.plan.lines.len() {
             if !self.plan.lines[at].is_there {
+                self.end_epoch(at);
                 self.plan.lines[at].is_there = true;
                 self.ledger.come_back(at, &self.site);
+                if let Some(plant) = &mut self.plant {
+                    plant.come_back(at);
+                }
             }
         }
         self.site.reload(self.plan.config());
@@ -485,6 +564,7 @@ impl World {
     /// and ended it.
     fn lose_session(&mut self, index: usize) {
         self.report.sessions_lost += 1;
+        self.end_epoch(index);
         self.ledger.lose_session(index);
         self.next_stranger += 1;
         let stranger = ConnId::from_parts(STRANGER, self.next_stranger);
@@ -505,8 +585,28 @@ impl World {
         let upstream = &mut self.links[index].upstream;
         upstream.accept(now, stranger);
         upstream.feed(now, stranger, &bytes);
-        upstream.take(now, stranger);
+        upstream.say(now, stranger);
         upstream.lose(now, stranger);
+        upstream.sync();
+    }
+
+    /// The process of an upstream broker is killed, and it is back after a while; sometimes it
+    /// keeps no sessions.
+    fn crash_peer(&mut self, index: usize) {
+        self.report.peer_crashes += 1;
+        let off = Duration::from_millis(self.fate.below(3_000));
+        self.links[index].dead_until = self.site.now + off;
+        self.cut_link(index, true);
+        let now = self.site.at();
+        let peer = &mut self.links[index].upstream;
+        peer.crash(now);
+        let is_liar = peer.is_liar();
+        if is_liar {
+            self.ledger.lose_session(index);
+        }
+        if self.fate.chance(1, 3) {
+            self.lose_session(index);
+        }
     }
 
     // ---- turns
@@ -514,8 +614,16 @@ impl World {
     fn turn(&mut self) {
         if self.site.trouble {
             self.trouble_somebody();
+            self.trouble_peers();
+            self.obey();
+        }
+        if let Some(plant) = &mut self.plant {
+            plant.turn(&mut self.site);
         }
         self.site.turn();
+        if let Some(plant) = &mut self.plant {
+            plant.end_turn(&self.site);
+        }
         self.obey();
         for (conn, bytes) in std::mem::take(&mut self.site.said) {
             let link = self.links.iter_mut().find(|link| link.conn == Some(conn));
@@ -536,6 +644,11 @@ impl World {
     /// Does what the gateway has asked for.
     fn obey(&mut self) {
         while let Some(output) = self.site.outputs.pop_front() {
+            let output = match &mut self.plant {
+                Some(plant) => plant.obey(self.site.now, output),
+                None => Some(output),
+            };
+            let Some(output) = output else { continue };
             match output {
                 Output::Dial { bridge, target } => {
                     let host = target.endpoint.to_string();
@@ -675,15 +788,17 @@ impl World {
             let bytes: Vec<u8> = link.up.drain(..count).collect();
             link.hear(&bytes);
             link.upstream.feed(now, conn, &bytes);
-            let bytes = link.upstream.take(now, conn);
+            if !self.site.trouble || self.fate.chance(1, 3) {
+                link.upstream.sync();
+            }
+            let bytes = link.upstream.say(now, conn);
             link.say(&bytes);
         }
         let mut bytes = std::mem::take(&mut link.down);
         self.site.receive(conn, &mut bytes, down);
         let link = &mut self.links[index];
         link.down = bytes;
-        if link.upstream.closed.contains(&conn) {
-            link.upstream.closed.clear();
+        if link.upstream.has_closed(conn) {
             self.cut_link(index, true);
         }
     }
@@ -691,12 +806,26 @@ impl World {
     /// What has arrived upstream.
     fn arrive(&mut self, index: usize) {
         let is_v5 = self.plan.lines[index].is_v5();
-        for arrived in std::mem::take(&mut self.links[index].upstream.arrived) {
+        for arrived in self.links[index].upstream.arrived() {
             if arrived.topic.starts_with("down/") {
                 continue;
             }
             log::debug!("line {index} {arrived:?}");
             let (head, topic) = arrived.topic.split_once('/').expect("it was mapped");
+            if let Some(plant) = &mut self.plant
+                && topic.starts_with(plant::BASE)
+            {
+                let is_v5 = self.links[index].version == ProtocolVersion::V5;
+                let properties = (arrived.time.as_deref(), arrived.seq.as_deref());
+                plant.arrive(
+                    index,
+                    (topic, &arrived.payload),
+                    is_v5.then_some(properties),
+                    is_v5.then_some(arrived.is_backlog),
+                    self.ledger.epoch(index),
+                );
+                continue;
+            }
             let number = arrived.payload.trim().parse().expect("a number");
             // A peer of 5.0 whose first word was cut off is spoken to as one of 3.1.1, once.
             let is_backlog = match self.links[index].version {
@@ -726,10 +855,24 @@ impl World {
             let dropped = dropped + self.links[index].before.dropped;
             self.report.dropped += dropped;
             self.report.stalls += stalled + self.links[index].before.stalled;
-            self.ledger.judge(index, &self.site, dropped);
-            let retained = self.links[index].upstream.retained(self.site.at());
-            Ledger::judge_retained(&self.site, &retained, dropped);
+            let missing = self.plant.as_ref().map(|plant| plant.judge(index));
+            let missing = missing.unwrap_or_default();
+            self.ledger.judge(index, &self.site, missing, dropped);
+            let peer = &mut self.links[index].upstream;
+            self.report.undone += peer.undone;
+            self.report.betrayed += peer.betrayed;
+            if !peer.is_liar() && dropped == 0 {
+                let retained = peer.retained(self.site.at());
+                Ledger::judge_retained(&self.site, &retained);
+                if let Some(plant) = &self.plant {
+                    plant.judge_retained(index, &retained);
+                }
+            }
             self.judge_down(index);
+        }
+        if let Some(plant) = &self.plant {
+            self.report.pulses = plant.pulses;
+            self.report.vanished = plant.vanished;
         }
         let stats = self.site.gateway.broker().stats();
         assert_eq!(stats.queued, 0, "nothing is left in a queue");
@@ -788,7 +931,7 @@ impl World {
 }
 
 impl Link {
-    fn new(rng: &mut Rng) -> Self {
+    fn new(rng: &mut Rng, fate: &mut Rng) -> Self {
         let deny = Rule {
             who: Who::Everybody,
             effect: Effect::Deny,
@@ -812,8 +955,10 @@ impl Link {
             },
             ..Settings::default()
         };
+        let is_mortal = fate.chance(1, 3);
+        let is_liar = is_mortal && fate.chance(1, 4);
         Self {
-            upstream: Upstream::new(settings),
+            upstream: Peer::new(settings, is_mortal, is_liar),
             dial: None,
             has_failed: false,
             conn: None,
