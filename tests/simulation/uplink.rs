@@ -1,10 +1,12 @@
 //! The fourth judge: a gateway on a disk that loses its power, the bridges that carry everything up,
-//! and upstream brokers that are there when they are.
+//! upstream brokers that are there when they are, and in some worlds a plant (`plant.rs`).
 //!
-//! Publishers at every QoS, a listener to what comes down; connections that are cut at any byte,
-//! dials that fail, peers that acknowledge nothing, lose the session, take no such topic; a disk
-//! that is late, full and failing; power that goes at any moment; reloads that turn the rules, take
-//! a bridge out and bring it back; a clock that is set. In the end everything is in order, and then:
+//! Publishers at every QoS, a listener to what comes down, devices that are pulled; connections that
+//! are cut at any byte, dials that fail; peers that acknowledge nothing, lose the session, take no
+//! such topic, are killed and come back with what they had synced, or with less than they had
+//! acknowledged (`peer.rs`); a disk that is late, full and failing; power that goes at any moment;
+//! reloads that turn the rules, take a bridge or a device out and bring it back; a clock that is
+//! set. In the end everything is in order, and then:
 //!
 //! * what was acknowledged to its publisher and is kept for a bridge has arrived upstream, but for
 //!   what a configured limit has dropped and counted; so have readings that were older than
@@ -16,6 +18,8 @@
 //! * of what is kept as the latest the last has come, and what is retained upstream is what was
 //!   retained here last;
 //! * what was acknowledged to the upstream broker has come to whoever listens here;
+//! * readings of devices have come with their times and numbers, as `plant.rs` says;
+//! * nobody waited for ever for a peer that had fallen silent;
 //! * memory was bounded while hundreds waited, nothing waits in the end, and nothing is left of the
 //!   queues in the journal.
 //!
@@ -58,6 +62,10 @@ const MEMORY_MAX: usize = 4 * 1024 * 1024;
 
 /// The place of a connection that the gateway knows nothing of: behind all of its own.
 const STRANGER: u32 = 500;
+
+/// A connection on which nothing is acknowledged lasts no longer: `stalled_after`, and a gateway
+/// that was asleep.
+const PATIENCE: Duration = Duration::from_millis(4_000);
 
 /// How many messages come down each line.
 const DOWN: u32 = 30;
@@ -219,6 +227,9 @@ struct Link {
     /// Until then no dial succeeds, and nothing that is said reaches the peer.
     dead_until: Instant,
     stalled_until: Instant,
+    /// The connection on which the peer takes everything and says nothing any more, and since when
+    /// the bridge has waited for an answer on it.
+    mute: Option<(ConnId, Option<Instant>)>,
     /// What comes down: how many were published, which identifier has which, and which of them
     /// were acknowledged.
     published: u32,
@@ -337,6 +348,7 @@ impl World {
         for link in &mut self.links {
             link.dead_until = self.site.now;
             link.stalled_until = self.site.now;
+            link.mute = None;
         }
         if let Some(plant) = &mut self.plant {
             plant.end_trouble();
@@ -391,7 +403,8 @@ impl World {
     fn look(&mut self) {
         let status = self.ask(r#"{"verb":"status"}"#);
         log::debug!("{}", status["bridges"]);
-        for line in &self.plan.lines {
+        for (line, link) in self.plan.lines.iter().zip(&mut self.links) {
+            link.is_noticed(&status["bridges"][line.name], self.site.now);
             let on_disk = status["bridges"][line.name]["on_disk"].as_u64();
             let on_disk = on_disk.unwrap_or(0);
             self.report.spilled = self.report.spilled.max(on_disk);
@@ -472,6 +485,10 @@ impl World {
 
     fn trouble_peers(&mut self) {
         for index in 0..self.links.len() {
+            if self.fate.chance(1, 2_000) {
+                let link = &mut self.links[index];
+                link.mute = link.conn.map(|conn| (conn, None));
+            }
             if self.links[index].upstream.is_mortal() && self.fate.chance(1, 1_000) {
                 self.crash_peer(index);
             }
@@ -792,7 +809,9 @@ impl World {
                 link.upstream.sync();
             }
             let bytes = link.upstream.say(now, conn);
-            link.say(&bytes);
+            if link.mute.is_none_or(|(it, _)| it != conn) {
+                link.say(&bytes);
+            }
         }
         let mut bytes = std::mem::take(&mut link.down);
         self.site.receive(conn, &mut bytes, down);
@@ -968,10 +987,26 @@ impl Link {
             half: Vec::new(),
             dead_until: Instant::default(),
             stalled_until: Instant::default(),
+            mute: None,
             published: 0,
             named: BTreeMap::new(),
             acknowledged: BTreeSet::new(),
             before: Counts::default(),
+        }
+    }
+
+    /// A bridge that waits for an answer that never comes does not do so for ever.
+    fn is_noticed(&mut self, status: &serde_json::Value, now: Instant) {
+        let Some((conn, since)) = &mut self.mute else {
+            return;
+        };
+        let waits = status["inflight"].as_u64().is_some_and(|count| count > 0);
+        if self.conn != Some(*conn) {
+            self.mute = None;
+        } else if waits && status["state"] == "up" {
+            let since = *since.get_or_insert(now);
+            let waited = now.since(since);
+            assert!(waited < PATIENCE, "nothing is acknowledged, and it waits");
         }
     }
 
