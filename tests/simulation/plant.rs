@@ -21,7 +21,7 @@ use fieldgate::gateway::boundary::{Input, Output};
 use fieldgate::id::{LineId, PortId, RequestId};
 use fieldgate::point::{Fault, FaultKind};
 use fieldgate::rng::Rng;
-use fieldgate::time::{Duration, Instant};
+use fieldgate::time::{Duration, Instant, WallTime};
 
 use super::devices::{Lm75, Scale};
 use super::ledger::GRACE;
@@ -454,7 +454,7 @@ impl Plant {
     }
 
     fn tell(&mut self, site: &Site, topic: &'static str, value: String, at: Instant) {
-        let millis = site.at().wall_at(at).map(|wall| wall.unix_millis());
+        let millis = site.at().wall_at(at).map(WallTime::unix_millis);
         self.told.push(Told {
             topic,
             value,
@@ -575,7 +575,7 @@ impl Plant {
     pub fn judge(&self, line: usize) -> Vec<String> {
         let none = Vec::new();
         let said = self.said.get(&line).unwrap_or(&none);
-        self.judge_order(said);
+        Self::judge_order(said);
         // Without a time one reading may look like another.
         let key = |topic, value, millis: Option<i64>| millis.map(|millis| (topic, value, millis));
         let told: BTreeMap<_, usize> = self
@@ -612,7 +612,7 @@ impl Plant {
         missing.map(|(_, it)| format!("{it:?}")).collect()
     }
 
-    fn judge_order(&self, said: &[Said]) {
+    fn judge_order(said: &[Said]) {
         let mut numbers: BTreeMap<(&str, u64), &str> = BTreeMap::new();
         let mut last: BTreeMap<(&str, bool, u32), u64> = BTreeMap::new();
         for it in said {

@@ -65,7 +65,7 @@ const STRANGER: u32 = 500;
 
 /// A connection on which nothing is acknowledged lasts no longer: `stalled_after`, and a gateway
 /// that was asleep.
-const PATIENCE: Duration = Duration::from_millis(4_000);
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// How many messages come down each line.
 const DOWN: u32 = 30;
