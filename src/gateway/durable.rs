@@ -281,6 +281,7 @@ impl Gateway {
                 log::info!("journal has room again");
                 self.broker.handle_journal_room(now, true, &mut self.outbox);
                 self.make_bridge_queues(now);
+                self.retry_sequences(now);
                 self.tell_event(now, "journal_room", "");
             }
             journal::Event::Reserve => {
@@ -289,6 +290,7 @@ impl Gateway {
                 self.broker.handle_journal_room(now, true, &mut self.outbox);
                 self.broker
                     .handle_journal_room(now, false, &mut self.outbox);
+                self.retry_sequences(now);
             }
             journal::Event::Drawable(queue) => self.handle_drawable(queue),
         }

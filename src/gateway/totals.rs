@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use super::{Gateway, Life};
 use crate::id::{Lsn, PointId, stable_hash};
-use crate::journal::{Class, Key, Target};
+use crate::journal::{Class, Key, Refused, Target};
 use crate::time::{Duration, Instant, Now};
 
 /// The kinds of the journal's keys; the broker's and the bridges' are others.
@@ -68,10 +68,24 @@ impl Gateway {
     /// wait for that.
     pub(super) fn resume_sequences(&mut self, now: Now) -> bool {
         self.pipeline.set_first_seq(self.totals.reserved);
-        let reserved = self.reserve_sequences(now);
         let until = now.monotonic + RESERVED_WITHIN;
-        self.totals.unsynced = reserved.map(|lsn| (lsn, until));
-        reserved.is_some()
+        self.totals.unsynced = match self.reserve_sequences(now) {
+            Some(Ok(lsn)) => Some((lsn, until)),
+            // It soon has room for this.
+            Some(Err(Refused::Full)) => Some((Lsn(u64::MAX), until)),
+            Some(Err(_)) | None => None,
+        };
+        self.totals.unsynced.is_some()
+    }
+
+    /// The journal takes again what it has refused.
+    pub(super) fn retry_sequences(&mut self, now: Now) {
+        self.totals.quiet_until = Instant::default();
+        if let Some(Ok(lsn)) = self.reserve_sequences(now)
+            && let Some((awaited, _)) = &mut self.totals.unsynced
+        {
+            *awaited = lsn;
+        }
     }
 
     /// Whether the start need not wait any more for the first block.
@@ -92,8 +106,8 @@ impl Gateway {
         self.totals.unsynced = None;
     }
 
-    /// Reserves the next block if this one is half given out.
-    pub(super) fn reserve_sequences(&mut self, now: Now) -> Option<Lsn> {
+    /// Reserves the next block if this one is half given out: its number in the journal.
+    pub(super) fn reserve_sequences(&mut self, now: Now) -> Option<Result<Lsn, Refused>> {
         let highest = self.pipeline.highest_seq();
         let is_due = highest + BLOCK / 2 >= self.totals.reserved;
         if self.durable.is_none() || !is_due || now.monotonic < self.totals.quiet_until {
@@ -106,7 +120,7 @@ impl Gateway {
             sub: 0,
         };
         let kept = self.keep_of_points(now, key, reserved, "");
-        if kept.is_some() {
+        if matches!(kept, Some(Ok(_))) {
             self.totals.reserved = reserved;
         } else {
             self.totals.quiet_until = now.monotonic + RETRY;
@@ -142,8 +156,14 @@ impl Gateway {
         }
     }
 
-    /// Its number in the journal, if it was taken.
-    fn keep_of_points(&mut self, now: Now, key: Key, number: u64, path: &str) -> Option<Lsn> {
+    /// Its number in the journal; `None` without one.
+    fn keep_of_points(
+        &mut self,
+        now: Now,
+        key: Key,
+        number: u64,
+        path: &str,
+    ) -> Option<Result<Lsn, Refused>> {
         let durable = self.durable.as_mut()?;
         let class = match (self.life, self.config.journal) {
             (Life::Running, Some(settings)) => Class::Interval(settings.sync_within),
@@ -160,7 +180,7 @@ impl Gateway {
         if let Err(refused) = appended {
             log::warn!("not kept of the points {path:?}: {refused:?}");
         }
-        appended.ok()
+        Some(appended)
     }
 }
 
