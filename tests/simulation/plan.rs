@@ -46,10 +46,13 @@ impl Area {
 /// Below this name of an area a rule takes nothing.
 pub const PRIVATE: &str = "private";
 
+/// Its publisher publishes when it is told to.
+pub const BEAT: &str = "beat";
+
 /// Below this name of an area the upstream broker takes nothing.
 pub const BAD: &str = "bad";
 
-pub const AREAS: [Area; 7] = [
+pub const AREAS: [Area; 8] = [
     Area {
         name: "often",
         topics: &["a", "b", "private/x", "c", "bad/x"],
@@ -119,6 +122,17 @@ pub const AREAS: [Area; 7] = [
         messages: 100,
         rule_qos: 0,
         keep: "none",
+        lanes: 2,
+    },
+    // What is to overtake a backlog, as soon as there is one.
+    Area {
+        name: BEAT,
+        topics: &["a"],
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        messages: 0,
+        rule_qos: 1,
+        keep: "all",
         lanes: 2,
     },
 ];
@@ -211,6 +225,11 @@ impl Line {
 
     pub fn is_v5(&self) -> bool {
         self.version != "3.1.1"
+    }
+
+    /// A backlog of some hundred takes longer than what is live may wait, and no limit drops that.
+    pub fn is_slow(&self) -> bool {
+        self.queue == "{}" && (self.replay_rate == "400/s" || self.inflight_maximum == 1)
     }
 
     /// Other settings, as somebody may want them.

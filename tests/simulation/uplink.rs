@@ -19,6 +19,7 @@
 //!   retained here last;
 //! * what was acknowledged to the upstream broker has come to whoever listens here;
 //! * readings of devices have come with their times and numbers, as `plant.rs` says;
+//! * what was published while a long backlog was sent, and nothing went wrong, did not wait for it;
 //! * nobody waited for ever for a peer that had fallen silent;
 //! * memory was bounded while hundreds waited, nothing waits in the end, and nothing is left of the
 //!   queues in the journal.
@@ -47,7 +48,7 @@ use super::disk::Trouble;
 use super::ledger::{Arrival, Ledger, area_of};
 use super::peer::Peer;
 use super::people::Role;
-use super::plan::{BAD, Plan, people};
+use super::plan::{BAD, BEAT, Plan, people};
 use super::plant::{self, Equipment, Plant};
 use super::site::{End, Site};
 
@@ -66,6 +67,10 @@ const STRANGER: u32 = 500;
 /// A connection on which nothing is acknowledged lasts no longer: `stalled_after`, and a gateway
 /// that was asleep.
 const PATIENCE: Duration = Duration::from_secs(4);
+
+/// What is live arrives within this while a backlog of so many is sent.
+const BEAT_WITHIN: Duration = Duration::from_millis(250);
+const BACKLOG_LONG: u64 = 250;
 
 /// How many messages come down each line.
 const DOWN: u32 = 30;
@@ -103,6 +108,8 @@ pub struct Report {
     /// Upstream brokers that were killed; messages that they had taken and not acknowledged then;
     /// and what they had acknowledged and not kept, those that lie.
     pub peer_crashes: u64,
+    /// Live messages that have overtaken a long backlog.
+    pub beats: u64,
     pub undone: u64,
     pub betrayed: u64,
     pub arrived: u64,
@@ -138,6 +145,7 @@ impl Report {
             pulses,
             vanished,
             peer_crashes,
+            beats,
             undone,
             betrayed,
             arrived,
@@ -169,6 +177,7 @@ impl Report {
         self.pulses += pulses;
         self.vanished += vanished;
         self.peer_crashes += peer_crashes;
+        self.beats += beats;
         self.undone += undone;
         self.betrayed += betrayed;
         self.arrived += arrived;
@@ -202,6 +211,7 @@ impl Report {
             self.pulses,
             self.vanished,
             self.peer_crashes,
+            self.beats,
             self.undone,
             self.betrayed,
             self.again,
@@ -239,6 +249,13 @@ struct Link {
     before: Counts,
 }
 
+/// A message that is to overtake the backlog on a line, while that has this connection.
+struct Beat {
+    line: usize,
+    conn: ConnId,
+    number: u32,
+}
+
 /// Of a bridge's counters.
 #[derive(Debug, Default, Clone, Copy)]
 struct Counts {
@@ -252,6 +269,8 @@ pub struct World {
     links: Vec<Link>,
     ledger: Ledger,
     plant: Option<Plant>,
+    /// One a line.
+    beats: Vec<Beat>,
     /// Of what happens to upstream brokers.
     fate: Rng,
     /// Things go wrong with the disk, with the power, with the links, with the configuration.
@@ -290,6 +309,7 @@ impl World {
         Self {
             ledger: Ledger::new(plan.lines.len()),
             plant: equipment.map(|it| Plant::new(fate.fork(), it)),
+            beats: Vec::new(),
             fate,
             site,
             plan,
@@ -410,10 +430,56 @@ impl World {
             self.report.spilled = self.report.spilled.max(on_disk);
             self.report.restored += on_disk * u64::from(self.is_new);
         }
+        self.beat(&status);
         self.is_new = false;
         let used = self.site.gateway.memory().used();
         self.report.memory = self.report.memory.max(used as u64);
         assert!(used < MEMORY_MAX, "{used} bytes are held");
+    }
+
+    /// While a line has a long backlog and nothing goes wrong, something is published.
+    fn beat(&mut self, status: &serde_json::Value) {
+        let (now, is_over) = (self.site.now, self.are_senders_done());
+        let links = &self.links;
+        self.beats
+            .retain(|beat| links[beat.line].conn == Some(beat.conn));
+        let name = format!("p-{BEAT}");
+        let clients = &mut self.site.clients;
+        let sender = clients.iter_mut().find(|client| client.name == name);
+        let Some(Role::Sender(sender)) = sender.map(|client| &mut client.role) else {
+            panic!("there is one who publishes that");
+        };
+        for beat in &self.beats {
+            // A journal that is full does not take it.
+            let since = sender.promised.get(&beat.number);
+            let waited = since.map_or(Duration::ZERO, |since| now.since(*since));
+            assert!(waited < BEAT_WITHIN, "behind the backlog for {waited:?}");
+        }
+        if self.site.trouble || !is_over {
+            return;
+        }
+        for line in 0..self.plan.lines.len() {
+            let status = &status["bridges"][self.plan.lines[line].name];
+            let backlog = status["backlog"].as_u64().unwrap_or(0);
+            let queue = status["queue"].as_u64().unwrap_or(0);
+            // What else is live and waits is few.
+            let is_up =
+                status["state"] == "up" && self.plan.lines[line].is_slow() && queue - backlog < 8;
+            let has_one = self.beats.iter().any(|beat| beat.line == line);
+            let Some(conn) = self.links[line].conn else {
+                continue;
+            };
+            if !is_up || backlog < BACKLOG_LONG || has_one {
+                continue;
+            }
+            let beat = Beat {
+                line,
+                conn,
+                number: sender.messages,
+            };
+            sender.messages += 1;
+            self.beats.push(beat);
+        }
     }
 
     /// What the process has counted is about to be forgotten.
@@ -639,7 +705,7 @@ impl World {
         }
         self.site.turn();
         if let Some(plant) = &mut self.plant {
-            plant.end_turn(&self.site);
+            plant.end_turn(&self.site, self.disk_calm.is_some());
         }
         self.obey();
         for (conn, bytes) in std::mem::take(&mut self.site.said) {
@@ -853,6 +919,13 @@ impl World {
                 _ => None,
             };
             assert!(head == "up" || head == "old" && !is_v5, "{arrived:?}");
+            let is_it = |beat: &Beat| (beat.line, beat.number) == (index, number);
+            if topic.starts_with(BEAT)
+                && let Some(at) = self.beats.iter().position(is_it)
+            {
+                self.report.beats += 1;
+                self.beats.swap_remove(at);
+            }
             self.report.backlog += u64::from(is_backlog == Some(true));
             self.ledger.arrive(
                 index,
