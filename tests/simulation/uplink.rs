@@ -229,6 +229,8 @@ struct Link {
     has_failed: bool,
     conn: Option<ConnId>,
     version: ProtocolVersion,
+    /// It was spoken to as one of 3.1.1 once: what was under way then says no more later.
+    was_old: bool,
     /// What is on its way to the peer, and from it.
     up: VecDeque<u8>,
     down: VecDeque<u8>,
@@ -368,7 +370,6 @@ impl World {
         for link in &mut self.links {
             link.dead_until = self.site.now;
             link.stalled_until = self.site.now;
-            link.mute = None;
         }
         if let Some(plant) = &mut self.plant {
             plant.end_trouble();
@@ -442,7 +443,7 @@ impl World {
         let (now, is_over) = (self.site.now, self.are_senders_done());
         let links = &self.links;
         self.beats
-            .retain(|beat| links[beat.line].conn == Some(beat.conn));
+            .retain(|beat| links[beat.line].speaks_on() == Some(beat.conn));
         let name = format!("p-{BEAT}");
         let clients = &mut self.site.clients;
         let sender = clients.iter_mut().find(|client| client.name == name);
@@ -466,7 +467,7 @@ impl World {
             let is_up =
                 status["state"] == "up" && self.plan.lines[line].is_slow() && queue - backlog < 8;
             let has_one = self.beats.iter().any(|beat| beat.line == line);
-            let Some(conn) = self.links[line].conn else {
+            let Some(conn) = self.links[line].speaks_on() else {
                 continue;
             };
             if !is_up || backlog < BACKLOG_LONG || has_one {
@@ -900,7 +901,7 @@ impl World {
             if let Some(plant) = &mut self.plant
                 && topic.starts_with(plant::BASE)
             {
-                let is_v5 = self.links[index].version == ProtocolVersion::V5;
+                let is_v5 = !self.links[index].was_old;
                 let properties = (arrived.time.as_deref(), arrived.seq.as_deref());
                 plant.arrive(
                     index,
@@ -913,10 +914,12 @@ impl World {
             }
             let number = arrived.payload.trim().parse().expect("a number");
             // A peer of 5.0 whose first word was cut off is spoken to as one of 3.1.1, once.
-            let is_backlog = match self.links[index].version {
-                ProtocolVersion::V5 => Some(arrived.is_backlog),
-                _ if !is_v5 && area_of(topic).has_backlog_topic() => Some(head == "old"),
-                _ => None,
+            let is_backlog = if !self.links[index].was_old {
+                Some(arrived.is_backlog)
+            } else if !is_v5 && area_of(topic).has_backlog_topic() {
+                Some(head == "old")
+            } else {
+                None
             };
             assert!(head == "up" || head == "old" && !is_v5, "{arrived:?}");
             let is_it = |beat: &Beat| (beat.line, beat.number) == (index, number);
@@ -1055,6 +1058,7 @@ impl Link {
             has_failed: false,
             conn: None,
             version: ProtocolVersion::V5,
+            was_old: false,
             up: VecDeque::new(),
             down: VecDeque::new(),
             half: Vec::new(),
@@ -1083,6 +1087,13 @@ impl Link {
         }
     }
 
+    /// Its connection, if it says anything there.
+    fn speaks_on(&self) -> Option<ConnId> {
+        let conn = self.conn?;
+        let is_mute = self.mute.is_some_and(|(mute, _)| mute == conn);
+        (!is_mute).then_some(conn)
+    }
+
     fn forget_connection(&mut self) {
         self.up.clear();
         self.down.clear();
@@ -1095,7 +1106,10 @@ impl Link {
         let mut at = 0;
         while let Ok(Frame::Complete { total_len, .. }) = frame::peek(&self.half[at..], 1 << 20) {
             match Packet::parse(self.version, &self.half[at..at + total_len]) {
-                Ok(Packet::Connect(connect)) => self.version = connect.version,
+                Ok(Packet::Connect(connect)) => {
+                    self.version = connect.version;
+                    self.was_old |= !connect.version.is_v5();
+                }
                 Ok(Packet::Puback(ack) | Packet::Pubrec(ack)) if !ack.reason.is_error() => {
                     self.acknowledged.extend(self.named.get(&ack.packet_id));
                 }
