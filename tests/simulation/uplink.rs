@@ -872,7 +872,9 @@ impl World {
             let bytes: Vec<u8> = link.up.drain(..count).collect();
             link.hear(&bytes);
             link.upstream.feed(now, conn, &bytes);
-            if !self.site.trouble || self.fate.chance(1, 3) {
+            // Who lies takes its time.
+            let seldom = if link.upstream.is_liar() { 40 } else { 3 };
+            if !self.site.trouble || self.fate.chance(1, seldom) {
                 link.upstream.sync();
             }
             let bytes = link.upstream.say(now, conn);
