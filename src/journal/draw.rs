@@ -387,7 +387,7 @@ impl Journal {
 }
 
 /// Note and body of one entry in a record.
-fn entry(bytes: &[u8], id: QueueId, wanted: u64) -> Option<(Note, Payload)> {
+pub(super) fn entry(bytes: &[u8], id: QueueId, wanted: u64) -> Option<(Note, Payload)> {
     let Record::Data { targets, body } = record::read(bytes)? else {
         return None;
     };

@@ -69,6 +69,7 @@
 //! | bytes not synced | [`UNSYNCED_MAX`] | the same |
 //! | a record | a segment less two blocks | [`Refused::TooLarge`] |
 //! | a backlog's window | 256 entries or 256 KiB | it is not filled further until drawn |
+//! | looks at once | [`LOOKS_MAX`] | the next one is refused |
 //! | a segment's slots | [`SLOTS_MAX`] | files with higher numbers are not touched |
 //!
 //! Refusals and everything that goes wrong are counted in [`Stats`].
@@ -79,6 +80,7 @@ mod crc;
 pub mod disk;
 mod draw;
 mod inspect;
+mod look;
 mod queue;
 mod record;
 mod recover;
@@ -96,6 +98,8 @@ use batch::{UnderWay, Writer};
 use clean::Cleaning;
 use disk::{DiskCommand, DiskError, DiskEvent, Slot};
 pub use inspect::{Found, FoundTarget, inspect};
+use look::Look;
+pub use look::{LOOKS_MAX, Looked, LookedAt};
 use queue::{Places, Queue};
 use record::Written;
 use recover::{Replay, Scan, Tell};
@@ -339,6 +343,8 @@ pub enum Event {
     Reserve,
     /// A draw that was pending can go on.
     Drawable(QueueId),
+    /// A look at a backlog is over.
+    Looked(Looked),
 }
 
 /// Counted since the start.
@@ -447,6 +453,8 @@ pub struct Journal {
     queues: BTreeMap<QueueId, Queue>,
     /// Those of kind backlog.
     backlogs: BTreeSet<QueueId>,
+    /// At most [`LOOKS_MAX`].
+    looks: Vec<Look>,
     next_queue: u64,
     writer: Writer,
     cleaning: Option<Cleaning>,
@@ -483,6 +491,7 @@ impl Journal {
             graves: BTreeMap::new(),
             queues: BTreeMap::new(),
             backlogs: BTreeSet::new(),
+            looks: Vec::new(),
             next_queue: 1,
             writer: Writer::default(),
             cleaning: None,
@@ -871,7 +880,7 @@ impl Journal {
                         self.stats.reads_failed += 1;
                     }
                     self.clean_on(now);
-                } else if !self.fetched(now, read, &outcome) {
+                } else if !self.looked(read, &outcome) && !self.fetched(now, read, &outcome) {
                     self.stats.strays += 1;
                 }
             }
@@ -918,8 +927,10 @@ impl Journal {
             self.advance();
         }
         let event = self.events.pop_front()?;
-        if let Event::Recovered(Recovered::Record { body, .. }) = &event {
-            self.event_bytes -= body.len();
+        match &event {
+            Event::Recovered(Recovered::Record { body, .. }) => self.event_bytes -= body.len(),
+            Event::Looked(looked) => self.event_bytes -= looked.bytes(),
+            _ => {}
         }
         Some(event)
     }

@@ -5,4 +5,5 @@ mod disk;
 mod faults;
 mod hostile;
 mod house;
+mod looks;
 mod rules;
