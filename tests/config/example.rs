@@ -450,6 +450,23 @@ fn a_bridge_that_says_little_has_the_defaults() {
     );
 }
 
+/// A session's queue is in memory; a bridge's is on the disk, and so is the journal that it needs.
+#[test]
+fn a_bridge_may_keep_weeks_of_messages() {
+    let meant = meant(
+        "[gateway]\ndata_dir = \"data\"\n[bridge.up]\nurl = \"mqtt://broker.example\"\n\
+         queue = { bytes = \"100GiB\" }\n[[bridge.up.send]]\nfilter = \"shed/#\"\n",
+    );
+    let gateway = &meant.meant.gateway;
+    assert_eq!(gateway.bridges["up"].queue.bytes, 100 << 30);
+    let journal = gateway.journal.as_ref().expect("a folder");
+    assert!(journal.size >= 125 << 30);
+    assert!(
+        journal.size / u64::from(journal.segment) < 65_536,
+        "{journal:?}"
+    );
+}
+
 #[test]
 fn gateways_of_one_name_are_told_apart_upstream() {
     let mut loaded = meant(EXAMPLE).meant;

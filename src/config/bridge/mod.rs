@@ -13,8 +13,9 @@ mod secret;
 mod url;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
-use super::broker::{Broker, KEEP_ALIVE, SESSION_EXPIRY, SIZES, whole_seconds};
+use super::broker::{Broker, KEEP_ALIVE, SESSION_EXPIRY, whole_seconds};
 use super::diagnostic::{Diagnostic, Span, shown};
 use super::gateway::Gateway;
 use super::names;
@@ -63,6 +64,9 @@ const PAUSES: Times = times(
     Duration::from_secs(86_400),
     "1s",
 );
+/// On the disk: what fills most of the largest journal of segments of 4 MiB.
+const QUEUE_SIZES: RangeInclusive<u64> = 64 << 10..=128 << 30;
+
 const AGES: Times = times_or_off(
     "d",
     Duration::from_secs(1),
@@ -389,7 +393,7 @@ impl<'t> Reader<'_, 't> {
             to.messages = count;
         }
         let bytes = section.get(cx, "bytes");
-        if let Some(bytes) = bytes.and_then(|entry| cx.size(entry, SIZES, "256MiB")) {
+        if let Some(bytes) = bytes.and_then(|entry| cx.size(entry, QUEUE_SIZES, "256MiB")) {
             to.bytes = bytes;
         }
         let age = section.get(cx, "age");
