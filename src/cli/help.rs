@@ -114,8 +114,13 @@ pub(crate) const QUEUE: &str = "\
 Shows what waits in the running gateway: for each bridge, and for each session.
 
 Usage: fieldgate queue [--config FILE] [--socket PATH] [--json]
+       fieldgate queue export BRIDGE [--format jsonl]
        fieldgate queue drop BRIDGE
 
+  export BRIDGE    writes what is kept for that bridge to standard output, oldest first,
+                   a JSON object a line: seq, topic, qos, retain, time (when it was
+                   published) and payload, or payload_hex if that is no text. It stays
+                   in the queue, and what comes meanwhile is left out
   drop BRIDGE      forgets what waits for that bridge, for good; what is under way stays.
                    A bridge that the configuration has no more keeps its queue until then
   --socket PATH    the gateway's control socket; else the configuration says

@@ -293,6 +293,7 @@ impl Gateway {
                 self.retry_sequences(now);
             }
             journal::Event::Drawable(queue) => self.handle_drawable(queue),
+            journal::Event::Looked(looked) => self.answer_export(now, &looked),
         }
     }
 }

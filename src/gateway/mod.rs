@@ -29,6 +29,7 @@
 pub mod boundary;
 mod bridges;
 mod durable;
+mod export;
 mod health;
 mod registry;
 mod requests;

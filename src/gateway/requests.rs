@@ -8,6 +8,7 @@
 //! | `devices` | | every device with its points |
 //! | `status` | | what is counted |
 //! | `queue` | `drop` | what waits for each bridge and for each session; before that, what is to be dropped |
+//! | `queue` | `export`, `from`, `skip` | a piece of what waits for a bridge: [`super::export`] |
 //! | `reload` | | whether the configuration was taken over |
 //!
 //! Every request ends in exactly one answer `{"status","data","error","transaction"}`. A `read`
@@ -19,6 +20,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::Gateway;
 use super::boundary::{ControlEvent, Output};
+use super::export::Export;
 use crate::id::{ControlId, PointId, RequestId};
 use crate::mqtt::{ApplicationMessage, PayloadFormat, PublishProperties};
 use crate::pipeline::json::Object;
@@ -48,15 +50,16 @@ struct Pending {
 
 /// For what an answer is awaited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+pub(super) enum Asked {
     Read,
     Set,
     Reload,
+    Export(Export),
 }
 
 /// What a request has come to.
 #[derive(Debug, Default)]
-struct Outcome {
+pub(super) struct Outcome {
     /// JSON.
     data: Option<String>,
     /// Why it failed; else it did not.
@@ -64,7 +67,7 @@ struct Outcome {
 }
 
 #[derive(Debug, Clone)]
-enum Asker {
+pub(super) enum Asker {
     Control(ControlId),
     /// A message, whose answer goes to the verb's response topic and to the one that it names
     /// itself.
@@ -139,7 +142,13 @@ impl Gateway {
                 let data = self.devices_json(now);
                 self.respond(now, &asker, transaction.as_ref(), &Outcome::ok(data));
             }
-            "queue" => self.handle_queue_request(now, request, &asker, transaction.as_ref()),
+            "queue" => match request.get("export") {
+                Some(name) => {
+                    let name = name.as_str().unwrap_or_default();
+                    self.handle_export(now, name, request, asker, transaction);
+                }
+                None => self.handle_queue_request(now, request, &asker, transaction.as_ref()),
+            },
             "status" => {
                 let data = self.status_json(now).to_string();
                 self.respond(now, &asker, transaction.as_ref(), &Outcome::ok(data));
@@ -150,8 +159,9 @@ impl Gateway {
                 }
             }
             other => {
-                let error =
-                    format!("there is no request {other:?}: read, set, devices, status, reload");
+                let error = format!(
+                    "there is no request {other:?}: read, set, devices, status, queue, reload"
+                );
                 self.refuse(now, &asker, transaction.as_ref(), &error);
             }
         }
@@ -194,7 +204,7 @@ impl Gateway {
     }
 
     /// Keeps a place for an answer, or refuses when too many are waiting.
-    fn remember(
+    pub(super) fn remember(
         &mut self,
         now: Now,
         asker: Asker,
@@ -305,6 +315,13 @@ impl Gateway {
         }
     }
 
+    /// The one answer to a request that was remembered.
+    pub(super) fn answer(&mut self, now: Now, request: RequestId, outcome: &Outcome) {
+        if let Some(pending) = self.requests.pending.remove(&request) {
+            self.respond(now, &pending.asker, pending.transaction.as_ref(), outcome);
+        }
+    }
+
     /// The one answer to a `reload`.
     pub(super) fn answer_reload(
         &mut self,
@@ -312,21 +329,21 @@ impl Gateway {
         request: RequestId,
         outcome: Result<(), Box<str>>,
     ) {
-        if let Some(pending) = self.requests.pending.remove(&request) {
-            let outcome = Outcome {
-                error: outcome.err().map(Into::into),
-                ..Outcome::default()
-            };
-            self.respond(now, &pending.asker, pending.transaction.as_ref(), &outcome);
-        }
-    }
-
-    fn refuse(&mut self, now: Now, asker: &Asker, transaction: Option<&Json>, error: &str) {
         let outcome = Outcome {
-            error: Some(error.to_owned()),
+            error: outcome.err().map(Into::into),
             ..Outcome::default()
         };
-        self.respond(now, asker, transaction, &outcome);
+        self.answer(now, request, &outcome);
+    }
+
+    pub(super) fn refuse(
+        &mut self,
+        now: Now,
+        asker: &Asker,
+        transaction: Option<&Json>,
+        error: &str,
+    ) {
+        self.respond(now, asker, transaction, &Outcome::failed(error.to_owned()));
     }
 
     fn respond(&mut self, now: Now, asker: &Asker, transaction: Option<&Json>, outcome: &Outcome) {
@@ -390,11 +407,25 @@ impl Gateway {
     }
 }
 
+impl Requests {
+    /// What is awaited by it, if anybody waits.
+    pub(super) fn asked(&self, request: RequestId) -> Option<Asked> {
+        self.pending.get(&request).map(|pending| pending.asked)
+    }
+}
+
 impl Outcome {
-    fn ok(data: String) -> Self {
+    pub(super) fn ok(data: String) -> Self {
         Self {
             data: Some(data),
             error: None,
+        }
+    }
+
+    pub(super) fn failed(error: String) -> Self {
+        Self {
+            data: None,
+            error: Some(error),
         }
     }
 }

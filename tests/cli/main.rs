@@ -10,4 +10,5 @@ mod gateway;
 mod help;
 mod journal;
 mod passwd;
+mod queue;
 mod support;

@@ -204,7 +204,22 @@ pub struct Gateway {
 impl Gateway {
     /// With these tables besides its listener and control socket.
     pub fn start(tables: &str) -> Self {
+        Self::start_in(Folder::new(), tables)
+    }
+
+    /// One that keeps what is to outlive it.
+    pub fn start_keeping(tables: &str) -> Self {
         let folder = Folder::new();
+        let more = format!(
+            "[gateway]\ndata_dir = \"{}\"\n",
+            folder.path("data").display()
+        );
+        fs::create_dir(folder.path("conf.d")).unwrap();
+        folder.file("conf.d/data.toml", &more);
+        Self::start_in(folder, tables)
+    }
+
+    fn start_in(folder: Folder, tables: &str) -> Self {
         let config = configuration(&folder, 0, tables);
         let mut running = Running::start(&["run", "--config", &config]);
         let line = running.wait_for_err("listening name=test");

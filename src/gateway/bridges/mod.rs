@@ -157,6 +157,15 @@ impl Bridges {
         }
     }
 
+    /// The queue in the journal of a bridge that is configured, or was.
+    pub(super) fn kept_queue(&self, name: &str) -> Option<QueueId> {
+        self.queues.get(name).map(|kept| kept.queue)
+    }
+
+    pub(super) fn is_configured(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     fn link_of(&mut self, conn: ConnId) -> Option<&mut Link> {
         self.links.get_mut(self.of(conn)?)
     }
