@@ -273,6 +273,10 @@ Usage: fieldgate bench [OPTIONS]            the broker at --host and --port
        fieldgate bench memory [OPTIONS]     what each connection, message and subscription
                                             keeps resident here: --clients 2000 (as
                                             many files must be allowed), --messages
+       fieldgate bench bridge [OPTIONS]     what a bridge forwards live and what it drains
+                                            after the other end was away, and its memory
+                                            with --messages waiting: two of this one,
+                                            started for it
        fieldgate bench relay --port PORT    no broker: moves the bytes of a fan-in, so
                                             that what the kernel costs can be told
 
@@ -292,6 +296,8 @@ Usage: fieldgate bench [OPTIONS]            the broker at --host and --port
   --host HOST, --port PORT, --unix PATH
   --pid PID                the broker's process: its CPU time and memory are told
   --json                   for programs
+  --upstream fieldgate|mosquitto   (bridge) what is at the other end, default fieldgate
+  --repeat N               (bridge) default 1; the ratio in the middle counts
 
 With --rate, latency runs from the time at which a message was due, whether or not it
 could be sent then: a broker that stalls is charged for all that should have gone
@@ -302,6 +308,12 @@ fan-in-single, p2p, fan-out, fan-out-4k, fan-in-qos1, p2p-qos1, p2p-qos2, wildca
 properties, queue, queue-strict, drain, drain-strict, latency, latency-qos1; without
 a name, all. Each is run --repeat times for each broker, default 3; of each figure the
 middle one counts. Where it is strict this broker writes to the temporary folder's disk.
+
+So does the gateway of `bench bridge`, about 100 bytes and the payload for each message.
+It takes --messages, --payload, --clients, --topics, --batch (default 20), --window
+(default 2000) and --version; all is QoS 1. It fails if anything that was acknowledged
+is missing, if the backlog goes out at less than half the speed of what is live, or if it
+takes more than 40 MB of memory beyond idle.
 ";
 
 pub(crate) const PASSWD: &str = "\

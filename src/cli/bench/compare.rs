@@ -14,14 +14,13 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::broker::{Broker, Folder, free_port};
 use super::load::{self, Outcome, Plan, Workload};
+use super::pinning::{Pinning, find};
 use super::{Options, report};
 use crate::cli::{Failure, code, output};
 use crate::host::dial::Address;
@@ -30,9 +29,6 @@ use crate::time::Duration;
 
 /// How long a broker may take until it accepts connections.
 const START: Duration = Duration::from_secs(10);
-
-/// Folders of system programs, which are not in everybody's path.
-const SYSTEM_FOLDERS: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 /// A workload of the comparison.
 #[derive(Debug, Clone, Copy)]
@@ -283,7 +279,7 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
             kinds.push(Kind::Relay(&own));
         }
         let mut runs = vec![Runs::default(); kinds.len()];
-        for _ in 0..options.repeat {
+        for _ in 0..options.repeat.unwrap_or(3) {
             for (kind, runs) in kinds.iter().zip(&mut runs) {
                 runs.0
                     .push(measure(&plan, &folder, *kind, pinning.as_ref())?);
@@ -500,15 +496,7 @@ fn start(
             (program, words.map(OsString::from).to_vec())
         }
     };
-    let mut command = match pinning {
-        // It becomes the program, so the process is the broker's own.
-        Some(pinning) => {
-            let mut command = Command::new(&pinning.taskset);
-            command.args(["-c", &pinning.broker_cpu]).arg(program);
-            command
-        }
-        None => Command::new(program),
-    };
+    let mut command = Pinning::command(pinning, program);
     Broker::start(command.args(arguments), address, START)
 }
 
@@ -542,42 +530,4 @@ fn mosquitto_configuration(plan: &Plan, address: SocketAddr) -> String {
             ""
         }
     )
-}
-
-/// Which CPU is whose.
-struct Pinning {
-    taskset: PathBuf,
-    broker_cpu: String,
-}
-
-impl Pinning {
-    /// Moves this process to the last CPU and leaves the first for the brokers. `None` if there is
-    /// one CPU or no way of doing it.
-    fn find() -> Option<Self> {
-        let taskset = find("taskset")?;
-        let count = thread::available_parallelism().ok()?.get();
-        if count < 2 {
-            return None;
-        }
-        let moved = Command::new(&taskset)
-            .args(["-a", "-p", "-c", &(count - 1).to_string()])
-            .arg(std::process::id().to_string())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .ok()?;
-        moved.success().then(|| Self {
-            taskset,
-            broker_cpu: "0".to_owned(),
-        })
-    }
-}
-
-/// A program in the path, or where system programs are.
-fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(SYSTEM_FOLDERS.iter().map(PathBuf::from))
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
 }

@@ -21,6 +21,7 @@ use crate::mqtt::{
 };
 use crate::time::{Duration, Instant};
 
+use super::arrivals::Arrivals;
 use super::histogram::Histogram;
 use super::process::Process;
 
@@ -164,7 +165,7 @@ impl Outcome {
 /// Carries out a plan.
 pub(super) fn run(plan: &Plan, address: &Address) -> Result<Outcome, Failure> {
     let mut load = Load::new(plan)?;
-    load.connect(address)?;
+    load.connect(address, address)?;
     let (_, subscribers) = plan.peers();
     if matches!(plan.workload, Workload::Queue | Workload::Drain) {
         load.leave(subscribers)?;
@@ -207,14 +208,33 @@ pub(super) fn run(plan: &Plan, address: &Address) -> Result<Outcome, Failure> {
     })
 }
 
-struct Load<'a> {
+/// What a part of a run has shown.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Passed {
+    /// Deliveries, or acknowledgements.
+    pub(super) count: u64,
+    pub(super) elapsed: Duration,
+}
+
+impl Passed {
+    /// A second.
+    pub(super) fn rate(&self) -> f64 {
+        self.count as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+}
+
+/// The connections of a run, and what has come of it so far.
+pub(super) struct Load<'a> {
     plan: &'a Plan,
     swarm: Swarm,
     tally: Tally,
+    /// The first level of its topics.
     base: String,
     publishers: usize,
     topics: Vec<Topic>,
     published: u64,
+    /// So long without anything arriving, what is missing is lost.
+    patience: Duration,
     /// The publisher that is next without a rate.
     turn: usize,
     /// A write that is being put together.
@@ -227,6 +247,8 @@ struct Tally {
     version: ProtocolVersion,
     /// Acknowledgements are deliveries.
     counts_acks: bool,
+    /// Where messages are told apart: what comes a second time is no delivery.
+    arrivals: Option<Arrivals>,
     peers: Vec<Peer>,
     welcomed: usize,
     subscribed: usize,
@@ -236,6 +258,8 @@ struct Tally {
     expected: u64,
     /// Of QoS 1 and 2, by all publishers together.
     unacknowledged: u64,
+    /// Of a delivery.
+    first_arrival: Option<Instant>,
     last_arrival: Instant,
     latency: Histogram,
     closed: usize,
@@ -296,6 +320,7 @@ impl<'a> Load<'a> {
             tally: Tally {
                 version: plan.version,
                 counts_acks: matches!(plan.workload, Workload::Queue | Workload::Drain),
+                arrivals: None,
                 peers: vec![peer; publishers + subscribers],
                 welcomed: 0,
                 subscribed: 0,
@@ -303,6 +328,7 @@ impl<'a> Load<'a> {
                 delivered: 0,
                 expected: 0,
                 unacknowledged: 0,
+                first_arrival: None,
                 last_arrival: Instant::default(),
                 latency: Histogram::new(),
                 closed: 0,
@@ -312,10 +338,24 @@ impl<'a> Load<'a> {
             publishers,
             topics,
             published: 0,
+            patience: SILENCE,
             turn: 0,
             out: Vec::new(),
             random: 1,
         })
+    }
+
+    /// One whose messages are told apart, and which waits so long for what is missing.
+    pub(super) fn numbered(plan: &'a Plan, patience: Duration) -> Result<Self, Failure> {
+        let mut load = Self::new(plan)?;
+        load.tally.arrivals = Some(Arrivals::default());
+        load.patience = patience;
+        Ok(load)
+    }
+
+    /// A filter that takes all that it publishes.
+    pub(super) fn filter(&self) -> String {
+        format!("{}/#", self.base)
     }
 
     fn reset(&mut self) {
@@ -325,9 +365,10 @@ impl<'a> Load<'a> {
         self.tally.latency = Histogram::new();
     }
 
-    /// Connects everybody and subscribes, a portion at a time. Subscribers come first: their
-    /// numbers are the low ones.
-    fn connect(&mut self, address: &Address) -> Result<(), Failure> {
+    /// Connects everybody and subscribes, a portion at a time: what is published goes `to` one
+    /// broker, and is awaited `from` that one or another. Subscribers come first: their numbers are
+    /// the low ones.
+    pub(super) fn connect(&mut self, to: &Address, from: &Address) -> Result<(), Failure> {
         let (publishers, subscribers) = self.plan.peers();
         let stays = matches!(self.plan.workload, Workload::Queue | Workload::Drain);
         for index in 0..subscribers + publishers {
@@ -336,7 +377,7 @@ impl<'a> Load<'a> {
             if is_subscriber {
                 self.subscribe(index, &mut hello);
             }
-            self.dial(index, address, &hello)?;
+            self.dial(index, if is_subscriber { from } else { to }, &hello)?;
             self.wait_until(|tally| index + 1 - tally.welcomed < DIALS_MAX)?;
         }
         let all = publishers + subscribers;
@@ -431,7 +472,54 @@ impl<'a> Load<'a> {
         self.wait_until(|tally| tally.pongs > 0)
     }
 
-    fn disconnect(&mut self) -> Result<(), Failure> {
+    /// Publishes so many messages, and is done when all are acknowledged: nothing arrives.
+    pub(super) fn fill(&mut self, count: u64) -> Result<Passed, Failure> {
+        self.tally.counts_acks = true;
+        let passed = self.pass(count);
+        self.tally.counts_acks = false;
+        passed
+    }
+
+    /// Publishes so many messages, and is done when all are acknowledged and have arrived, or
+    /// nothing has come for too long.
+    pub(super) fn pass(&mut self, count: u64) -> Result<Passed, Failure> {
+        (self.tally.expected, self.tally.delivered) = (0, 0);
+        let start = swarm::now();
+        self.publish(count)?;
+        Ok(Passed {
+            count: self.tally.delivered,
+            elapsed: self.tally.last_arrival.since(start),
+        })
+    }
+
+    /// Takes what has been published with [`Load::fill`], and is done when all of it has arrived, or
+    /// nothing has come for too long. Time runs from the first that comes.
+    pub(super) fn drain(&mut self, count: u64) -> Result<Passed, Failure> {
+        (self.tally.expected, self.tally.delivered) = (count, 0);
+        self.tally.first_arrival = None;
+        self.tally.last_arrival = swarm::now();
+        while self.tally.delivered < count
+            && swarm::now().since(self.tally.last_arrival) < self.patience
+        {
+            self.wait(SILENCE)?;
+        }
+        let last = self.tally.last_arrival;
+        Ok(Passed {
+            count: self.tally.delivered,
+            elapsed: last.since(self.tally.first_arrival.unwrap_or(last)),
+        })
+    }
+
+    /// Of all that were published: how many have not arrived, and how often one came again.
+    pub(super) fn missing_and_repeated(&self) -> (u64, u64) {
+        let arrivals = self.tally.arrivals.as_ref();
+        let (distinct, repeated) = arrivals.map_or((0, 0), |arrivals| {
+            (arrivals.distinct(), arrivals.repeated())
+        });
+        (self.published.saturating_sub(distinct), repeated)
+    }
+
+    pub(super) fn disconnect(&mut self) -> Result<(), Failure> {
         let mut goodbye = Vec::new();
         Packet::Disconnect(Disconnect::new(ReasonCode::NORMAL_DISCONNECTION))
             .encode_into(self.plan.version, &mut goodbye);
@@ -480,7 +568,7 @@ impl<'a> Load<'a> {
                 return Ok(());
             }
             self.wait(limit)?;
-            let silent = swarm::now().since(self.tally.last_arrival) >= SILENCE;
+            let silent = swarm::now().since(self.tally.last_arrival) >= self.patience;
             let nothing_due = self.published == last || self.plan.rate.is_none();
             if silent && nothing_due {
                 // QoS 0 may lose; more than that is the broker's shame, and is told.
@@ -697,9 +785,16 @@ impl Tally {
         }
         let from = body.get(at + 8..at + 16)?.try_into().ok()?;
         let from = Instant::from_nanos(u64::from_be_bytes(from));
+        self.last_arrival = now;
+        self.first_arrival.get_or_insert(now);
+        if let Some(arrivals) = &mut self.arrivals {
+            let number = body.get(at..at + 8)?.try_into().ok()?;
+            if !arrivals.insert(u64::from_be_bytes(number)) {
+                return Some(());
+            }
+        }
         self.latency.record(now.since(from).as_nanos() as u64);
         self.delivered += 1;
-        self.last_arrival = now;
         Some(())
     }
 

@@ -2,23 +2,29 @@
 //!
 //! `bench` measures the broker that is named; `bench compare` starts this one and mosquitto, each
 //! pinned to the same CPU, and measures both in turn; `bench memory` starts this one and measures
-//! what it keeps; `bench relay` is what the comparison holds both against. [`load`] says how a run
+//! what it keeps; `bench bridge` starts two of them and measures what goes from one to the other and
+//! what waits in between; `bench relay` is what the comparison holds both against. [`load`] says how a run
 //! goes and what its latencies mean.
 
+mod arrivals;
+mod bridge;
 mod broker;
 mod compare;
 mod histogram;
 mod load;
 mod memory;
+mod pinning;
 mod process;
 mod relay;
 mod report;
+mod uplink;
 
 use lexopt::Parser;
 
 use crate::host::dial::Address;
 use crate::mqtt::{ProtocolVersion, QoS};
 
+use self::bridge::Upstream;
 use self::compare::{SCENARIOS, Scenario};
 use self::load::{CLIENTS_MAX, PAYLOAD_MIN, Plan, Workload};
 use self::process::Process;
@@ -31,6 +37,9 @@ pub(crate) fn run(parser: Parser, globals: Globals) -> Result<u8, Failure> {
     };
     if options.compare {
         return compare::run(&options);
+    }
+    if options.bridge {
+        return bridge::run(&options);
     }
     if options.relay {
         return relay::run(options.port);
@@ -54,11 +63,17 @@ pub(crate) fn run(parser: Parser, globals: Globals) -> Result<u8, Failure> {
     Ok(code::DONE)
 }
 
+/// What `bench bridge` takes, beside what all take.
+const OF_BRIDGE: [&str; 9] = [
+    "messages", "payload", "clients", "topics", "batch", "window", "version", "repeat", "upstream",
+];
+
 /// What the command line says.
 #[derive(Debug, Clone)]
 struct Options {
     compare: bool,
     memory: bool,
+    bridge: bool,
     relay: bool,
     json: bool,
     host: String,
@@ -66,17 +81,20 @@ struct Options {
     unix: Option<std::path::PathBuf>,
     /// Empty: fan-in.
     workloads: Vec<Workload>,
-    /// Of a comparison, how often each is run, and which.
-    repeat: usize,
+    /// Of a comparison and of a bridge, how often each is run.
+    repeat: Option<usize>,
+    /// Of a comparison, which.
     scenarios: Vec<Scenario>,
     qos: Vec<QoS>,
-    batch: usize,
+    batch: Option<usize>,
+    /// Of a bridge.
+    upstream: Upstream,
     clients: Option<usize>,
     topics: Option<usize>,
     payload: usize,
     messages: u64,
     rate: Option<f64>,
-    window: u64,
+    window: Option<u64>,
     version: ProtocolVersion,
     broker: Option<Process>,
 }
@@ -87,22 +105,24 @@ impl Options {
         let mut options = Self {
             compare: false,
             memory: false,
+            bridge: false,
             relay: false,
             json: false,
             host: "localhost".to_owned(),
             port: 1883,
             unix: None,
             workloads: Vec::new(),
-            repeat: 3,
+            repeat: None,
             scenarios: Vec::new(),
             qos: Vec::new(),
-            batch: 1,
+            batch: None,
+            upstream: Upstream::Fieldgate,
             clients: None,
             topics: None,
             payload: 64,
             messages: 100_000,
             rate: None,
-            window: 1000,
+            window: None,
             version: ProtocolVersion::V5,
             broker: None,
         };
@@ -120,6 +140,10 @@ impl Options {
                 }
                 Argument::Value(word) if word == "memory" && options.is_plain() => {
                     options.memory = true;
+                    continue;
+                }
+                Argument::Value(word) if word == "bridge" && options.is_plain() => {
+                    options.bridge = true;
                     continue;
                 }
                 Argument::Value(word) if word == "relay" && options.is_plain() => {
@@ -142,6 +166,11 @@ impl Options {
                     "the workloads of `bench compare` are what they are: there is no --{name}"
                 )));
             }
+            let is_for_all = matches!(name, "json" | "help" | "");
+            if options.bridge && !is_for_all && !OF_BRIDGE.contains(&name) {
+                let text = format!("`bench bridge` has no --{name}");
+                return Err(Failure::usage(text));
+            }
             match name {
                 "host" => options.host = text(&mut parser)?,
                 "port" => options.port = port(&text(&mut parser)?)?,
@@ -160,13 +189,18 @@ impl Options {
                     let (min, max) = (PAYLOAD_MIN as u64, 1024 * 1024 - 1024);
                     options.payload = count(&mut parser, "--payload", min, max)? as usize;
                 }
-                "repeat" if options.compare => {
-                    options.repeat = count(&mut parser, "--repeat", 1, 99)? as usize;
+                "repeat" if options.compare || options.bridge => {
+                    options.repeat = Some(count(&mut parser, "--repeat", 1, 99)? as usize);
                 }
-                "batch" => options.batch = count(&mut parser, "--batch", 1, 1000)? as usize,
+                "upstream" if options.bridge => {
+                    options.upstream = upstream(&text(&mut parser)?)?;
+                }
+                "batch" => {
+                    options.batch = Some(count(&mut parser, "--batch", 1, 1000)? as usize);
+                }
                 "messages" => options.messages = count(&mut parser, "--messages", 1, 1 << 40)?,
                 "rate" => options.rate = Some(rate(&text(&mut parser)?)?),
-                "window" => options.window = count(&mut parser, "--window", 1, 1 << 20)?,
+                "window" => options.window = Some(count(&mut parser, "--window", 1, 1 << 20)?),
                 "version" if matches!(argument, Argument::Short(_)) || has_value(&mut parser) => {
                     options.version = version(&text(&mut parser)?)?;
                 }
@@ -198,7 +232,7 @@ impl Options {
 
     /// No other kind of benchmark was asked for yet.
     const fn is_plain(&self) -> bool {
-        !(self.compare || self.memory || self.relay)
+        !(self.compare || self.memory || self.bridge || self.relay)
     }
 
     /// Every combination that is to be measured.
@@ -228,9 +262,9 @@ impl Options {
                 Workload::FanOut => (self.messages / clients as u64).max(1),
                 _ => self.messages,
             },
-            batch: self.batch,
+            batch: self.batch.unwrap_or(1),
             rate: self.rate,
-            window: self.window,
+            window: self.window.unwrap_or(1000),
             has_properties: false,
             version: self.version,
             broker: self.broker,
@@ -275,6 +309,14 @@ fn workload(text: &str) -> Result<Workload, Failure> {
     found.ok_or_else(|| {
         Failure::usage(format!(
             "a workload is fan-in, fan-out, p2p, wildcards, queue or drain, not `{text}`"
+        ))
+    })
+}
+
+fn upstream(text: &str) -> Result<Upstream, Failure> {
+    Upstream::find(text).ok_or_else(|| {
+        Failure::usage(format!(
+            "--upstream takes fieldgate or mosquitto, not `{text}`"
         ))
     })
 }
@@ -348,7 +390,7 @@ mod tests {
         let names: Vec<_> = options.scenarios.iter().map(|found| found.name).collect();
         assert_eq!(
             (&names[..], options.repeat),
-            (&["p2p-qos1", "fan-out"][..], 1)
+            (&["p2p-qos1", "fan-out"][..], Some(1))
         );
     }
 
@@ -378,6 +420,10 @@ mod tests {
             &["compare", "--unix", "/x"],
             &["memory", "--unix", "/x"],
             &["memory", "compare"],
+            &["bridge", "memory"],
+            &["bridge", "--qos", "2"],
+            &["bridge", "--upstream", "kafka"],
+            &["--upstream", "mosquitto"],
             &["relay", "memory"],
             &["compare", "mesh"],
             &["compare", "--clients", "3"],
