@@ -311,9 +311,9 @@ middle one counts. Where it is strict this broker writes to the temporary folder
 
 So does the gateway of `bench bridge`, about 100 bytes and the payload for each message.
 It takes --messages, --payload, --clients, --topics, --batch (default 20), --window
-(default 2000) and --version; all is QoS 1. It fails if anything that was acknowledged
-is missing, if the backlog goes out at less than half the speed of what is live, or if it
-takes more than 40 MB of memory beyond idle.
+(default 2000, and 2 MiB at most) and --version; all is QoS 1. It fails if anything
+that was acknowledged is missing, if the backlog goes out at less than half the speed
+of what is live, or if it takes more than 40 MB of memory beyond idle.
 ";
 
 pub(crate) const PASSWD: &str = "\

@@ -46,6 +46,11 @@ const LIVE_MAX: u64 = 200_000;
 /// memory where it is in memory. On the disk it is about 100 bytes.
 const BESIDE_PAYLOAD: u64 = 600;
 
+/// Messages under way without being told otherwise, and their bytes: a gateway that is given more
+/// than its disk takes disconnects who gives it.
+const WINDOW: u64 = 2000;
+const WINDOW_BYTES: u64 = 2 * 1024 * 1024;
+
 /// A queue is at least so large, as it is without being told.
 const QUEUE_MIN: u64 = 256 * 1024 * 1024;
 
@@ -147,6 +152,7 @@ pub(super) fn run(options: &Options) -> Result<u8, Failure> {
 
 fn plan(options: &Options) -> Plan {
     let clients = options.clients.unwrap_or(10);
+    let window = (WINDOW_BYTES / options.payload as u64).clamp(1, WINDOW);
     Plan {
         workload: Workload::FanIn,
         clients,
@@ -156,7 +162,7 @@ fn plan(options: &Options) -> Plan {
         messages: options.messages,
         batch: options.batch.unwrap_or(20),
         rate: None,
-        window: options.window.unwrap_or(2000),
+        window: options.window.unwrap_or(window),
         has_properties: false,
         version: options.version,
         broker: None,
@@ -362,8 +368,8 @@ fn costed(
     Ok((passed, cpu))
 }
 
-// Nothing at either end is so small that it decides, and nothing is forgotten; otherwise both are as
-// they are without being told.
+// Nothing at either end is so small that it decides, and nothing is forgotten; otherwise both are
+// as they are without being told.
 
 fn start_gateway(
     program: &Path,

@@ -492,8 +492,8 @@ impl<'a> Load<'a> {
         })
     }
 
-    /// Takes what has been published with [`Load::fill`], and is done when all of it has arrived, or
-    /// nothing has come for too long. Time runs from the first that comes.
+    /// Takes what has been published with [`Load::fill`], and is done when all of it has arrived,
+    /// or nothing has come for too long. Time runs from the first that comes.
     pub(super) fn drain(&mut self, count: u64) -> Result<Passed, Failure> {
         (self.tally.expected, self.tally.delivered) = (count, 0);
         self.tally.first_arrival = None;
@@ -502,12 +502,22 @@ impl<'a> Load<'a> {
             && swarm::now().since(self.tally.last_arrival) < self.patience
         {
             self.wait(SILENCE)?;
+            self.check_connections()?;
         }
         let last = self.tally.last_arrival;
         Ok(Passed {
             count: self.tally.delivered,
             elapsed: last.since(self.tally.first_arrival.unwrap_or(last)),
         })
+    }
+
+    /// Where messages are told apart nobody may be sent away: what is missing would not be found.
+    fn check_connections(&self) -> Result<(), Failure> {
+        if self.tally.arrivals.is_none() || self.tally.closed == 0 {
+            return Ok(());
+        }
+        Err(Failure::failed("a connection was closed at the other end")
+            .hint("a disk that is too slow for what is under way? --window makes that less"))
     }
 
     /// Of all that were published: how many have not arrived, and how often one came again.
@@ -568,6 +578,7 @@ impl<'a> Load<'a> {
                 return Ok(());
             }
             self.wait(limit)?;
+            self.check_connections()?;
             let silent = swarm::now().since(self.tally.last_arrival) >= self.patience;
             let nothing_due = self.published == last || self.plan.rate.is_none();
             if silent && nothing_due {
