@@ -1,7 +1,8 @@
 //! `fieldgate queue`: what waits for upstream brokers and for sessions, in the running gateway.
 //!
-//! `queue export` fetches what waits for one bridge piece by piece and writes a line for each message;
-//! it stays in its queue. Neither end holds more than a piece and the one message that it ends in.
+//! `queue export` fetches what waits for one bridge piece by piece and writes a line for each
+//! message; it stays in its queue. Neither end holds more than a piece and the one message that it
+//! ends in.
 
 use data_encoding::HEXLOWER;
 use lexopt::Parser;
@@ -243,7 +244,8 @@ mod tests {
         let mut export = Export::default();
         assert_eq!(export.wanted(), Some((0, 0)));
         let first = json!([
-            { "seq": 4, "topic": "a", "qos": 1, "retain": true, "time": null, "payload_hex": "6869" },
+            { "seq": 4, "topic": "a", "qos": 1, "retain": true, "time": null,
+                "payload_hex": "6869" },
             { "seq": 7, "topic": "b", "qos": 2, "retain": false, "time": "t", "payload_hex": "00",
                 "more": true },
         ]);
@@ -253,7 +255,8 @@ mod tests {
         assert_eq!(export.wanted(), Some((7, 1)));
         let second = json!([
             { "seq": 7, "topic": "b", "qos": 2, "retain": false, "time": "t", "payload_hex": "ff" },
-            { "seq": 9, "topic": "late", "qos": 0, "retain": false, "time": null, "payload_hex": "" },
+            { "seq": 9, "topic": "late", "qos": 0, "retain": false, "time": null,
+                "payload_hex": "" },
         ]);
         let lines = export.lines(&piece(&second, Some(10)));
         let expected =

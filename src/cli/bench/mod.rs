@@ -2,9 +2,9 @@
 //!
 //! `bench` measures the broker that is named; `bench compare` starts this one and mosquitto, each
 //! pinned to the same CPU, and measures both in turn; `bench memory` starts this one and measures
-//! what it keeps; `bench bridge` starts two of them and measures what goes from one to the other and
-//! what waits in between; `bench relay` is what the comparison holds both against. [`load`] says how a run
-//! goes and what its latencies mean.
+//! what it keeps; `bench bridge` starts two of them and measures what goes from one to the other
+//! and what waits in between; `bench relay` is what the comparison holds both against. [`load`]
+//! says how a run goes and what its latencies mean.
 
 mod arrivals;
 mod bridge;

@@ -1,5 +1,5 @@
-//! The way from a bridge to its upstream broker, which can be cut: a relay of one port in threads of
-//! its own.
+//! The way from a bridge to its upstream broker, which can be cut: a relay of one port in threads
+//! of its own.
 //!
 //! The brokers at both ends stay what they are, as they do when a router fails: nobody restarts, no
 //! session upstream is lost, and who subscribed there is there when the first message comes.
