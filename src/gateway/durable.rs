@@ -23,7 +23,7 @@ use crate::broker::keep::{self, Change, KeyKind, What};
 use crate::broker::settings::Level;
 use crate::buffer::Memory;
 use crate::id::{Lsn, QueueId};
-use crate::journal::disk::{DiskError, DiskEvent};
+use crate::journal::disk::{DiskCommand, DiskError, DiskEvent};
 use crate::journal::{self, Class, Damage, Journal, QueueKind, Recovered, Refused, Unusable};
 use crate::mqtt::PublishProperties;
 use crate::time::Now;
@@ -31,7 +31,8 @@ use crate::time::Now;
 /// The journal, and what ties its numbers to the broker's.
 pub(super) struct Durable {
     pub(super) journal: Journal,
-    /// Journal's number, broker's number: of changes that may not be synced yet, once a turn.
+    /// Journal's number, broker's number: of changes that may not be synced yet. One for each turn,
+    /// and one for each answer of the disk in it.
     marks: VecDeque<(Lsn, Lsn)>,
     /// Of the broker's.
     synced: Lsn,
@@ -67,6 +68,15 @@ impl Durable {
         }
     }
 
+    /// The broker's number that is reached when everything appended so far is synced.
+    fn mark(&mut self, ours: Lsn) {
+        let theirs = self.journal.last();
+        match self.marks.back_mut() {
+            Some((last, mark)) if *last == theirs => *mark = ours,
+            _ => self.marks.push_back((theirs, ours)),
+        }
+    }
+
     /// Whether the next turn has something to commit that has not waited for a deadline.
     pub(super) fn is_waited_for(&self) -> bool {
         self.is_waited_for
@@ -89,7 +99,8 @@ impl Gateway {
         self.awaited.contains(&Awaited::Journal)
     }
 
-    /// Carries changes into the journal and its commands to the host; whether there were any.
+    /// Carries changes into the journal; whether there were any, or it had something to say. Its
+    /// commands wait in it for [`Gateway::poll_disk`].
     pub(super) fn route_journal(&mut self, now: Now) -> bool {
         let mut is_busy = false;
         // What one client has sent is kept as far as it goes, and nothing behind a gap.
@@ -110,11 +121,6 @@ impl Gateway {
         {
             is_busy = true;
             self.handle_journal(now, event);
-        }
-        while let Some(durable) = &mut self.durable
-            && let Some(command) = durable.journal.poll_command()
-        {
-            self.outputs.push_back(Output::Disk(command));
         }
         is_busy
     }
@@ -180,11 +186,7 @@ impl Gateway {
         };
         durable.journal.end_turn(now);
         durable.is_waited_for = false;
-        let (theirs, ours) = (durable.journal.last(), self.broker.last_lsn());
-        match durable.marks.back_mut() {
-            Some((last, mark)) if *last == theirs => *mark = ours,
-            _ => durable.marks.push_back((theirs, ours)),
-        }
+        durable.mark(self.broker.last_lsn());
         while let Some((theirs, ours)) = durable.marks.front()
             && *theirs <= durable.journal.synced()
         {
@@ -195,9 +197,29 @@ impl Gateway {
     }
 
     pub(super) fn handle_disk(&mut self, now: Now, event: DiskEvent) {
+        // All that the broker has said is in the batch that is sealed here if the disk has just
+        // become free: who waits for it need not wait for the turn's end to be in the next one.
+        self.route_journal(now);
         if let Some(durable) = &mut self.durable {
+            durable.mark(self.broker.last_lsn());
             durable.journal.handle_disk(now, event);
         }
+    }
+
+    /// The next command for the journal's disk. [`Gateway::poll_output`] gives it too; a host that
+    /// asks here after each [`Input::Disk`], in the middle of a turn, keeps the disk busy
+    /// meanwhile: nothing that leaves in this turn depends on when a command is begun, only on
+    /// what is synced when the turn ends.
+    ///
+    /// [`Input::Disk`]: super::boundary::Input::Disk
+    pub fn poll_disk(&mut self) -> Option<DiskCommand> {
+        self.durable.as_mut()?.journal.poll_command()
+    }
+
+    /// Whether [`Gateway::poll_disk`] has something to give.
+    pub(super) fn wants_disk(&self) -> bool {
+        let durable = self.durable.as_ref();
+        durable.is_some_and(|durable| durable.journal.has_command())
     }
 
     fn handle_journal(&mut self, now: Now, event: journal::Event) {

@@ -325,7 +325,8 @@ impl Gateway {
 
     /// The next thing to do, until `None`.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        output.or_else(|| self.poll_disk().map(Output::Disk))
     }
 
     /// Where to read a connection's bytes to. `None`: it is paused (it will come back through
@@ -387,7 +388,7 @@ impl Gateway {
 
     /// When [`Gateway::handle_timeout`] is due next, and for whom.
     pub fn poll_timeout(&self) -> Option<(Instant, TimerKind)> {
-        if !self.outputs.is_empty() || !self.resumed.is_empty() {
+        if !self.outputs.is_empty() || !self.resumed.is_empty() || self.wants_disk() {
             // Something came up after this turn's outputs were drained.
             return Some((Instant::from_nanos(0), TimerKind::Gateway));
         }

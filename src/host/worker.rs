@@ -135,6 +135,11 @@ impl Mailbox {
         }
     }
 
+    /// Whether the loop has been woken for answers that it has not taken.
+    pub(super) fn has_answers(&self) -> bool {
+        self.lock().is_woken
+    }
+
     /// Takes everything, leaving `into`'s spare room behind for the next answers.
     ///
     /// # Panics

@@ -921,6 +921,11 @@ impl Journal {
         self.commands.pop_front()
     }
 
+    /// Whether there is one.
+    pub fn has_command(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
     /// What the owners should know. Recovery reads on when these are taken.
     pub fn poll_event(&mut self) -> Option<Event> {
         if self.events.is_empty() {

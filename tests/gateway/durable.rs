@@ -83,6 +83,37 @@ fn what_was_acknowledged_goes_up_after_a_power_cut() {
 }
 
 #[test]
+fn the_disk_gets_its_next_batch_in_the_middle_of_a_turn() {
+    let mut house = House::with(&bridged());
+    let client = house.client(V5, "client");
+    house.holds_disk = true;
+    let publish = |number| {
+        Packet::Publish(Publish {
+            dup: false,
+            qos: Q1,
+            retain: false,
+            topic: "plant/a",
+            packet_id: PacketId::new(number),
+            properties: PublishProperties::default(),
+            payload: b"1",
+        })
+    };
+    house.send_together(client, &[publish(1)]);
+    house.take_in(client, &[publish(2)]);
+    house.commit_one();
+    house.take_in(client, &[publish(3)]);
+    house.commit_one();
+    // Two batches are on the disk, and the third is on its way there, before the turn has ended:
+    // only then is anybody told.
+    assert_eq!(house.read_all(client), [""; 0]);
+    house.turn();
+    assert_eq!(house.read_all(client), ["PUBACK 0x00"; 2]);
+    house.commit_one();
+    house.turn();
+    assert_eq!(house.read_all(client), ["PUBACK 0x00"]);
+}
+
+#[test]
 fn a_reload_before_the_journal_is_read_forgets_nothing() {
     let mut house = House::with(&bridged());
     let client = house.client(V5, "client");

@@ -602,6 +602,12 @@ impl House {
 
     /// Several packets in one read.
     pub fn send_together(&mut self, conn: ConnId, packets: &[Packet<'_>]) {
+        self.take_in(conn, packets);
+        self.turn();
+    }
+
+    /// The same in the middle of a turn, which does not end here.
+    pub fn take_in(&mut self, conn: ConnId, packets: &[Packet<'_>]) {
         let mut bytes = Vec::new();
         for packet in packets {
             packet.encode_into(self.clients[&conn].version, &mut bytes);
@@ -609,7 +615,20 @@ impl House {
         let spare = self.gateway.recv_buffer(conn).expect("it is read").spare();
         spare[..bytes.len()].copy_from_slice(&bytes);
         let count = bytes.len();
-        self.input(Input::Received { conn, count });
+        self.gateway
+            .handle_input(self.now, Input::Received { conn, count });
+    }
+
+    /// The disk does one commit in the middle of a turn, and is told at once what to do next.
+    pub fn commit_one(&mut self) {
+        let before = self.disk.commits;
+        while self.disk.commits == before {
+            let event = self.disk.step().expect("there is something to commit");
+            self.gateway.handle_input(self.now, Input::Disk(event));
+            while let Some(command) = self.gateway.poll_disk() {
+                self.disk.submit(command);
+            }
+        }
     }
 
     fn write(&mut self, conn: ConnId) -> bool {

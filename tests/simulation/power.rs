@@ -627,12 +627,10 @@ impl World {
         self.now = self.now + step;
         self.wall = self.wall.saturating_add(step);
         let now = self.at();
-        while let Some(event) = self.disk.poll_event(self.now) {
-            self.gateway.handle_input(now, Input::Disk(event));
-        }
-        self.drain();
+        self.hear_disk(self.now);
         for index in 0..self.clients.len() {
             self.serve(index);
+            self.hear_disk_meanwhile();
         }
         if self
             .gateway
@@ -650,6 +648,27 @@ impl World {
         self.drain();
         self.write_out();
         self.drain();
+    }
+
+    /// What the disk has done by `until` is heard, and what it is to do next is handed over at
+    /// once, though the turn goes on.
+    fn hear_disk(&mut self, until: Instant) {
+        let now = self.at();
+        while let Some(event) = self.disk.poll_event(until) {
+            self.gateway.handle_input(now, Input::Disk(event));
+            while let Some(command) = self.gateway.poll_disk() {
+                self.disk.submit(self.now, command);
+            }
+        }
+    }
+
+    /// A turn takes time, though its `now` stands still: the disk may be done with something while
+    /// clients are read.
+    fn hear_disk_meanwhile(&mut self) {
+        if self.rng.chance(1, 8) {
+            let meanwhile = Duration::from_micros(self.rng.below(4_000));
+            self.hear_disk(self.now + meanwhile);
+        }
     }
 
     fn trouble_somebody(&mut self) {

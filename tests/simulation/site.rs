@@ -94,12 +94,10 @@ impl Site {
         let step = Duration::from_micros(self.rng.below(8_000));
         self.advance(step);
         let now = self.at();
-        while let Some(event) = self.disk.poll_event(self.now) {
-            self.gateway.handle_input(now, Input::Disk(event));
-        }
-        self.drain();
+        self.hear_disk(self.now);
         for index in 0..self.clients.len() {
             self.serve(index);
+            self.hear_disk_meanwhile();
         }
         if self
             .gateway
@@ -117,6 +115,27 @@ impl Site {
         self.drain();
         self.write_out();
         self.drain();
+    }
+
+    /// What the disk has done by `until` is heard, and what it is to do next is handed over at
+    /// once, though the turn goes on.
+    fn hear_disk(&mut self, until: Instant) {
+        let now = self.at();
+        while let Some(event) = self.disk.poll_event(until) {
+            self.gateway.handle_input(now, Input::Disk(event));
+            while let Some(command) = self.gateway.poll_disk() {
+                self.disk.submit(self.now, command);
+            }
+        }
+    }
+
+    /// A turn takes time, though its `now` stands still: the disk may be done with something while
+    /// clients are read.
+    fn hear_disk_meanwhile(&mut self) {
+        if self.rng.chance(1, 8) {
+            let meanwhile = Duration::from_micros(self.rng.below(4_000));
+            self.hear_disk(self.now + meanwhile);
+        }
     }
 
     /// The connection of a client breaks: what was on its way either way is lost.

@@ -262,6 +262,7 @@ impl EventLoop {
         writing.extend(self.writable.drain(..));
         for conn in writing.drain(..) {
             self.write(now, conn);
+            self.hear_workers(now);
         }
         self.writing = writing;
     }

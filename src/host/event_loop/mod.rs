@@ -2,7 +2,8 @@
 //!
 //! A turn has an order, and the durability of acknowledgements rests on it: take in (workers'
 //! answers, then sources within their budgets), advance time, let the gateway settle, do what it
-//! says, write. A source that has spent its budget stays on the ready list, and while anything is
+//! says, write. Workers are heard between two sources too, and the disk gets its next batch at once:
+//! that decides nothing, for an acknowledgement becomes bytes in `end_turn` alone. A source that has spent its budget stays on the ready list, and while anything is
 //! on it the poll does not wait. Listeners are in `doors`, clients' connections in `clients`,
 //! upstream brokers in `upstreams`, what the gateway says in `outputs`.
 //!
@@ -398,6 +399,10 @@ impl EventLoop {
         while let Some(input) = self.inputs.pop_front() {
             self.gateway.handle_input(now, input);
         }
+        self.take_answers(now);
+    }
+
+    fn take_answers(&mut self, now: Now) {
         let mut answers = std::mem::take(&mut self.answers);
         self.mailbox.take(&mut answers);
         for answer in answers.drain(..) {
@@ -419,6 +424,7 @@ impl EventLoop {
                     .answered(&mut self.timers, now.monotonic, answer, |event| {
                         gateway.handle_input(now, Input::Disk(event));
                     });
+                self.feed_disk(now);
                 None
             }
             Answer::Line(answer) => self
@@ -484,6 +490,18 @@ impl EventLoop {
                 break;
             };
             self.serve(now, source);
+            self.hear_workers(now);
+        }
+    }
+
+    /// Takes in what workers have done since the turn began. A busy turn takes milliseconds, and
+    /// the disk is not to be idle for that long with a batch waiting for it. Whoever has left an
+    /// answer wakes the loop as well, so another turn follows, which does what comes of it. What
+    /// the host itself has to tell comes first: the slot of a connection that was closed is
+    /// nobody's before.
+    fn hear_workers(&mut self, now: Now) {
+        if self.inputs.is_empty() && self.mailbox.has_answers() {
+            self.take_answers(now);
         }
     }
 

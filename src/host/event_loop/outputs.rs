@@ -11,6 +11,7 @@ use crate::host::token::Source;
 use crate::host::worker::Answer;
 use crate::host::{HostEvent, clock, footprint};
 use crate::id::{ControlId, RequestId};
+use crate::journal::disk::DiskCommand;
 use crate::slab::Key;
 use crate::time::Now;
 
@@ -82,12 +83,7 @@ impl EventLoop {
                 self.inputs
                     .push_back(Input::Journal(JournalEvent::Fetched { message, payload }));
             }
-            Output::Disk(command) => {
-                let (timers, inputs) = (&mut self.timers, &mut self.inputs);
-                self.disk.submit(timers, now.monotonic, command, |event| {
-                    inputs.push_back(Input::Disk(event));
-                });
-            }
+            Output::Disk(command) => self.command_disk(now, command),
             Output::Dial { bridge, target } => self.dial(now, bridge, target),
             Output::Undial { bridge } => self.upstreams.undial(&mut self.timers, bridge),
             Output::DeadLetter { bridge, line } => {
@@ -95,6 +91,21 @@ impl EventLoop {
             }
             Output::Notice(notice) => self.notice(now, &notice),
         }
+    }
+
+    /// Hands over what the journal wants of its disk. Also in the middle of a turn, when the disk
+    /// has just become free: it does not wait until every source has been read.
+    pub(super) fn feed_disk(&mut self, now: Now) {
+        while let Some(command) = self.gateway.poll_disk() {
+            self.command_disk(now, command);
+        }
+    }
+
+    fn command_disk(&mut self, now: Now, command: DiskCommand) {
+        let (timers, inputs) = (&mut self.timers, &mut self.inputs);
+        self.disk.submit(timers, now.monotonic, command, |event| {
+            inputs.push_back(Input::Disk(event));
+        });
     }
 
     pub(super) fn command_line(&mut self, now: Now, command: LineCommand) {
