@@ -438,6 +438,7 @@ impl Gateway {
         json!({
             "segments": stats.segments,
             "segments_free": stats.segments_free,
+            "segments_begun": stats.segments_begun,
             "live_bytes": stats.live_bytes,
             "unsynced_bytes": stats.unsynced,
             "memory": stats.memory,

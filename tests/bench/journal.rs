@@ -330,24 +330,29 @@ impl Drop for House {
     }
 }
 
-/// How often a second this disk can sync so many bytes of a file that is all there.
+/// How often a second this disk can sync so many bytes of a file that is all there, one after the
+/// other as in a segment, for a second: a disk is not the same from one moment to the next.
 fn raw_syncs(place: &Path, len: u64) -> f64 {
-    const COUNT: u64 = 500;
+    const FOR: Duration = Duration::from_secs(1);
     let path = place.join("raw");
     let file = File::create(&path).expect("a file");
     let bytes = vec![7; len as usize];
-    for at in 0..COUNT {
+    let places = (32 * MIB / len).max(1);
+    for at in 0..places {
         file.write_all_at(&bytes, at * len).expect("room");
     }
     file.sync_all().expect("a sync");
     let started = Clock::now();
-    for at in 0..COUNT {
-        file.write_all_at(&bytes, at * len).expect("room");
+    let mut count = 0;
+    while started.elapsed() < FOR {
+        file.write_all_at(&bytes, count % places * len)
+            .expect("room");
         file.sync_data().expect("a sync");
+        count += 1;
     }
     let elapsed = started.elapsed();
     let _ = fs::remove_file(&path);
-    COUNT as f64 / elapsed.as_secs_f64()
+    count as f64 / elapsed.as_secs_f64()
 }
 
 fn raw(place: &Place) -> bool {
@@ -540,7 +545,7 @@ fn memory(place: &Place) -> bool {
 
 /// The gateway, ended with this value.
 struct Gateway {
-    _child: Ended,
+    child: Ended,
     socket: PathBuf,
     port: String,
 }
@@ -577,24 +582,86 @@ impl Gateway {
             .expect("it listens");
         thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         Self {
-            _child: Ended(child),
+            child: Ended(child),
             socket,
             port,
         }
     }
 
-    /// A counter of its journal's.
-    fn counter(&self, name: &str) -> u64 {
+    /// What it says of itself.
+    fn status(&self) -> Value {
         let mut stream = UnixStream::connect(&self.socket).expect("its control socket");
         let request = b"{\"verb\":\"status\"}\n";
         stream.write_all(request).expect("it reads");
         let mut line = String::new();
         let mut answers = BufReader::new(&stream);
         answers.read_line(&mut line).expect("it answers");
-        let answer: Value = serde_json::from_str(&line).expect("JSON");
-        let counter = &answer["data"]["journal"][name];
+        let mut answer: Value = serde_json::from_str(&line).expect("JSON");
+        answer["data"].take()
+    }
+
+    /// A counter of its journal's.
+    fn counter(&self, name: &str) -> u64 {
+        let counter = &self.status()["journal"][name];
         counter.as_u64().expect("it has a journal")
     }
+
+    /// What it has done by now.
+    fn sample(&self) -> Sample {
+        let status = self.status();
+        let at = Clock::now();
+        let of = |machine: &str, name: &str| status[machine][name].as_u64().expect("a counter");
+        let begun = of("journal", "segments_begun");
+        let process = self.child.0.id();
+        let (mut all, mut the_loop) = (Duration::ZERO, (Duration::ZERO, Duration::ZERO));
+        for (thread, used) in threads(process) {
+            all += used.0;
+            if thread == process {
+                the_loop = used;
+            }
+        }
+        Sample {
+            at,
+            messages: of("broker", "publishes_received"),
+            turns: of("host", "turns"),
+            // The header of a segment is a commit too, and no batch.
+            batches: of("journal", "commits") - begun,
+            bytes: of("journal", "bytes_written") - begun * u64::from(BLOCK),
+            cpu: all,
+            the_loop,
+        }
+    }
+}
+
+/// Counters of a gateway at one moment.
+struct Sample {
+    at: Clock,
+    messages: u64,
+    turns: u64,
+    batches: u64,
+    /// Of batches, with what fills their last blocks.
+    bytes: u64,
+    /// Of all its threads.
+    cpu: Duration,
+    /// How long its loop had a processor, and how long it waited for one.
+    the_loop: (Duration, Duration),
+}
+
+/// The threads of a process: how long each had a processor, and how long it waited for one.
+fn threads(process: u32) -> Vec<(u32, (Duration, Duration))> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("it is there");
+    let threads = tasks.map(|task| {
+        let task = task.expect("a thread");
+        // One that ends meanwhile has used nothing that matters here.
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        let mut nanos = text
+            .split_whitespace()
+            .map(|word| Duration::from_nanos(number(Some(word))));
+        let mut next = || nanos.next().unwrap_or_default();
+        let used = (next(), next());
+        (number(task.file_name().to_str()) as u32, used)
+    });
+    threads.collect()
 }
 
 /// Leaves a journal with all its files there and nothing in them, as one in its second round has it.
@@ -620,6 +687,13 @@ fn made(folder: &Path) {
 }
 
 /// Fifty clients at QoS 1 with twenty messages each under way, for a session that is away.
+///
+/// Everything is measured in one stretch of time in which the load runs at full speed, by the
+/// gateway's own counters: from when it has warmed up to shortly before its end. Only batches
+/// count as commits. The raw figure is of writes as long as the batches of that round.
+///
+/// Besides, what the processors had to do with it: the loop is the limit if it had one or waited
+/// for one all the time.
 fn strict(place: &Place) -> bool {
     const CLIENTS: u64 = 50;
     const IN_FLIGHT: u64 = 20;
@@ -632,55 +706,84 @@ fn strict(place: &Place) -> bool {
     let tables = "[journal]\nsize = \"512MiB\"\n[broker]\nmemory = \"1GiB\"\nqueues = \"1GiB\"\n\
                   queue = { messages = 10000000, bytes = \"1GiB\" }\n";
     let gateway = Gateway::start(&folder, tables);
-    let load = |messages: u64| -> f64 {
-        let (clients, window) = (CLIENTS.to_string(), (CLIENTS * IN_FLIGHT).to_string());
-        let (messages, body) = (messages.to_string(), BODY.to_string());
-        let output = Command::new(env!("CARGO_BIN_EXE_fieldgate"))
-            .args([
-                "bench",
-                "--json",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                &gateway.port,
-            ])
-            .args(["--workload", "queue", "--qos", "1", "--clients", &clients])
-            .args([
-                "--window",
-                &window,
-                "--payload",
-                &body,
-                "--messages",
-                &messages,
-            ])
-            .stderr(Stdio::inherit())
-            .output()
+    let load = || -> (Sample, Sample, f64) {
+        let before = gateway.sample().messages;
+        let child = Command::new(env!("CARGO_BIN_EXE_fieldgate"))
+            .args(["bench", "--json", "--host", "127.0.0.1"])
+            .args(["--port", &gateway.port])
+            .args(["--workload", "queue", "--qos", "1"])
+            .args(["--clients", &CLIENTS.to_string()])
+            .args(["--window", &(CLIENTS * IN_FLIGHT).to_string()])
+            .args(["--payload", &BODY.to_string()])
+            .args(["--messages", &MESSAGES.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
             .expect("the program");
+        let asked = Clock::now();
+        let reached = |messages: u64| loop {
+            let sample = gateway.sample();
+            if sample.messages >= before + messages {
+                return sample;
+            }
+            assert!(asked.elapsed() < PATIENCE, "it stands still");
+            thread::sleep(Duration::from_millis(10));
+        };
+        let first = reached(2 * WARM_UP);
+        let last = reached(MESSAGES - WARM_UP);
+        let output = child.wait_with_output().expect("it ends");
         assert!(output.status.success());
         let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        assert_eq!(report[0]["lost"], 0, "{report:#}");
-        report[0]["deliveries_per_second"]
-            .as_f64()
-            .expect("a figure")
+        let report = &report[0];
+        assert_eq!(report["lost"], 0, "{report:#}");
+        let cpu = report["own_cpu_ns"].as_f64().expect("a figure") / 1e9;
+        (first, last, cpu / MESSAGES as f64)
     };
     // The first shows how large a batch is.
-    load(MESSAGES);
-    let len = gateway.counter("bytes_written") / gateway.counter("commits");
-    let len = len.next_multiple_of(BLOCK.into());
+    let (first, last, _) = load();
+    let len = |first: &Sample, last: &Sample| {
+        let batches = (last.batches - first.batches).max(1);
+        ((last.bytes - first.bytes) / batches).next_multiple_of(BLOCK.into())
+    };
     // A disk that others use as well is not the same from one second to the next.
     let mut parts = Vec::new();
-    let mut before = raw_syncs(&place.path, len);
+    let mut before = raw_syncs(&place.path, len(&first, &last));
     for _ in 0..ROUNDS {
-        let commits = gateway.counter("commits");
-        let rate = load(MESSAGES);
-        let commits = gateway.counter("commits") - commits;
+        let (first, last, own) = load();
+        let len = len(&first, &last);
         let after = raw_syncs(&place.path, len);
         let raw = f64::midpoint(before, after);
-        let batch = (MESSAGES + WARM_UP) as f64 / commits as f64;
+        let seconds = last.at.duration_since(first.at).as_secs_f64();
+        let messages = (last.messages - first.messages) as f64;
+        let batches = (last.batches - first.batches).max(1) as f64;
+        let (rate, batch) = (messages / seconds, messages / batches);
         let part = rate / (raw * batch);
         println!(
             "strict, {CLIENTS} clients, {IN_FLIGHT} in flight each: {rate:.0} messages a second, \
-             {batch:.0} a commit; raw {raw:.0} fdatasyncs of {len} bytes a second: {part:.2}"
+             {batch:.0} a batch; raw {raw:.0} fdatasyncs of {len} bytes a second: {part:.2}"
+        );
+        let ran = last
+            .the_loop
+            .0
+            .saturating_sub(first.the_loop.0)
+            .as_secs_f64();
+        let waited = last
+            .the_loop
+            .1
+            .saturating_sub(first.the_loop.1)
+            .as_secs_f64();
+        let all = last.cpu.saturating_sub(first.cpu).as_secs_f64();
+        let micros = |seconds: f64| seconds * 1e6 / messages;
+        println!(
+            "  the loop had a processor {:.0} % of the time and waited for one {:.0} %, {:.0} \
+             messages a turn; microseconds a message: loop {:.1}, disk {:.1}, load {:.1}: with a \
+             processor to itself the loop would take {:.0} a second",
+            100.0 * ran / seconds,
+            100.0 * waited / seconds,
+            messages / (last.turns - first.turns).max(1) as f64,
+            micros(ran),
+            micros(all - ran),
+            own * 1e6,
+            messages / ran,
         );
         parts.push(part);
         before = after;
