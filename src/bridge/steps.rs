@@ -1,8 +1,11 @@
 //! How far messages of QoS 2 are, for whoever keeps that beyond the process.
 //!
 //! ```text
-//! sent      draw ─► Note::Published ─ synced ─► PUBLISH … PUBREC ─► Note::Released ─ synced ─► PUBREL … PUBCOMP ─► over
-//! received  PUBLISH ─► Output::Publish, with its identifier ─ synced ─► PUBREC … PUBREL ─► Note::Completed ─ synced ─► PUBCOMP
+//! sent      draw ─► Note::Published ─ synced ─► PUBLISH
+//!           PUBREC ─► Note::Released ─ synced ─► PUBREL
+//!           PUBCOMP ─► consumed, over
+//! received  PUBLISH ─► Output::Publish, with its identifier ─ synced ─► PUBREC
+//!           PUBREL ─► Note::Completed ─ synced ─► PUBCOMP
 //! ```
 //!
 //! The notes have numbers of their own, [`Bridge::handle_notes_synced`] says how far they are safe.

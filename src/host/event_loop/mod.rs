@@ -2,10 +2,11 @@
 //!
 //! A turn has an order, and the durability of acknowledgements rests on it: take in (workers'
 //! answers, then sources within their budgets), advance time, let the gateway settle, do what it
-//! says, write. Workers are heard between two sources too, and the disk gets its next batch at once:
-//! that decides nothing, for an acknowledgement becomes bytes in `end_turn` alone. A source that has spent its budget stays on the ready list, and while anything is
-//! on it the poll does not wait. Listeners are in `doors`, clients' connections in `clients`,
-//! upstream brokers in `upstreams`, what the gateway says in `outputs`.
+//! says, write. Workers are heard between two sources too, and the disk gets its next batch at
+//! once: that decides nothing, for an acknowledgement becomes bytes in `end_turn` alone. A source
+//! that has spent its budget stays on the ready list, and while anything is on it the poll does not
+//! wait. Listeners are in `doors`, clients' connections in `clients`, upstream brokers in
+//! `upstreams`, what the gateway says in `outputs`.
 //!
 //! ```text
 //! poll ─ now ─ answers ─ sources ─ time ─ end_turn ─ outputs ─ write ─ watchdog
