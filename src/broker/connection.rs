@@ -138,6 +138,8 @@ pub(super) enum Pause {
     Verifying,
     /// Not until its publications are settled.
     Unsettled,
+    /// It brings a publication of QoS 1 or 2, and the journal is behind.
+    Behind,
     /// Not until then: it has published more than its quota.
     Quota(Instant),
     /// Not until the memory budget has room for this many bytes.

@@ -145,6 +145,10 @@ pub struct Broker {
     resumed: VecDeque<ConnId>,
     /// Connections whose large packet waits for memory.
     starved: Vec<ConnId>,
+    /// Much waits for the disk.
+    is_behind: bool,
+    /// Connections that wait until it does not.
+    behind: Vec<ConnId>,
     /// Connections that something was queued for where there was no outbox at hand.
     woken: Vec<ConnId>,
     /// Wills to be published before the present call returns; publishing one may bring about the
@@ -308,6 +312,8 @@ impl Broker {
             outputs: VecDeque::new(),
             resumed: VecDeque::new(),
             starved: Vec::new(),
+            is_behind: false,
+            behind: Vec::new(),
             woken: Vec::new(),
             wills: VecDeque::new(),
             connected: 0,
@@ -419,6 +425,19 @@ impl Broker {
             if is_full && !recv.bytes().is_empty() {
                 connection.pause = Pause::Unsettled;
                 self.stats.pauses += 1;
+                break;
+            }
+            if self.is_behind
+                && matches!(connection.phase, Phase::Live(_))
+                && recv
+                    .bytes()
+                    .first()
+                    .is_some_and(|byte| wants_keeping(*byte))
+            {
+                connection.pause = Pause::Behind;
+                self.stats.pauses += 1;
+                self.stats.journal_pauses += 1;
+                self.behind.push(conn);
                 break;
             }
             if self.deliveries - first >= DELIVERIES_PER_CALL_MAX && !recv.bytes().is_empty() {
@@ -901,6 +920,23 @@ impl Broker {
         }
     }
 
+    /// Whether more waits for the disk than should: then publications of QoS 1 and 2 are not taken
+    /// from their connections, which is the way to tell their clients. What needs no disk goes on.
+    pub fn set_behind(&mut self, is_behind: bool) {
+        self.is_behind = is_behind;
+        if is_behind {
+            return;
+        }
+        for conn in core::mem::take(&mut self.behind) {
+            if let Some(connection) = self.connections.get_mut(conn)
+                && connection.pause == Pause::Behind
+            {
+                connection.pause = Pause::Over;
+                self.resumed.push_back(conn);
+            }
+        }
+    }
+
     /// Lets connections go on whose packets the memory budget has room for again.
     fn feed_starved(&mut self) {
         let connections = &mut self.connections;
@@ -1152,4 +1188,9 @@ impl Broker {
             assert!(connection.is_some(), "who is gone is not verified");
         }
     }
+}
+
+/// Whether a packet that begins so is a PUBLISH of QoS 1 or 2 (5.0, 3.3.1).
+fn wants_keeping(first: u8) -> bool {
+    first >> 4 == 3 && first & 0b110 != 0
 }

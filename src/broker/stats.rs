@@ -81,6 +81,8 @@ stats! {
     pauses,
     /// Of those: because it had published more than its quota.
     quota_pauses,
+    /// Of those: because the disk was behind with what had come.
+    journal_pauses,
     /// Acknowledgements for packet identifiers that we do not know.
     unknown_packet_ids,
 

@@ -44,7 +44,13 @@ pub(super) struct Durable {
     backlogs: Vec<QueueId>,
     /// Something of what was kept has not come back.
     is_damaged: bool,
+    /// More than [`BEHIND`] waited for the disk, and not less than half of that since.
+    is_behind: bool,
 }
+
+/// Bytes that may wait for the disk before nobody is read any more who brings more of them. What is
+/// on its way then, and what nobody can be told to bring later, has as much again.
+const BEHIND: usize = journal::UNSYNCED_MAX / 2;
 
 impl Durable {
     /// Something was appended that is to be committed with this turn.
@@ -65,6 +71,7 @@ impl Durable {
             refused: 0,
             backlogs: Vec::new(),
             is_damaged: false,
+            is_behind: false,
         }
     }
 
@@ -80,6 +87,11 @@ impl Durable {
     /// Whether the next turn has something to commit that has not waited for a deadline.
     pub(super) fn is_waited_for(&self) -> bool {
         self.is_waited_for
+    }
+
+    /// Whether much waits for the disk.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     /// Whether something of what was kept has not come back.
@@ -122,7 +134,23 @@ impl Gateway {
             is_busy = true;
             self.handle_journal(now, event);
         }
+        self.heed_disk();
         is_busy
+    }
+
+    /// Who brings what is to be kept is not read while much of that waits for the disk.
+    fn heed_disk(&mut self) {
+        let Some(durable) = &mut self.durable else {
+            return;
+        };
+        let unsynced = durable.journal.unsynced();
+        let is_behind = unsynced > BEHIND || durable.is_behind && unsynced > BEHIND / 2;
+        if core::mem::replace(&mut durable.is_behind, is_behind) != is_behind {
+            self.broker.set_behind(is_behind);
+            if !is_behind {
+                self.resume_jammed();
+            }
+        }
     }
 
     /// Whether what follows it may be taken. `has_gap`: something before it was not.

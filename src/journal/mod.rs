@@ -921,6 +921,11 @@ impl Journal {
         self.commands.pop_front()
     }
 
+    /// Bytes that are not on the disk yet.
+    pub fn unsynced(&self) -> usize {
+        self.writer.unsynced()
+    }
+
     /// Whether there is one.
     pub fn has_command(&self) -> bool {
         !self.commands.is_empty()

@@ -547,3 +547,70 @@ fn no_device_is_read_before_its_numbers_are_on_the_disk_unless_that_takes_long()
     house.wait(Duration::from_secs(2));
     assert!(house.has_lines());
 }
+
+#[test]
+fn who_brings_more_than_the_disk_takes_waits_and_nobody_else_does() {
+    let receive = "[[bridge.cloud.receive]]\nfilter = \"down/#\"\nqos = 1\n";
+    let text = format!("{}{receive}", bridged());
+    let text = text.replace("512KiB", "64MiB").replace("64KiB", "4MiB");
+    for version in [V4, V5] {
+        let mut house = House::with(&text);
+        let conn = house.let_bridge_in(V5);
+        house.read_all(conn);
+        let payload = "x".repeat(30_000);
+        let clients: Vec<_> = (0..20)
+            .map(|number| house.client(version, &format!("client-{number}")))
+            .collect();
+        let (other, watcher) = (house.client(V5, "other"), house.listener("watcher", "live"));
+        house.holds_disk = true;
+        // Six megabytes: more than may wait for the disk at all.
+        let mut unread: Vec<Vec<u8>> = vec![Vec::new(); clients.len()];
+        for number in 1..=10 {
+            for (client, bytes) in clients.iter().zip(&mut unread) {
+                let publish = Packet::Publish(Publish {
+                    dup: false,
+                    qos: Q1,
+                    retain: false,
+                    topic: "plant/a",
+                    packet_id: PacketId::new(number),
+                    properties: PublishProperties::default(),
+                    payload: payload.as_bytes(),
+                });
+                publish.encode_into(version, bytes);
+                house.offer(*client, bytes);
+            }
+        }
+        let waiting: usize = unread.iter().map(Vec::len).sum();
+        assert!(waiting > 2_000_000, "{waiting} bytes are not read");
+        let paused = clients.iter();
+        let paused = paused.filter(|it| house.gateway.recv_buffer(**it).is_none());
+        assert_eq!(paused.count(), 20);
+        house.publish(other, fieldgate::mqtt::QoS::AtMostOnce, "live", "1");
+        assert_eq!(house.read_values(watcher), ["live = 1"]);
+        let down = Packet::Publish(Publish {
+            dup: false,
+            qos: Q1,
+            retain: true,
+            topic: "down/x",
+            packet_id: PacketId::new(9),
+            properties: PublishProperties::default(),
+            payload: b"1",
+        });
+        house.send(conn, &down);
+        assert!(house.gateway.recv_buffer(conn).is_none(), "the peer waits");
+        house.holds_disk = false;
+        house.turn();
+        for _ in 0..10 {
+            for (client, bytes) in clients.iter().zip(&mut unread) {
+                house.offer(*client, bytes);
+            }
+            house.wait(Duration::from_secs(1));
+        }
+        for client in &clients {
+            assert_eq!(house.read_all(*client), ["PUBACK 0x00"; 10]);
+        }
+        assert!(house.read_all(conn).contains(&"PUBACK 0x00".to_owned()));
+        assert_eq!(house.gateway.broker().stats().disconnected_unkept, 0);
+        assert!(house.gateway.broker().stats().journal_pauses > 0);
+    }
+}

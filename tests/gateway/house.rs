@@ -590,8 +590,15 @@ impl House {
     pub fn send(&mut self, conn: ConnId, packet: &Packet<'_>) {
         let mut bytes = Vec::new();
         packet.encode_into(self.clients[&conn].version, &mut bytes);
-        while !bytes.is_empty() {
-            let buffer = self.gateway.recv_buffer(conn).expect("it is read");
+        self.offer(conn, &mut bytes);
+        assert!(bytes.is_empty(), "it is read");
+    }
+
+    /// As much of it as is read.
+    pub fn offer(&mut self, conn: ConnId, bytes: &mut Vec<u8>) {
+        while !bytes.is_empty()
+            && let Some(buffer) = self.gateway.recv_buffer(conn)
+        {
             let spare = buffer.spare();
             let count = spare.len().min(bytes.len());
             spare[..count].copy_from_slice(&bytes[..count]);

@@ -26,6 +26,7 @@ use self::steps::Steps;
 pub(super) use self::steps::{BRIDGE_OVER, BRIDGE_SENT, is_step};
 use super::Gateway;
 use super::boundary::{CloseCause, CloseHow, Dialled, FLUSH_TIMEOUT, Output};
+use super::durable::Durable;
 use super::settings::Target;
 use crate::bridge::settings::{SendRule, Settings};
 use crate::bridge::{self, Bridge, Kept, Phase, Place, Restored, Ticket};
@@ -390,6 +391,10 @@ impl Gateway {
         let Some(recv) = self.recv.get_mut(conn) else {
             return;
         };
+        if self.durable.as_ref().is_some_and(Durable::is_behind) {
+            link.is_jammed = true;
+            return;
+        }
         link.is_jammed = false;
         let consumed = link.bridge.handle_input(now, conn, recv.bytes());
         recv.consume(consumed);
@@ -472,6 +477,17 @@ impl Gateway {
             let conns = self.bridges.conns.iter();
             let conns = conns.filter(|(_, it)| **it == id).map(|(conn, _)| conn);
             self.resumed.extend(conns);
+        }
+    }
+
+    /// What was not read may be.
+    pub(super) fn resume_jammed(&mut self) {
+        for (id, link) in self.bridges.links.iter_mut() {
+            if core::mem::take(&mut link.is_jammed) {
+                let conns = self.bridges.conns.iter();
+                let conns = conns.filter(|(_, it)| **it == id).map(|(conn, _)| conn);
+                self.resumed.extend(conns);
+            }
         }
     }
 
