@@ -4,9 +4,10 @@
 //! A total is kept when its counter says so (see
 //! [`Persist`](crate::field::settings::Persist)), when it is taken out of the configuration, and at
 //! a clean stop. Sequence numbers are reserved for all points together, a block at a time: a point
-//! begins behind the last block, so that its numbers grow, with gaps. Nothing is read from a device before the first block is on the disk: a process
-//! that was killed before that would have given out numbers that the next one gives out again. A
-//! disk that does not take it in time is not waited for.
+//! begins behind the last block, so that its numbers grow, with gaps. Nothing is read from a device
+//! before the first block is on the disk: a process that was killed before that would have given
+//! out numbers that the next one gives out again. A disk that does not take it in time is not
+//! waited for.
 
 use std::collections::BTreeMap;
 

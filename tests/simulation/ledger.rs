@@ -148,7 +148,8 @@ impl Ledger {
             };
             // Where a limit has dropped the first copy of something, the one that a client has sent
             // again stands behind what came after the first.
-            let is_ordered = dropped == 0 || area.qos != QoS::AtLeastOnce;
+            // And what it has dropped may come back after a crash, behind what was half way at QoS 2.
+            let is_ordered = dropped == 0 || area.qos != QoS::AtLeastOnce && area.rule_qos != 2;
             if area.keep == "all"
                 && is_first
                 && is_ordered

@@ -1004,6 +1004,9 @@ impl World {
         let link = &self.links[index];
         let below = format!("down/{}/", self.plan.lines[index].name);
         let mut heard = BTreeSet::new();
+        // Who has forgotten which identifier it gave to which message of QoS 2, gives it to another
+        // while it still stands for the first.
+        let is_confused = link.upstream.is_liar();
         let came = self
             .site
             .clients
@@ -1016,9 +1019,13 @@ impl World {
             .filter(|(topic, ..)| topic.starts_with(&below));
         for (topic, _, number) in came {
             let is_new = heard.insert(*number);
-            assert!(is_new || number % 2 == 0, "heard twice: {topic} {number}");
+            let is_once = is_new || number % 2 == 0 || is_confused;
+            assert!(is_once, "heard twice: {topic} {number}");
         }
-        let missing: Vec<_> = link.acknowledged.difference(&heard).collect();
+        let missing = link.acknowledged.difference(&heard);
+        let missing: Vec<_> = missing
+            .filter(|number| !is_confused || *number % 2 == 0)
+            .collect();
         assert!(
             missing.is_empty(),
             "acknowledged and not heard: {missing:?}"
