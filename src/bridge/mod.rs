@@ -373,6 +373,8 @@ pub struct Bridge {
     to_subscribe: VecDeque<usize>,
     /// Those that it was asked for.
     asked: BTreeMap<PacketId, Vec<usize>>,
+    /// A CONNECT has had no CONNACK: the peer's session may be a new one, whatever it says next.
+    is_unanswered: bool,
     /// Filters that it was asked for in this process, and their QoS.
     subscribed: BTreeMap<Box<str>, QoS>,
     /// Filters that it is to be asked to forget.
@@ -509,6 +511,7 @@ impl Bridge {
             received_before: Remembered::new(&mut rng),
             to_subscribe: VecDeque::new(),
             asked: BTreeMap::new(),
+            is_unanswered: false,
             subscribed: BTreeMap::new(),
             to_unsubscribe: Vec::new(),
             late_until: Instant::default(),
@@ -859,6 +862,9 @@ impl Bridge {
             return;
         }
         self.client.handle_connected(now);
+        if core::mem::replace(&mut self.is_unanswered, true) {
+            self.subscribed.clear();
+        }
         self.has_flushed = false;
         self.state = State::Connecting;
         self.wake = true;
@@ -1024,6 +1030,7 @@ impl Bridge {
         );
         self.stats.connects += 1;
         self.begins_clean = false;
+        self.is_unanswered = false;
         if !session_present {
             self.note_lost_session();
         }
@@ -1108,6 +1115,7 @@ impl Bridge {
         match cause {
             CloseCause::Refused(farewell) => {
                 self.stats.refused += 1;
+                self.is_unanswered = false;
                 match farewell.reason {
                     ReasonCode::UnsupportedProtocolVersion if may_be_older => {
                         self.stats.downgrades += 1;

@@ -39,6 +39,8 @@ struct Received {
     /// It is one of `qos_2_counted`.
     counted: bool,
     released: Released,
+    /// It may be of a session that the server has forgotten since.
+    is_doubtful: bool,
 }
 
 /// Whether PUBREL has come for an identifier that is not free yet.
@@ -120,11 +122,21 @@ impl Inbox {
         &mut self,
         qos: QoS,
         packet_id: Option<PacketId>,
+        dup: bool,
         receive_maximum: Option<u16>,
     ) -> Result<Arrival, Violation> {
         let Some(packet_id) = packet_id else {
             return Ok(Arrival::Deliver);
         };
+        if qos == QoS::ExactlyOnce
+            && let Some(received) = self.received.get_mut(&packet_id)
+            && core::mem::take(&mut received.is_doubtful)
+            && !dup
+        {
+            // What it has sent before, the server sends with DUP [MQTT-3.3.1-1]: this is another
+            // message, of another session.
+            self.forget(packet_id);
+        }
         if qos == QoS::ExactlyOnce
             && let Some(received) = self.received.get_mut(&packet_id)
         {
@@ -159,6 +171,7 @@ impl Inbox {
                     accepted: false,
                     counted: true,
                     released: Released::No,
+                    is_doubtful: false,
                 },
             );
             self.qos_2_counted += 1;
@@ -204,6 +217,13 @@ impl Inbox {
                 true
             }
             _ => false,
+        }
+    }
+
+    /// The server may have another session for us than that which identifiers are of.
+    pub(super) fn doubt(&mut self) {
+        for received in self.received.values_mut() {
+            received.is_doubtful = true;
         }
     }
 
@@ -273,6 +293,7 @@ impl Inbox {
             accepted: true,
             counted: false,
             released: Released::No,
+            is_doubtful: true,
         };
         self.received.insert(packet_id, received);
     }

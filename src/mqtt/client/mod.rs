@@ -90,6 +90,9 @@ pub struct Client {
     events: VecDeque<Event>,
     /// The server said yes before, so that 3.1, whose CONNACK does not say, may be resumed.
     has_session: bool,
+    /// A CONNECT was sent whose CONNACK has not come: the server may have begun a new session by
+    /// it, and will say of that the next time that it is there.
+    is_unanswered: bool,
     last_sent: Instant,
     last_received: Instant,
     ping_sent: Option<Instant>,
@@ -139,6 +142,7 @@ impl Client {
             transmit: TransmitQueue::default(),
             events: VecDeque::new(),
             has_session: false,
+            is_unanswered: false,
             last_sent: Instant::default(),
             last_received: Instant::default(),
             ping_sent: None,
@@ -150,6 +154,9 @@ impl Client {
     /// closed first.
     pub fn handle_connected(&mut self, now: Instant) {
         self.handle_closed();
+        if core::mem::replace(&mut self.is_unanswered, true) {
+            self.inbox.doubt();
+        }
         let deadline = now + self.options.connect_timeout;
         self.state = State::Connecting { deadline };
         self.limits = limits_before_connack(&self.options);
@@ -589,6 +596,7 @@ impl Client {
     }
 
     fn handle_connack(&mut self, connack: &Connack<'_>) -> Result<(), Violation> {
+        self.is_unanswered = false;
         if connack.reason != ReasonCode::Success {
             self.refused(connack);
             return Ok(());
@@ -655,9 +663,9 @@ impl Client {
             .resolve(publish, self.options.topic_alias_maximum)?;
         let payload = Payload::copy_from(publish.payload);
         let message = ApplicationMessage::from_publish(publish, topic, payload, now);
-        let arrival = self
-            .inbox
-            .arrive(publish.qos, publish.packet_id, receive_maximum)?;
+        let arrival =
+            self.inbox
+                .arrive(publish.qos, publish.packet_id, publish.dup, receive_maximum)?;
         let token = match arrival {
             Arrival::Deliver => None,
             Arrival::DeliverWith(token) => Some(token),

@@ -206,3 +206,35 @@ fn what_nobody_has_taken_is_handed_over_when_it_comes_again() {
         assert_eq!(harness.events().len(), 1);
     }
 }
+
+#[test]
+fn after_a_connack_that_never_came_an_identifier_may_stand_for_another_message() {
+    let options = ConnectOptions {
+        acknowledge: Acknowledge::OnReceipt,
+        ..stepwise(V5)
+    };
+    for is_lost in [false, true] {
+        let mut harness = Harness::connected(options.clone());
+        harness.receive(&publish("a", QOS_2, 7, false));
+        harness.receive(&publish("b", QOS_2, 8, false));
+        harness.events();
+        harness.client.handle_closed();
+        if is_lost {
+            // The server may have begun a new session by this.
+            harness.client.handle_connected(harness.now);
+            harness.client.handle_closed();
+        }
+        harness.events();
+        harness.connect(true, ConnackProperties::default());
+        harness.receive(&publish("a", QOS_2, 7, true));
+        assert!(harness.events().is_empty(), "it is the same");
+        harness.receive(&publish("c", QOS_2, 8, false));
+        assert_eq!(harness.events().len(), usize::from(is_lost));
+    }
+    // Nor is it known of what an earlier process has left.
+    let mut harness = Harness::new(options);
+    harness.client.restore_received(id(7));
+    harness.connect(true, ConnackProperties::default());
+    harness.receive(&publish("a", QOS_2, 7, false));
+    assert_eq!(harness.events().len(), 1);
+}
