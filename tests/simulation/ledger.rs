@@ -31,6 +31,9 @@ struct Account {
     arrived: Vec<(Arrival, u32, u32)>,
     epoch: u32,
     session: u32,
+    /// Its broker has forgotten what it has said: identifiers of QoS 2 that it has released stand
+    /// for messages there that it had long ago, and what comes under them it takes for those.
+    is_betrayed: bool,
     /// By area: what may have been published while the bridge was not there.
     unseen: Vec<BTreeSet<u32>>,
     /// By area: what had been published when it left.
@@ -63,6 +66,12 @@ impl Ledger {
 
     pub fn epoch(&self, line: usize) -> u32 {
         self.accounts[line].epoch
+    }
+
+    /// The upstream broker has forgotten what it has acknowledged.
+    pub fn betray(&mut self, line: usize) {
+        self.lose_session(line);
+        self.accounts[line].is_betrayed = true;
     }
 
     /// The upstream broker has forgotten the bridge's session.
@@ -191,8 +200,10 @@ impl Ledger {
                     "latest" => is_latest,
                     _ => false,
                 };
+                let is_sure = !account.is_betrayed || AREAS[area].rule_qos < 2;
                 is_taken
                     && is_kept
+                    && is_sure
                     && !account.unseen[area].contains(number)
                     && !self.young[area].contains(number)
                     && !arrived.contains(&(sender.topic(*number), *number))

@@ -686,7 +686,7 @@ impl World {
         peer.crash(now);
         let is_liar = peer.is_liar();
         if is_liar {
-            self.ledger.lose_session(index);
+            self.ledger.betray(index);
         }
         if self.fate.chance(1, 3) {
             self.lose_session(index);
