@@ -373,8 +373,6 @@ pub struct Bridge {
     to_subscribe: VecDeque<usize>,
     /// Those that it was asked for.
     asked: BTreeMap<PacketId, Vec<usize>>,
-    /// A CONNECT has had no CONNACK: the peer's session may be a new one, whatever it says next.
-    is_unanswered: bool,
     /// Filters that it was asked for in this process, and their QoS.
     subscribed: BTreeMap<Box<str>, QoS>,
     /// Filters that it is to be asked to forget.
@@ -511,7 +509,6 @@ impl Bridge {
             received_before: Remembered::new(&mut rng),
             to_subscribe: VecDeque::new(),
             asked: BTreeMap::new(),
-            is_unanswered: false,
             subscribed: BTreeMap::new(),
             to_unsubscribe: Vec::new(),
             late_until: Instant::default(),
@@ -715,11 +712,9 @@ impl Bridge {
         if self.hold_until.is_some_and(|when| when <= at) {
             self.try_notes_again();
         }
-        for due in [&mut self.hold_until, &mut self.pace_at] {
-            if due.is_some_and(|when| when <= at) {
-                *due = None;
-                self.wake = true;
-            }
+        if self.pace_at.is_some_and(|when| when <= at) {
+            self.pace_at = None;
+            self.wake = true;
         }
         self.client.handle_timeout(at);
         if self.client.poll_timeout().is_some_and(|when| when > at) {
@@ -861,10 +856,11 @@ impl Bridge {
             self.cut(now, Next::Failed { for_good: true });
             return;
         }
-        self.client.handle_connected(now);
-        if core::mem::replace(&mut self.is_unanswered, true) {
+        if self.client.is_unanswered() {
+            // The peer's session may be a new one, whatever it says.
             self.subscribed.clear();
         }
+        self.client.handle_connected(now);
         self.has_flushed = false;
         self.state = State::Connecting;
         self.wake = true;
@@ -1030,7 +1026,6 @@ impl Bridge {
         );
         self.stats.connects += 1;
         self.begins_clean = false;
-        self.is_unanswered = false;
         if !session_present {
             self.note_lost_session();
         }
@@ -1115,7 +1110,6 @@ impl Bridge {
         match cause {
             CloseCause::Refused(farewell) => {
                 self.stats.refused += 1;
-                self.is_unanswered = false;
                 match farewell.reason {
                     ReasonCode::UnsupportedProtocolVersion if may_be_older => {
                         self.stats.downgrades += 1;

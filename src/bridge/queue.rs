@@ -323,8 +323,7 @@ impl Queue {
         if self.slots.contains_key(&seq) {
             return;
         }
-        self.spilled_bytes -= self.spilled_bytes / self.spilled.max(1);
-        self.spilled = self.spilled.saturating_sub(1);
+        self.unspill();
         let newer = entry.as_ref().and_then(|entry| {
             let topic = self.topics.get(entry.message.topic())?;
             topic.newest.filter(|newest| *newest > seq)
@@ -354,11 +353,16 @@ impl Queue {
         self.settle();
     }
 
+    /// One entry less is spilled, of as many bytes as they have on average.
+    fn unspill(&mut self) {
+        self.spilled_bytes -= self.spilled_bytes / self.spilled.max(1);
+        self.spilled = self.spilled.saturating_sub(1);
+    }
+
     /// An entry comes back, out of turn, that an earlier process has drawn.
     pub(super) fn restore_drawn(&mut self, seq: Seq, entry: Entry, is_superseded: bool) {
         debug_assert!(!self.slots.contains_key(&seq), "it comes back once");
-        self.spilled_bytes -= self.spilled_bytes / self.spilled.max(1);
-        self.spilled = self.spilled.saturating_sub(1);
+        self.unspill();
         self.insert(seq, entry, Lane::Backlog, seq, Kept::Until(Lsn(0)));
         if let Some(slot) = self.slots.get_mut(&seq) {
             slot.is_superseded = is_superseded;
@@ -421,8 +425,7 @@ impl Queue {
         self.unsynced = others;
         for (_, seq, is_spilled) in gone {
             if is_spilled {
-                self.spilled_bytes -= self.spilled_bytes / self.spilled.max(1);
-                self.spilled = self.spilled.saturating_sub(1);
+                self.unspill();
                 self.drops.unkept += u64::from(!is_awaited);
             } else if let Some(slot) = self.slots.get_mut(&seq) {
                 slot.is_kept = false;

@@ -473,21 +473,22 @@ impl Gateway {
             return;
         };
         link.bridge.settle(ticket, reason);
-        if core::mem::take(&mut link.is_jammed) {
-            let conns = self.bridges.conns.iter();
-            let conns = conns.filter(|(_, it)| **it == id).map(|(conn, _)| conn);
-            self.resumed.extend(conns);
-        }
+        self.resume_if_jammed(id);
     }
 
     /// What was not read may be.
     pub(super) fn resume_jammed(&mut self) {
-        for (id, link) in self.bridges.links.iter_mut() {
-            if core::mem::take(&mut link.is_jammed) {
-                let conns = self.bridges.conns.iter();
-                let conns = conns.filter(|(_, it)| **it == id).map(|(conn, _)| conn);
-                self.resumed.extend(conns);
-            }
+        for at in 0..self.bridges.order.len() {
+            self.resume_if_jammed(self.bridges.order[at]);
+        }
+    }
+
+    fn resume_if_jammed(&mut self, id: BridgeId) {
+        let link = self.bridges.links.get_mut(id);
+        if link.is_some_and(|link| core::mem::take(&mut link.is_jammed)) {
+            let conns = self.bridges.conns.iter();
+            let conns = conns.filter(|(_, it)| **it == id).map(|(conn, _)| conn);
+            self.resumed.extend(conns);
         }
     }
 

@@ -445,6 +445,12 @@ impl Client {
         self.state == State::Closing && self.transmit.is_empty()
     }
 
+    /// Whether a CONNECT was sent to which no CONNACK has come: the server may have begun a new
+    /// session by it, and says of that the next time that it is there.
+    pub fn is_unanswered(&self) -> bool {
+        self.is_unanswered
+    }
+
     /// What the server takes; before its CONNACK, what 3.1.1 would.
     pub fn limits(&self) -> &ServerLimits {
         &self.limits
@@ -596,7 +602,6 @@ impl Client {
     }
 
     fn handle_connack(&mut self, connack: &Connack<'_>) -> Result<(), Violation> {
-        self.is_unanswered = false;
         if connack.reason != ReasonCode::Success {
             self.refused(connack);
             return Ok(());
@@ -613,6 +618,7 @@ impl Client {
             && !self.options.clean_start;
         let session_present = connack.session_present || unsaid;
         self.has_session = true;
+        self.is_unanswered = false;
         self.limits = limits_of(connack, &self.options);
         self.state = State::Connected;
         self.events.push_back(Event::Connected {
@@ -780,6 +786,7 @@ impl Client {
     }
 
     fn refused(&mut self, connack: &Connack<'_>) {
+        self.is_unanswered = false;
         self.close_silently(CloseCause::Refused(Farewell {
             reason: connack.reason,
             reason_string: connack.properties.reason_string.map(str::to_owned),
