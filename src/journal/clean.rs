@@ -8,7 +8,7 @@ use super::queue::{Places, RUN_MAX};
 use super::record::{self, Life, Record, Spot, Written};
 use super::segment::{BLOCK, LIMBOS, Place, State};
 use super::walk::{Step, Stream};
-use super::{Journal, RESERVE, Thing, UNSYNCED_MAX};
+use super::{Journal, QueueKind, RESERVE, Thing, UNSYNCED_MAX};
 use crate::id::QueueId;
 use crate::time::Now;
 
@@ -103,16 +103,21 @@ impl Journal {
                         value.since = value.since.min(life);
                     }
                 }
-                Written::Entry {
-                    queue, sequence, ..
+                &Written::Entry {
+                    queue: id,
+                    sequence,
+                    ..
                 } => {
                     let spot = Spot {
-                        sequence: *sequence,
+                        sequence,
                         offset: new.offset,
                         len: len as u32,
                     };
-                    if let Some(queue) = self.queues.get_mut(queue) {
+                    if let Some(queue) = self.queues.get_mut(&id) {
                         queue.put(spot, new.segment, share, number, &mut self.table);
+                        if queue.kind == QueueKind::Backlog {
+                            self.opened.insert(id);
+                        }
                     }
                 }
             }
@@ -158,7 +163,11 @@ impl Journal {
     /// Writes the blocks of runs that are complete, so that their places need not be in memory.
     pub(super) fn close_runs(&mut self) {
         let mut complete: Vec<(QueueId, u64, Vec<Spot>, Life)> = Vec::new();
-        for id in &self.backlogs {
+        self.opened.retain(|id| {
+            let places = self.queues.get(id).map(|queue| &queue.places);
+            matches!(places, Some(Places::Backlog(backlog)) if !backlog.open.is_empty())
+        });
+        for id in &self.opened {
             let Some(Places::Backlog(backlog)) = self.queues.get(id).map(|queue| &queue.places)
             else {
                 continue;

@@ -130,6 +130,7 @@ impl Journal {
                 let home = self.table.at(place.segment);
                 self.next_read += 1;
                 let read = ReadId(self.next_read);
+                self.fetches.insert(read, id);
                 self.commands.push_back(DiskCommand::Read {
                     read,
                     slot: home.slot,
@@ -172,6 +173,7 @@ impl Journal {
             };
             self.next_read += 1;
             let read = ReadId(self.next_read);
+            self.fetches.insert(read, id);
             let start = first.offset;
             self.commands.push_back(DiskCommand::Read {
                 read,
@@ -236,19 +238,14 @@ impl Journal {
         read: ReadId,
         outcome: &Result<Payload, DiskError>,
     ) -> bool {
-        let found = self.backlogs.iter().copied().find(|id| {
-            matches!(self.queues.get(id).map(|queue| &queue.places),
-                Some(Places::Backlog(backlog))
-                    if backlog.fetch.as_ref().is_some_and(|fetch| fetch.read == read))
-        });
-        let Some(id) = found else {
+        let Some(id) = self.fetches.remove(&read) else {
             return false;
         };
         let Some(Places::Backlog(backlog)) = self.queues.get_mut(&id).map(|q| &mut q.places) else {
             return false;
         };
-        let Some(fetch) = backlog.fetch.take() else {
-            return false;
+        let Some(fetch) = backlog.fetch.take_if(|fetch| fetch.read == read) else {
+            return false; // Nobody has waited for it since the queue was rewound.
         };
         let is_there = self.table.at(fetch.segment).life == fetch.life;
         let bytes: &[u8] = outcome.as_deref().unwrap_or(&[]);
@@ -326,6 +323,7 @@ impl Journal {
         backlog.failures += 1;
         if backlog.failures <= FETCH_ATTEMPTS {
             backlog.retry_at = Some(now.monotonic + FETCH_RETRY);
+            self.retrying.insert(id);
             return;
         }
         backlog.failures = 0;
@@ -359,17 +357,18 @@ impl Journal {
     /// Reads again what could not be read.
     pub(super) fn retry_fetches(&mut self, now: Now) {
         let due: Vec<QueueId> = self
-            .backlogs
+            .retrying
             .iter()
             .copied()
             .filter(|id| match self.queues.get(id).map(|queue| &queue.places) {
                 Some(Places::Backlog(backlog)) => {
                     backlog.retry_at.is_some_and(|at| at <= now.monotonic)
                 }
-                _ => false,
+                _ => true,
             })
             .collect();
         for id in due {
+            self.retrying.remove(&id);
             if let Some(Places::Backlog(backlog)) = self.queues.get_mut(&id).map(|q| &mut q.places)
             {
                 backlog.retry_at = None;

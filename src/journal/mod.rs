@@ -96,7 +96,7 @@ use crate::id::{Lsn, QueueId};
 use crate::time::{Duration, Instant, Now};
 use batch::{UnderWay, Writer};
 use clean::Cleaning;
-use disk::{DiskCommand, DiskError, DiskEvent, Slot};
+use disk::{DiskCommand, DiskError, DiskEvent, ReadId, Slot};
 pub use inspect::{Found, FoundTarget, inspect};
 use look::Look;
 pub use look::{LOOKS_MAX, Looked, LookedAt};
@@ -451,10 +451,14 @@ pub struct Journal {
     /// Deleted keys and dropped queues whose end must be kept.
     graves: BTreeMap<Thing, Value>,
     queues: BTreeMap<QueueId, Queue>,
-    /// Those of kind backlog.
-    backlogs: BTreeSet<QueueId>,
     /// At most [`LOOKS_MAX`].
     looks: Vec<Look>,
+    /// Those of kind backlog that may have runs without a block.
+    opened: BTreeSet<QueueId>,
+    /// Reads under way, and for which of them.
+    fetches: BTreeMap<ReadId, QueueId>,
+    /// Those for which a read has failed that is to be tried again.
+    retrying: BTreeSet<QueueId>,
     next_queue: u64,
     writer: Writer,
     cleaning: Option<Cleaning>,
@@ -490,8 +494,10 @@ impl Journal {
             keys: BTreeMap::new(),
             graves: BTreeMap::new(),
             queues: BTreeMap::new(),
-            backlogs: BTreeSet::new(),
             looks: Vec::new(),
+            opened: BTreeSet::new(),
+            fetches: BTreeMap::new(),
+            retrying: BTreeSet::new(),
             next_queue: 1,
             writer: Writer::default(),
             cleaning: None,
@@ -614,6 +620,9 @@ impl Journal {
                     };
                     if let Some(queue) = self.queues.get_mut(&id) {
                         let lives = queue.put(spot, place.segment, share, number, &mut self.table);
+                        if queue.kind == QueueKind::Backlog {
+                            self.opened.insert(id);
+                        }
                         assert!(lives, "a new entry is the last of its queue");
                     }
                 }
@@ -783,9 +792,6 @@ impl Journal {
         let mut queue = Queue::new(kind, self.table.at(place.segment).life.sequence);
         queue.state = Some((place, len));
         self.queues.insert(id, queue);
-        if kind == QueueKind::Backlog {
-            self.backlogs.insert(id);
-        }
         Ok(lsn)
     }
 
@@ -799,7 +805,6 @@ impl Journal {
         let len = self.writer.scratch.len() as u32;
         let (place, lsn) = self.write_owned(now, class);
         let number = self.writer.landed;
-        self.backlogs.remove(&id);
         if let Some(mut queue) = self.queues.remove(&id) {
             queue.clear(number, &mut self.table);
             self.dig(Thing::Queue(id), place, len, queue.since);
@@ -814,6 +819,16 @@ impl Journal {
             let due = now.monotonic + batch::LAZY_WITHIN;
             self.set_due(due);
         }
+    }
+
+    /// The same for the first entry that is left of those not below `from`; which that was.
+    pub fn consume_first(&mut self, now: Now, id: QueueId, from: u64) -> Option<u64> {
+        let first = match &self.queues.get(&id)?.places {
+            Places::Resident(entries) => entries.range(from..).next().map(|(first, _)| *first),
+            Places::Backlog(backlog) => backlog.first_from(from).map(|(first, _)| first),
+        };
+        self.consume(now, id, first?);
+        first
     }
 
     /// Takes an entry out of its queue. False if it was not in it.
@@ -903,7 +918,7 @@ impl Journal {
             Some(batch) if self.writer.under_way.is_none() && !self.waits_for_copies() => batch.due,
             _ => None,
         };
-        let fetches = self.backlogs.iter().filter_map(|id| {
+        let fetches = self.retrying.iter().filter_map(|id| {
             match self.queues.get(id).map(|queue| &queue.places) {
                 Some(Places::Backlog(backlog)) => backlog.retry_at,
                 _ => None,

@@ -391,6 +391,7 @@ impl Journal {
                             };
                             if let Some(queue) = self.queues.get_mut(&id) {
                                 queue.put(spot, place.segment, share, 0, &mut self.table);
+                                self.opened.insert(id);
                             }
                         }
                     }
@@ -412,7 +413,6 @@ impl Journal {
                     queue.clear(0, &mut self.table);
                     queue.since
                 });
-                self.backlogs.remove(&id);
                 self.bury(Thing::Queue(id), since, place, len);
             }
             Record::State {
@@ -452,6 +452,7 @@ impl Journal {
                     && let Some(queue) = self.queues.get_mut(&id)
                 {
                     queue.adopt(&spots, segment, place, len, &mut self.table);
+                    self.opened.insert(id);
                 }
             }
         }
@@ -459,9 +460,6 @@ impl Journal {
     }
 
     fn queue_or_new(&mut self, id: QueueId, kind: super::QueueKind, life: u64) -> &Queue {
-        if kind == super::QueueKind::Backlog && !self.queues.contains_key(&id) {
-            self.backlogs.insert(id);
-        }
         self.queues
             .entry(id)
             .or_insert_with(|| Queue::new(kind, life))
