@@ -196,6 +196,7 @@ impl Broker {
         let keep_alive = keep_alive.unwrap_or(connect.keep_alive);
         self.attach(conn, id, connect, granted, keep_alive);
         self.keep_session(id);
+        self.look_at(id);
         self.keep_will(conn, id);
         let lsn = self.logged_since(before_all);
         // Nobody waits for these.
@@ -457,6 +458,7 @@ impl Broker {
             for reference in gone {
                 self.let_go(id, &reference);
             }
+            self.look_at(id);
         }
     }
 

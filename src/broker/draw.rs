@@ -61,10 +61,14 @@ impl Broker {
         while queue.len() < budget {
             match self.step(id, queue, &mut scan) {
                 Step::Done => {}
-                Step::Blocked | Step::Empty => return self.finish(outbox),
+                Step::Blocked | Step::Empty => {
+                    self.look_at(id);
+                    return self.finish(outbox);
+                }
                 Step::Later => break,
             }
         }
+        self.look_at(id);
         queue.set_more(self.sessions.get(id).is_some_and(super::Session::has_work));
         self.finish(outbox);
     }
@@ -179,8 +183,14 @@ impl Broker {
         let Some((session, link)) = open_session(&mut self.sessions, id) else {
             return Step::Empty;
         };
+        // What is next is drawn back first, if nothing is in memory before it.
+        let at_end = if session.queue.is_spilling() {
+            Step::Blocked
+        } else {
+            Step::Empty
+        };
         let (reference, is_replay) = match session.queue.front_mut() {
-            None => return Step::Empty,
+            None => return at_end,
             Some(Entry::Message(reference)) => (reference.clone(), false),
             Some(Entry::Replay(replay)) => match replay.look(&self.retained, scan) {
                 Seen::Tired => return Step::Later,

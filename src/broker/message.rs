@@ -75,7 +75,19 @@ impl Messages {
         let charge = self
             .memory
             .try_reserve(message.footprint() + size_of::<Stored>())?;
-        Some(self.slab.insert(Stored {
+        Some(self.store(message, origin, charge))
+    }
+
+    /// The same for one that is kept elsewhere too and has to be here now, whatever the budget.
+    pub(super) fn restore(&mut self, message: ApplicationMessage, origin: Origin) -> MessageId {
+        let charge = self
+            .memory
+            .charge(message.footprint() + size_of::<Stored>());
+        self.store(message, origin, charge)
+    }
+
+    fn store(&mut self, message: ApplicationMessage, origin: Origin, charge: Charge) -> MessageId {
+        self.slab.insert(Stored {
             message,
             origin,
             references: 1,
@@ -85,7 +97,7 @@ impl Messages {
                 Residency::Resident
             },
             _charge: charge,
-        }))
+        })
     }
 
     /// One reference more.

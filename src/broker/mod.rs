@@ -38,7 +38,8 @@
 //! | memory budget, for a large packet | its connection waits, after 30 s DISCONNECT 0x97 |
 //! | `receive_maximum` | DISCONNECT 0x93 in 5.0; not read further in 3.1.1 until acknowledged |
 //! | `queue`, `queues_bytes` | `when_full` |
-//! | memory budget, for a message to be kept | the message is dropped (`refuse`: refused) |
+//! | [`WINDOW`], [`WINDOW_BYTES`] of a session that outlives the process | what is kept waits in the journal alone ([`keep`]) |
+//! | memory budget, for a message to be kept | it waits in the journal alone, or is dropped (`refuse`: refused) |
 //! | `retained_*`, memory budget | not stored, an older one removed, delivered all the same |
 //! | [`DELIVERIES_PER_CALL_MAX`] | the rest of what a connection has sent is parsed next turn |
 mod access;
@@ -74,6 +75,7 @@ pub use aliases::ALIASES_MAX;
 pub use connect::Password;
 pub use connection::Admission;
 pub use publish::Published;
+pub use queue::{WINDOW, WINDOW_BYTES};
 pub use stats::Stats;
 pub use taker::{Origin, Taker};
 
@@ -161,6 +163,10 @@ pub struct Broker {
     /// Messages waiting in all queues, and what they cost. Invariant: the sum over all sessions.
     queued: usize,
     queued_bytes: usize,
+    /// Of those: in the journal alone. Invariant: the sum over all sessions.
+    spilled: usize,
+    /// Entries of each that are in memory, of what is kept.
+    window: usize,
     /// Deliveries since the start, for [`DELIVERIES_PER_CALL_MAX`].
     deliveries: u64,
     scratch: Scratch,
@@ -254,8 +260,10 @@ pub struct SessionQueue<'a> {
     pub is_kept: bool,
     /// Messages that wait.
     pub messages: usize,
-    /// Their bytes, of memory.
+    /// Their bytes, as the limits count them.
     pub bytes: usize,
+    /// Of the messages: those that are in the journal and not in memory.
+    pub on_disk: usize,
     /// Messages that are sent and not acknowledged.
     pub inflight: usize,
 }
@@ -320,6 +328,8 @@ impl Broker {
             verifying: Vec::new(),
             queued: 0,
             queued_bytes: 0,
+            spilled: 0,
+            window: WINDOW,
             deliveries: 0,
             scratch: Scratch::default(),
             is_stopping: false,
@@ -359,6 +369,12 @@ impl Broker {
     /// tests, which show by it that nothing depends on a draw being answered at once.
     pub fn set_fetch_every_draw(&mut self, fetch: bool) {
         self.messages.fetch_every_draw = fetch;
+    }
+
+    /// Another window than [`WINDOW`] for every session. For tests, in which so little waits that
+    /// all of it would be in memory.
+    pub fn set_window(&mut self, entries: usize) {
+        self.window = entries;
     }
 
     /// A client has connected. Its send queue is open, and its receive buffer is empty.
@@ -622,6 +638,7 @@ impl Broker {
             is_kept: session.kept.is_some(),
             messages: session.queue.messages(),
             bytes: session.queue.bytes(),
+            on_disk: session.queue.spilled(),
             inflight: session.inflight.len(),
         });
         queues.filter(|queue| queue.messages + queue.inflight > 0)
@@ -793,6 +810,7 @@ impl Broker {
         self.queued -= count;
         self.queued_bytes -= bytes;
         session.expires_at = session.end_after(self.now.monotonic);
+        self.rest(id);
         // Nobody waits for this to be synced: without it, its time runs from the next start.
         self.log_session(id, None);
         self.arm_session(id);
@@ -829,6 +847,7 @@ impl Broker {
         self.subscriptions.remove_all(Taker::Session(id));
         self.queued -= session.queue.messages();
         self.queued_bytes -= session.queue.bytes();
+        self.spilled -= session.queue.spilled();
         for entry in session.queue.iter() {
             if let Entry::Message(Reference { message, .. }) = entry {
                 self.messages.release(*message);
@@ -1090,6 +1109,7 @@ impl Broker {
         self.stats.messages = self.messages.len() as u64;
         self.stats.queued = self.queued as u64;
         self.stats.queued_bytes = self.queued_bytes as u64;
+        self.stats.queued_on_disk = self.spilled as u64;
     }
 
     /// What must hold between calls. Every call while there is little to look at, later one in 64.
@@ -1103,11 +1123,12 @@ impl Broker {
             return;
         }
         let mut references: BTreeMap<MessageId, u32> = BTreeMap::new();
-        let (mut queued, mut queued_bytes) = (0, 0);
+        let (mut queued, mut queued_bytes, mut spilled) = (0, 0, 0);
         for (id, session) in self.sessions.iter() {
             assert_eq!(self.clients.get(&session.client_id), Some(&id));
             queued += session.queue.messages();
             queued_bytes += session.queue.bytes();
+            spilled += session.queue.spilled();
             let (mut messages, mut bytes) = (0, 0);
             for entry in session.queue.iter() {
                 if let Entry::Message(reference) = entry {
@@ -1116,8 +1137,9 @@ impl Broker {
                     bytes += reference.cost;
                 }
             }
-            assert_eq!(messages, session.queue.messages());
-            assert_eq!(bytes, session.queue.bytes());
+            session.queue.check_invariants(messages, bytes);
+            let is_spilling = session.queue.is_spilling();
+            assert!(!is_spilling || session.kept.is_some());
             for sent in session.inflight.iter() {
                 if let inflight::Stage::Published(reference) = &sent.stage {
                     *references.entry(reference.message).or_default() += 1;
@@ -1142,13 +1164,11 @@ impl Broker {
             }
         }
         assert_eq!((queued, queued_bytes), (self.queued, self.queued_bytes));
+        assert_eq!(spilled, self.spilled);
         assert_eq!(self.clients.len(), self.sessions.len());
         let linked = self.sessions.iter().filter(|(_, one)| one.link.is_some());
         assert_eq!(linked.count(), self.connected);
         for (_, message) in self.retained.iter() {
-            *references.entry(message).or_default() += 1;
-        }
-        for message in self.keeper.iter().flat_map(|keeper| keeper.recovering()) {
             *references.entry(message).or_default() += 1;
         }
         let kept: BTreeMap<_, _> = self.messages.references().collect();

@@ -7,7 +7,7 @@
 
 use super::access::{Permissions, Verdict};
 use super::aliases::write_head;
-use super::keep::{self, Held, Key, KeyKind, Sender, Target, What};
+use super::keep::{self, Held, Key, KeyKind, Sender, Spilled, Target, What};
 use super::message;
 use super::queue::{Identifiers, Reference};
 use super::retained::{Age, Limits};
@@ -26,6 +26,7 @@ use crate::mqtt::{
     Ack, ApplicationMessage, Packet, PacketId, PayloadFormat, ProtocolVersion, Publish,
     PublishProperties, QoS, ReasonCode, SubscriptionIdentifier, SubscriptionIdentifiers, TopicName,
 };
+use crate::time::{Duration, Instant};
 
 /// What became of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +86,8 @@ struct Fanout<'a> {
     bridged: Vec<Output>,
     /// The end of the retained message that it removes, which its sender waits for; 0: none.
     removal: Lsn,
+    /// Takers in whose memory it has no place.
+    spilled: SmallVec<[Spilled; 2]>,
 }
 
 /// Whether the publication is kept in the store.
@@ -137,6 +140,7 @@ impl Broker {
             held: Vec::new(),
             bridged: Vec::new(),
             removal: Lsn(0),
+            spilled: SmallVec::new(),
         };
         self.retain(&mut fanout, Age::Old);
         if let Kept::As(message) = fanout.kept {
@@ -373,6 +377,7 @@ impl Broker {
             held: Vec::new(),
             bridged: Vec::new(),
             removal: Lsn(0),
+            spilled: SmallVec::new(),
         };
         let published = self.fan_out(&route, &mut scratch, verdict, &mut fanout, outbox);
         if let Kept::As(message) = fanout.kept {
@@ -425,6 +430,10 @@ impl Broker {
                     Some(Output::Delivery { message, .. }) => {
                         keep::encode_message(message, self.now)
                     }
+                    _ if !fanout.spilled.is_empty() => {
+                        let body = fanout.share(&self.memory);
+                        keep::encode_message(&fanout.message(body, self.now), self.now)
+                    }
                     _ => return fanout.removal,
                 },
             }
@@ -438,6 +447,12 @@ impl Broker {
                 entry.lsn = entry.lsn.map(|_| lsn);
             }
             self.outputs.push_back(output);
+        }
+        for spilled in fanout.spilled.drain(..) {
+            if fanout.sender.is_some() {
+                self.hold(lsn, Held::Spilled(spilled.session, spilled.sequence));
+            }
+            self.note_spilled(lsn, spilled);
         }
         if let Some((sender, packet_id)) = fanout.sender {
             let message = match fanout.kept {
@@ -710,6 +725,9 @@ impl Broker {
         if !self.make_room(id, cost, outbox) {
             return;
         }
+        if fanout.level.is_some() && self.spills(id, delivery.qos, cost) {
+            return self.spill(id, delivery, cost, fanout);
+        }
         let Some(message) = self.keep(fanout) else {
             self.stats.dropped_over_budget += 1;
             return;
@@ -730,12 +748,47 @@ impl Broker {
             && let Some(kept) = &mut self.session_mut(id).kept
         {
             reference.sequence = kept.next();
-            let queue = kept.queue;
-            fanout
-                .targets
-                .push(keep::queue_target(queue, &reference, &self.shared));
+            let note = keep::Note::of(&reference);
+            let target = keep::queue_target(kept.queue, reference.sequence, &note, &self.shared);
+            fanout.targets.push(target);
         }
         self.push_reference(id, reference);
+    }
+
+    /// Counts a message for a session that is in the journal alone.
+    fn spill(
+        &mut self,
+        id: SessionId,
+        delivery: &Delivery<'_>,
+        cost: usize,
+        fanout: &mut Fanout<'_>,
+    ) {
+        let note = keep::Note {
+            qos: delivery.qos,
+            retain: delivery.retain,
+            identifiers: delivery.identifiers,
+            share: delivery.share,
+        };
+        let session = self.sessions.get_mut(id);
+        let Some(kept) = session.and_then(|session| session.kept.as_mut()) else {
+            return;
+        };
+        let (queue, sequence) = (kept.queue, kept.next());
+        let target = keep::queue_target(queue, sequence, &note, &self.shared);
+        fanout.targets.push(target);
+        let properties = &fanout.publish.properties;
+        let interval = properties.message_expiry_interval;
+        let expires_at = interval.map_or(Instant::FAR_FUTURE, |seconds| {
+            self.now.monotonic + Duration::from_secs(seconds.into())
+        });
+        let spilled = Spilled {
+            session: id,
+            sequence,
+            cost,
+            is_awaited: fanout.level == Some(Level::Strict),
+        };
+        self.count_spilled(&spilled, expires_at);
+        fanout.spilled.push(spilled);
     }
 
     /// Puts a reference, which holds its message, into a session's queue whatever its limits say.
@@ -744,7 +797,8 @@ impl Broker {
         self.queued += 1;
         self.queued_bytes += reference.cost;
         let session = self.session_mut(id);
-        session.queue.push(reference, expires_at);
+        let next = session.kept.map_or(0, keep::Kept::upcoming);
+        session.queue.push(reference, expires_at, next);
         if let Some(link) = &session.link {
             let conn = link.conn;
             self.woken.push(conn);
@@ -760,6 +814,7 @@ impl Broker {
                 Room::QueueFull | Room::AllFull => break,
             }
         }
+        self.look_for_expired(id);
         let full = self.room(id, cost);
         match self.settings.queue.when_full {
             WhenFull::DropOldest if self.can_make_room(id, cost) => {
@@ -822,7 +877,7 @@ impl Broker {
             return;
         };
         let (messages, stats) = (&mut self.messages, &mut self.stats);
-        let mut first = crate::time::Instant::FAR_FUTURE;
+        let mut first = Instant::FAR_FUTURE;
         let mut gone = Vec::new();
         let (count, bytes) = session.queue.purge(
             |reference| {
@@ -845,10 +900,17 @@ impl Broker {
     }
 
     fn drop_oldest(&mut self, id: SessionId) -> bool {
-        let oldest = self
-            .sessions
-            .get_mut(id)
-            .and_then(|session| session.queue.pop_oldest());
+        let Some(session) = self.sessions.get_mut(id) else {
+            return false;
+        };
+        let mut oldest = session.queue.pop_oldest();
+        if oldest.is_none() {
+            if self.drop_oldest_spilled(id) {
+                return true;
+            }
+            let session = self.sessions.get_mut(id);
+            oldest = session.and_then(|session| session.queue.pop_oldest_of_rest());
+        }
         let Some(oldest) = oldest else {
             return false;
         };
@@ -903,8 +965,10 @@ impl Broker {
             }
         }
         let cost = message::cost(fanout.publish.topic, fanout.publish.payload);
+        // What is kept needs no memory to wait in.
+        let is_kept = session.kept.is_some() && fanout.level.is_some() && qos > QoS::AtMostOnce;
         !matches!(self.room(id, cost), Room::Yes | Room::ForgetExpired)
-            || !self.memory.has_room(cost)
+            || !(is_kept || self.memory.has_room(cost))
     }
 
     /// The publication as a kept message, made when the first taker needs it.

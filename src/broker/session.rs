@@ -48,6 +48,8 @@ pub(super) struct Session {
     pub(super) over: Vec<u64>,
     /// Something of it may not be kept, for the journal did not take it.
     pub(super) is_unsure: bool,
+    /// What is spilled is drawn back though its client is away.
+    pub(super) is_searched: bool,
     /// The groups that it is a member of.
     pub(super) shares: Vec<ShareId>,
     /// For itself; its queue is charged where it grows.
@@ -122,6 +124,7 @@ impl Session {
             received: Received::new(memory),
             over: Vec::new(),
             is_unsure: false,
+            is_searched: false,
             shares: Vec::new(),
             _charge: charge,
         }

@@ -16,12 +16,13 @@
 use std::rc::Rc;
 
 use super::inflight::Stage;
+use super::keep::Spilled;
 use super::queue::{Identifiers, Reference};
 use super::session::Session;
 use super::subscriptions::{Subscription, Subscriptions};
 use super::{Broker, Room, Taker};
 use crate::buffer::{Charge, HIGH_WATER, Memory, Outbox};
-use crate::id::{SessionId, ShareId};
+use crate::id::{Lsn, SessionId, ShareId};
 use crate::mqtt::{QoS, TopicFilter};
 use crate::rng::{HashMap, Rng};
 use crate::slab::GenSlab;
@@ -285,6 +286,8 @@ impl Broker {
         );
         self.queued -= count;
         self.queued_bytes -= bytes;
+        session.is_searched = session.queue.is_spilling();
+        self.look_at(id);
         let worst = match why {
             Away::Lost => Fitness::Busy,
             Away::Unsubscribed(_) => Fitness::Away,
@@ -301,7 +304,7 @@ impl Broker {
 
     /// Gives a reference that its member has not been sent to a member of at least this fitness.
     /// `None`: there is none; the reference is still the caller's.
-    fn give(&mut self, reference: &Reference, worst: Fitness) -> Option<()> {
+    pub(super) fn give(&mut self, reference: &Reference, worst: Fitness) -> Option<()> {
         let share = reference.share?;
         let message = self.messages.get(reference.message).message.clone();
         let (published, retain) = (message.qos(), message.retain());
@@ -318,9 +321,27 @@ impl Broker {
             identifiers: identifiers_of(&member),
             ..reference.clone()
         };
-        self.keep_entry(member.session, &mut given);
-        self.push_reference(member.session, given);
+        let spills = self.spills(member.session, given.qos, given.cost);
+        let change = self.keep_entry(member.session, &mut given);
+        match change.filter(|_| spills) {
+            Some(lsn) => self.spill_given(member.session, &given, lsn),
+            None => self.push_reference(member.session, given),
+        }
         Some(())
+    }
+
+    /// A message that has been handed over is in the journal alone.
+    fn spill_given(&mut self, id: SessionId, given: &Reference, lsn: Lsn) {
+        let spilled = Spilled {
+            session: id,
+            sequence: given.sequence,
+            cost: given.cost,
+            is_awaited: false,
+        };
+        let expires_at = self.messages.get(given.message).expires_at();
+        self.count_spilled(&spilled, expires_at);
+        self.note_spilled(lsn, spilled);
+        self.messages.release(given.message);
     }
 
     /// Whose turn it is to take a message, among those of at least this fitness. Afterwards it is

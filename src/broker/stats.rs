@@ -43,6 +43,8 @@ stats! {
     queued,
     /// Gauge: bytes of those.
     queued_bytes,
+    /// Gauge: of those messages, in the journal and not in memory.
+    queued_on_disk,
 
     /// Connections accepted.
     accepted,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::keep::Kept;
 use super::retained::Replay;
 use super::settle::Kind;
 use super::subscriptions::{Subscription, Subscriptions};
@@ -202,6 +203,7 @@ impl Broker {
         }
         let session = self.sessions.get_mut(id);
         let session = session.expect("a live connection has a session");
+        let next = session.kept.map_or(0, Kept::upcoming);
         session
             .queue
             .cancel_replays(|filter| replays.contains_key(filter));
@@ -209,7 +211,7 @@ impl Broker {
         replays.sort_unstable_by_key(|(_, (order, _))| *order);
         for (filter, (_, subscription)) in replays {
             let replay = Replay::new(filter, subscription, &self.retained, &self.memory);
-            session.queue.push_replay(Box::new(replay));
+            session.queue.push_replay(Box::new(replay), next);
         }
     }
 

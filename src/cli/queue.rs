@@ -213,6 +213,7 @@ fn table(data: &Value) -> String {
             format!("{} messages", number(queue, "messages")),
             format_size(number(queue, "bytes")),
             format!("{} under way", number(queue, "inflight")),
+            format!("{} on disk alone", number(queue, "on_disk")),
             if is("kept") { "kept" } else { "in memory" }.to_owned(),
         ]);
     }
@@ -290,7 +291,7 @@ mod tests {
             },
             "sessions": {
                 "longest": [{ "client_id": "a", "connected": false, "kept": true, "messages": 5,
-                    "bytes": 512, "inflight": 0 }],
+                    "bytes": 512, "on_disk": 4, "inflight": 0 }],
                 "others": 2,
             },
         }));
@@ -305,6 +306,7 @@ mod tests {
         assert!(line("bridge cloud").contains("oldest 61 s"), "{text}");
         assert!(line("bridge gone").contains("not configured"), "{text}");
         assert!(line("session a").contains("away"), "{text}");
+        assert!(line("session a").contains("4 on disk alone"), "{text}");
         assert_eq!(table(&json!({})), "nothing waits\n");
     }
 }

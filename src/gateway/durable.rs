@@ -4,6 +4,7 @@
 //! broker ── Change ──▶ journal ── DiskCommand ──▶ host
 //!   ▲                     │
 //!   ├──── synced mark ────┤   end_turn
+//!   ├──── entries ────────┤   of a session's queue that it has not in memory and wants
 //!   └──── Recovered ──────┘   at the start, before a listener opens
 //! ```
 //!
@@ -24,7 +25,7 @@ use crate::broker::settings::Level;
 use crate::buffer::Memory;
 use crate::id::{Lsn, QueueId};
 use crate::journal::disk::{DiskCommand, DiskError, DiskEvent};
-use crate::journal::{self, Class, Damage, Journal, QueueKind, Recovered, Refused, Unusable};
+use crate::journal::{self, Class, Damage, Draw, Journal, QueueKind, Recovered, Refused, Unusable};
 use crate::mqtt::PublishProperties;
 use crate::time::Now;
 
@@ -40,12 +41,14 @@ pub(super) struct Durable {
     is_waited_for: bool,
     /// Changes that were refused: the first of a row is told.
     refused: u64,
-    /// Queues of bridges that have come back, while they do.
+    /// Queues that have come back and are no session's, while they do.
     backlogs: Vec<QueueId>,
     /// Something of what was kept has not come back.
     is_damaged: bool,
     /// More than [`BEHIND`] waited for the disk, and not less than half of that since.
     is_behind: bool,
+    /// Everything has been read that the start needs, but for what sessions gather.
+    is_read: bool,
 }
 
 /// Bytes that may wait for the disk before nobody is read any more who brings more of them. What is
@@ -72,6 +75,7 @@ impl Durable {
             backlogs: Vec::new(),
             is_damaged: false,
             is_behind: false,
+            is_read: false,
         }
     }
 
@@ -119,7 +123,7 @@ impl Gateway {
         let mut has_gap = false;
         while let Some(change) = self.broker.poll_change() {
             is_busy = true;
-            has_gap |= !self.append(now, change, has_gap);
+            has_gap |= !self.append(now, &change, has_gap);
         }
         // Before everything has come back nobody knows which numbers are free.
         if !self.is_recovering()
@@ -154,35 +158,40 @@ impl Gateway {
     }
 
     /// Whether what follows it may be taken. `has_gap`: something before it was not.
-    fn append(&mut self, now: Now, change: Change, has_gap: bool) -> bool {
+    fn append(&mut self, now: Now, change: &Change, has_gap: bool) -> bool {
         let Some(durable) = &mut self.durable else {
             return true;
         };
         let journal = &mut durable.journal;
-        let Change { lsn, level, what } = change;
+        let Change { lsn, level, .. } = *change;
         let class = match level {
             Some(Level::Strict) => Class::Strict,
             Some(Level::Interval(within)) => Class::Interval(within),
             Some(Level::None) | None => Class::Lazy,
         };
-        let is_will = matches!(&what, What::Record { targets, .. } if targets.iter().all(is_will));
-        let appended = match what {
+        let is_will =
+            matches!(&change.what, What::Record { targets, .. } if targets.iter().all(is_will));
+        let appended = match &change.what {
             What::Record { .. } if has_gap && class == Class::Strict => Err(Refused::Full),
             What::Record { targets, body } => {
                 let is_needed = targets.iter().all(is_needed);
                 let targets: SmallVec<[journal::Target<'_>; 4]> =
                     targets.iter().map(target).collect();
                 if is_needed {
-                    journal.append_needed(now, &targets, &[&body], class)
+                    journal.append_needed(now, &targets, &[body], class)
                 } else {
-                    journal.append(now, &targets, &[&body], class)
+                    journal.append(now, &targets, &[body], class)
                 }
             }
-            What::Delete(of) => Ok(journal.delete(now, key(of), class)),
-            What::MakeQueue(queue) => journal.make_queue(now, queue, QueueKind::Resident, class),
-            What::DropQueue(queue) => Ok(journal.drop_queue(now, queue, class)),
+            What::Delete(of) => Ok(journal.delete(now, key(*of), class)),
+            What::MakeQueue(queue) => journal.make_queue(now, *queue, QueueKind::Backlog, class),
+            What::DropQueue(queue) => Ok(journal.drop_queue(now, *queue, class)),
             What::Consumed { queue, sequence } => {
-                journal.consume(now, queue, sequence);
+                journal.consume(now, *queue, *sequence);
+                return true;
+            }
+            What::ConsumedFirst { queue, from } => {
+                journal.consume_first(now, *queue, *from);
                 return true;
             }
         };
@@ -197,7 +206,7 @@ impl Gateway {
                     let so_far = durable.refused;
                     log::error!("not kept so_far={so_far}: {}", words(refused));
                 }
-                self.broker.handle_unkept(now, lsn, level, &mut self.outbox);
+                self.broker.handle_unkept(now, change, &mut self.outbox);
                 self.unkeep_bridges(now, lsn, level == Some(Level::Strict));
                 // Nobody waits for a will, and nothing that follows depends on it.
                 is_will
@@ -252,11 +261,7 @@ impl Gateway {
 
     fn handle_journal(&mut self, now: Now, event: journal::Event) {
         match event {
-            journal::Event::Recovered(Recovered::Record {
-                keys,
-                entries,
-                body,
-            }) => {
+            journal::Event::Recovered(Recovered::Record { keys, body, .. }) => {
                 for (key, _) in keys.iter().filter(|(key, _)| key.kind == BRIDGE_QUEUE) {
                     self.bridges.recover_name(QueueId(key.id), &body);
                 }
@@ -268,21 +273,21 @@ impl Gateway {
                     self.totals.recover(key.kind, &body);
                 }
                 let keys = keys.iter().filter_map(|(key, _)| own_key(*key)).collect();
-                let record = keep::Recovered {
-                    keys,
-                    entries,
-                    body,
-                };
-                self.broker.recover(now, record);
+                self.broker.recover(now, keep::Recovered { keys, body });
             }
-            journal::Event::Recovered(Recovered::Queue { queue, kind, state }) => match kind {
-                QueueKind::Resident => self.broker.recover_queue(queue, state.next),
-                QueueKind::Backlog => {
-                    if let Some(durable) = &mut self.durable {
-                        durable.backlogs.push(queue);
-                    }
+            journal::Event::Recovered(Recovered::Queue { queue, state, .. }) => {
+                let found = keep::RecoveredQueue {
+                    queue,
+                    next: state.next,
+                    entries: state.entries,
+                    bytes: state.bytes,
+                };
+                if !self.broker.recover_queue(found)
+                    && let Some(durable) = &mut self.durable
+                {
+                    durable.backlogs.push(queue);
                 }
-            },
+            }
             journal::Event::RecoveryDone(summary) => {
                 let journal::Summary {
                     segments,
@@ -342,7 +347,10 @@ impl Gateway {
                     .handle_journal_room(now, false, &mut self.outbox);
                 self.retry_sequences(now);
             }
-            journal::Event::Drawable(queue) => self.handle_drawable(queue),
+            journal::Event::Drawable(queue) => {
+                self.handle_drawable(queue);
+                self.broker.handle_drawable(queue);
+            }
             journal::Event::Looked(looked) => self.answer_export(now, &looked),
         }
     }
@@ -423,10 +431,51 @@ impl Gateway {
         let backlogs = self.durable.as_mut();
         let backlogs = backlogs.map(|durable| core::mem::take(&mut durable.backlogs));
         self.drop_nameless(now, &backlogs.unwrap_or_default());
+        if let Some(durable) = &mut self.durable {
+            durable.is_read = true;
+        }
+        self.open_if_gathered(now);
+    }
+
+    /// Nobody is let in before his session knows again what it had under way.
+    fn open_if_gathered(&mut self, now: Now) {
+        let is_read = self.durable.as_ref().is_some_and(|durable| durable.is_read);
+        if !is_read || !self.is_recovering() || self.broker.is_gathering() {
+            return;
+        }
         self.awaited.remove(&Awaited::Journal);
         if self.life == Life::Starting {
             self.start(now);
         }
+    }
+
+    /// Draws for sessions what is in the journal alone; whether anything was wanted.
+    pub(super) fn route_sessions(&mut self, now: Now) -> bool {
+        let mut is_busy = false;
+        while let Some(durable) = &mut self.durable
+            && let Some(queue) = self.broker.poll_rested()
+        {
+            durable.journal.rewind(queue);
+        }
+        while let Some(durable) = &mut self.durable
+            && let Some(wanted) = self.broker.poll_wanted()
+        {
+            is_busy = true;
+            let outbox = &mut self.outbox;
+            match durable.journal.draw_from(wanted.queue, wanted.from) {
+                Draw::Ready {
+                    sequence,
+                    note,
+                    body,
+                } => self
+                    .broker
+                    .restore(now, wanted, sequence, &note, &body, outbox),
+                Draw::Pending => self.broker.handle_fetching(wanted),
+                Draw::Empty => self.broker.handle_drained(now, wanted, outbox),
+            }
+        }
+        self.open_if_gathered(now);
+        is_busy
     }
 
     /// Nothing can be read, or may be. What another process has locked, or a later version has

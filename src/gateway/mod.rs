@@ -290,6 +290,7 @@ impl Gateway {
         }
         self.advance_stop(now);
         self.route(now);
+        self.announce_if_ready();
     }
 
     /// Ends a turn's decisions: acknowledgements whose records are synced become bytes.

@@ -292,6 +292,7 @@ impl Gateway {
                 "kept": queue.is_kept,
                 "messages": queue.messages,
                 "bytes": queue.bytes,
+                "on_disk": queue.on_disk,
                 "inflight": queue.inflight,
             })
         });

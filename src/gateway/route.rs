@@ -41,6 +41,7 @@ impl Gateway {
                 self.route_broker(now, output);
             }
             quiet &= !self.route_journal(now);
+            quiet &= !self.route_sessions(now);
             // Behind the journal, which must know an entry before it hears that it is done with.
             quiet &= !self.route_bridges(now);
             if quiet {

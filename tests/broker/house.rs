@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 
+use fieldgate::broker::keep::Change;
 use fieldgate::broker::settings::Settings;
 use fieldgate::broker::{Admission, Broker, CloseHow, Origin, Output, Password, Published, Taker};
 use fieldgate::buffer::{Memory, Outbox, RecvBuffer};
@@ -70,6 +71,10 @@ pub struct House {
     next: u32,
     /// Where the journal's mark stands; `None` is current.
     pub mark: Option<Lsn>,
+    /// Changes that the journal does not take.
+    pub refuses: Option<fn(&Change) -> bool>,
+    /// Entries that were wanted back from it.
+    pub drawn: u32,
     pub deliveries: VecDeque<Delivery>,
     pub closed: Vec<(ConnId, CloseHow)>,
     pub fetches: usize,
@@ -117,6 +122,8 @@ impl House {
             peers: BTreeMap::new(),
             next: 0,
             mark: None,
+            refuses: None,
+            drawn: 0,
             deliveries: VecDeque::new(),
             closed: Vec::new(),
             fetches: 0,
@@ -191,6 +198,7 @@ impl House {
 
     fn outputs(&mut self) -> bool {
         let mut busy = self.note_changes();
+        busy |= self.draw();
         while let Some(output) = self.broker.poll_output() {
             busy = true;
             match output {
@@ -229,10 +237,58 @@ impl House {
         busy
     }
 
+    /// Gives back what is in the journal alone, at once or after a read.
+    fn draw(&mut self) -> bool {
+        let mut busy = false;
+        let mut was_read = false;
+        while self.broker.poll_rested().is_some() {}
+        while let Some(wanted) = self.broker.poll_wanted() {
+            busy = true;
+            self.drawn += 1;
+            let is_away = self.fetch && !was_read;
+            was_read = is_away;
+            if is_away {
+                self.broker.handle_fetching(wanted);
+                self.broker.handle_drawable(wanted.queue);
+                continue;
+            }
+            let House {
+                broker,
+                outbox,
+                now,
+                ..
+            } = self;
+            match self.ledger.draw(wanted.queue, wanted.from) {
+                Some((sequence, note, body)) => {
+                    broker.restore(*now, wanted, sequence, &note, &body, outbox);
+                }
+                None => broker.handle_drained(*now, wanted, outbox),
+            }
+        }
+        busy
+    }
+
+    /// A change was not taken.
+    pub fn refuse(&mut self, lsn: Lsn) {
+        self.note_changes();
+        let mut changes = self.ledger.changes().iter();
+        let change = changes.find(|change| change.lsn == lsn).cloned();
+        let change = change.expect("it was made");
+        self.ledger.refuse(lsn);
+        self.broker
+            .handle_unkept(self.now, &change, &mut self.outbox);
+    }
+
     fn note_changes(&mut self) -> bool {
         let before = self.ledger.changes().len();
         while let Some(change) = self.broker.poll_change() {
-            self.ledger.note(change);
+            let is_refused = self.refuses.is_some_and(|refuses| refuses(&change));
+            self.ledger.note(change.clone());
+            if is_refused {
+                self.ledger.refuse(change.lsn);
+                self.broker
+                    .handle_unkept(self.now, &change, &mut self.outbox);
+            }
         }
         if self.broker.wants_queue() {
             self.broker.give_queue(self.ledger.next_queue());
@@ -260,8 +316,8 @@ impl House {
         for record in self.ledger.records() {
             self.broker.recover(self.now, record);
         }
-        for (queue, next) in self.ledger.queues() {
-            self.broker.recover_queue(queue, next);
+        for queue in self.ledger.queues() {
+            self.broker.recover_queue(queue);
         }
         self.broker.recovered(self.now, &mut self.outbox);
         self.peers.clear();

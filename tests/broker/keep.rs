@@ -239,8 +239,8 @@ cases! {
         b.seconds(1);
         assert_eq!(b.ledger.changes().len(), 1);
         let lsn = b.broker.last_lsn();
+        b.refuse(lsn);
         let House { broker, outbox, now, .. } = b;
-        broker.handle_unkept(*now, lsn, Some(Level::Strict), outbox);
         broker.handle_journal_room(*now, false, outbox);
         b.retain(conn, "u", "2");
         b.seconds(5);
@@ -475,8 +475,7 @@ cases! {
         b.mark = Some(b.broker.last_lsn());
         b.send(conn, &Packet::Publish(numbered(9, Q2, "t", "x")));
         let lsn = b.broker.last_lsn();
-        let House { broker, outbox, now, .. } = b;
-        broker.handle_unkept(*now, lsn, Some(Level::Strict), outbox);
+        b.refuse(lsn);
         b.mark = None;
         b.turn();
         assert!(!b.is_open(conn));
@@ -505,9 +504,7 @@ cases! {
         b.mark = Some(b.broker.last_lsn());
         let lsn = Lsn(b.broker.last_lsn().0 + 1);
         b.pubrec(taker, 2);
-        let House { broker, outbox, now, ledger, .. } = b;
-        ledger.refuse(lsn);
-        broker.handle_unkept(*now, lsn, Some(Level::Strict), outbox);
+        b.refuse(lsn);
         b.mark = None;
         b.turn();
         assert!(!b.is_open(taker));
@@ -523,8 +520,7 @@ cases! {
         b.send(conn, &Packet::Publish(Publish { retain: true, ..numbered(1, Q2, "t", "x") }));
         let lsn = b.broker.last_lsn();
         b.send(conn, &Packet::Publish(Publish { retain: true, ..numbered(2, Q2, "t", "") }));
-        let House { broker, outbox, now, .. } = b;
-        broker.handle_unkept(*now, lsn, Some(Level::Strict), outbox);
+        b.refuse(lsn);
         b.mark = None;
         b.turn();
         assert!(!b.is_open(conn));
@@ -538,8 +534,7 @@ cases! {
         b.mark = Some(b.broker.last_lsn());
         b.publish(conn, Q2, "t", "x");
         let lsn = b.broker.last_lsn();
-        let House { broker, outbox, now, .. } = b;
-        broker.handle_unkept(*now, lsn, Some(Level::Strict), outbox);
+        b.refuse(lsn);
         assert_eq!(b.read(taker), "");
         b.mark = None;
         b.turn();
@@ -550,8 +545,7 @@ cases! {
         b.mark = Some(b.broker.last_lsn());
         b.send(conn, &Packet::Publish(numbered(2, Q2, "t", "y")));
         let lsn = b.broker.last_lsn();
-        let House { broker, outbox, now, .. } = b;
-        broker.handle_unkept(*now, lsn, Some(Level::Strict), outbox);
+        b.refuse(lsn);
         b.mark = None;
         b.turn();
         assert_eq!(b.read(taker), "");

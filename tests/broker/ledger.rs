@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 
-use fieldgate::broker::keep::{Change, Key, Recovered, Target, What};
+use fieldgate::broker::keep::{Change, Key, Recovered, RecoveredQueue, Target, What};
 use fieldgate::buffer::Payload;
 use fieldgate::id::{Lsn, QueueId};
 
@@ -15,6 +15,8 @@ pub struct Ledger {
     changes: Vec<Change>,
     /// What was there when the present broker began.
     base: State,
+    /// What is there now.
+    present: State,
     /// Records come back in the order in which they were made, and not the other way round.
     pub is_in_order: bool,
 }
@@ -45,7 +47,26 @@ impl Ledger {
         if let Some(last) = self.changes.last() {
             assert_eq!(change.lsn.0, last.lsn.0 + 1, "one after the other");
         }
+        self.present.apply(change.what.clone());
         self.changes.push(change);
+    }
+
+    fn renew_present(&mut self) {
+        self.present = self.base.clone();
+        for change in &self.changes {
+            self.present.apply(change.what.clone());
+        }
+    }
+
+    /// The first entry that is left of those not below `from`: its number, note and body.
+    pub fn draw(&self, queue: QueueId, from: u64) -> Option<(u64, SmallVec<[u8; 16]>, Payload)> {
+        let entries = &self.present.queues.get(&queue)?.entries;
+        let mut left = entries
+            .range(from..)
+            .filter(|(_, (_, _, is_done))| !is_done);
+        let (sequence, (at, note, _)) = left.next()?;
+        let body = Payload::from(self.present.bodies[*at].clone());
+        Some((*sequence, note.clone(), body))
     }
 
     /// Changes since the start, or the last crash.
@@ -62,6 +83,7 @@ impl Ledger {
                 count += 1;
             }
         }
+        self.renew_present();
         count
     }
 
@@ -79,6 +101,7 @@ impl Ledger {
         for change in self.changes.iter_mut().filter(|change| is_lost(change)) {
             change.what = What::MakeQueue(QueueId(u64::MAX));
         }
+        self.renew_present();
     }
 
     /// Only what the mark has passed has happened.
@@ -97,26 +120,17 @@ impl Ledger {
             queue.entries.values_mut().for_each(|entry| entry.2 = false);
         }
         self.base = state;
+        self.renew_present();
     }
 
     /// What comes back, each record once, in an order that means nothing.
     pub fn records(&self) -> Vec<Recovered> {
-        let State {
-            bodies,
-            keys,
-            queues,
-        } = &self.base;
+        let State { bodies, keys, .. } = &self.base;
         let record = |at: usize| Recovered {
             keys: keys
                 .iter()
                 .filter(|(_, of)| **of == at)
                 .map(|(key, _)| *key)
-                .collect(),
-            entries: queues
-                .iter()
-                .flat_map(|(queue, it)| it.entries.iter().map(move |(at, it)| (*queue, *at, it)))
-                .filter(|(_, _, (of, ..))| *of == at)
-                .map(|(queue, sequence, (_, note, _))| (queue, sequence, note.clone()))
                 .collect(),
             body: Payload::from(bodies[at].clone()),
         };
@@ -127,26 +141,29 @@ impl Ledger {
         order
             .into_iter()
             .map(record)
-            .filter(|record| !record.keys.is_empty() || !record.entries.is_empty())
+            .filter(|record| !record.keys.is_empty())
             .collect()
     }
 
-    /// Every queue, and the number of its next entry.
-    pub fn queues(&self) -> Vec<(QueueId, u64)> {
-        let next = |queue: &Queue| queue.next.max(1);
-        self.base
-            .queues
-            .iter()
-            .map(|(id, queue)| (*id, next(queue)))
-            .collect()
+    /// Every queue, and how it stands.
+    pub fn queues(&self) -> Vec<RecoveredQueue> {
+        let queues = self.base.queues.iter();
+        let found = |(id, queue): (&QueueId, &Queue)| RecoveredQueue {
+            queue: *id,
+            next: queue.next.max(1),
+            entries: queue.entries.len() as u64,
+            bytes: queue
+                .entries
+                .values()
+                .map(|(at, ..)| self.base.bodies[*at].len() as u64)
+                .sum(),
+        };
+        queues.map(found).collect()
     }
 
     /// How many values and entries there are now.
     pub fn live(&self) -> (usize, usize) {
-        let mut state = self.base.clone();
-        for change in &self.changes {
-            state.apply(change.what.clone());
-        }
+        let state = &self.present;
         let entries = state
             .queues
             .values()
@@ -198,6 +215,15 @@ impl State {
                     && let Some(entry) = queue.entries.get_mut(&sequence)
                 {
                     entry.2 = true;
+                }
+            }
+            What::ConsumedFirst { queue, from } => {
+                if let Some(queue) = self.queues.get_mut(&queue) {
+                    let entries = queue.entries.range_mut(from..);
+                    let mut left = entries.filter(|(_, entry)| !entry.2);
+                    if let Some((_, entry)) = left.next() {
+                        entry.2 = true;
+                    }
                 }
             }
         }

@@ -27,5 +27,6 @@ mod sequences;
 mod sessions;
 mod settle;
 mod shared;
+mod spilled;
 mod subscribe;
 mod wills;

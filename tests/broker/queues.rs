@@ -1,6 +1,6 @@
 //! Queues at their limits: what gives way, and that it is counted.
 
-use fieldgate::broker::settings::WhenFull;
+use fieldgate::broker::settings::{Level, WhenFull};
 use fieldgate::id::ConnId;
 use fieldgate::mqtt::{Packet, Publish, PublishProperties, RetainHandling};
 
@@ -242,13 +242,17 @@ cases! {
         assert_eq!(pubacks, 100);
     }
 
-    fn the_memory_budget_limits_what_is_kept(b: &mut House) {
+    fn the_memory_budget_limits_what_is_kept_in_memory_alone(b: &mut House) {
+        b.set(|settings| settings.durability.default = Level::None);
         let conn = b.stayer(V5, "absent");
         b.subscribe(conn, "t", Q1);
         b.disconnect(conn);
         let publisher = b.client(V5, "publisher");
         let room = b.memory.used() + fieldgate::buffer::CHUNK_SIZE + 10_000;
-        b.set(|settings| settings.memory = room);
+        b.set(|settings| {
+            settings.durability.default = Level::None;
+            settings.memory = room;
+        });
         for _ in 0..10 {
             b.publish(publisher, Q1, "t", &"x".repeat(1500));
             assert_eq!(b.read(publisher), "PUBACK 1");
@@ -260,7 +264,7 @@ cases! {
         assert_eq!(b.read(conn), "CONNACK Quota exceeded");
         b.subscribe_with(publisher, &"y".repeat(10_000), options(Q0, RetainHandling::Send), None);
         assert_eq!(b.read(publisher), "SUBACK 1 [0x97]");
-        b.set(|_| {});
+        b.set(|settings| settings.durability.default = Level::None);
         b.publish(publisher, Q1, "t", "fits again");
         assert_eq!(come_back(b).last().unwrap(), "again");
     }

@@ -714,10 +714,14 @@ impl House {
 
     /// At QoS 0: nothing has to be acknowledged.
     pub fn subscribe(&mut self, conn: ConnId, filter: &str) {
+        self.subscribe_at(conn, filter, Q0);
+    }
+
+    pub fn subscribe_at(&mut self, conn: ConnId, filter: &str, qos: QoS) {
         let packet_id = self.next_id(conn);
         let requests = [SubscriptionRequest {
             filter: TopicFilter::new(filter).unwrap(),
-            options: SubscriptionOptions::new(Q0),
+            options: SubscriptionOptions::new(qos),
         }];
         let subscribe = Subscribe {
             packet_id,

@@ -18,5 +18,6 @@ mod durable;
 mod exactly_once;
 mod health;
 mod reload;
+mod sessions;
 mod stop;
 mod system;

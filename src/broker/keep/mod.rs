@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | a session that outlives its connection | its [`QueueId`] and key [`KeyKind::Session`] | it ends |
 //! | a subscription of it | key [`KeyKind::Subscription`], by a hash of the filter | UNSUBSCRIBE, its session's end |
-//! | a message at QoS 1 or 2 for it | an entry of its queue, all takers of one publication in one record | acknowledged, expired, dropped |
+//! | a message at QoS 1 or 2 for it | an entry of its queue, all takers of one publication in one record; beyond a window not in memory too (`spilled`) | acknowledged, expired, dropped |
 //! | a QoS 2 PUBLISH that it has sent | key [`KeyKind::Received`], in the record of the message | PUBREL |
 //! | a QoS 2 PUBLISH that a bridge has brought | key [`KeyKind::Brought`], in the record of the message | the bridge's owner says so |
 //! | a QoS 2 PUBLISH that it is sent | key [`KeyKind::Sent`], by its sequence number | PUBCOMP, and that of all before it |
@@ -22,6 +22,7 @@ mod bridges;
 mod describe;
 mod record;
 mod recover;
+mod spilled;
 mod wills;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -42,8 +43,10 @@ use bridges::BridgeQueue;
 pub(super) use bridges::waits;
 pub use bridges::{decode_rule, read_message};
 pub use describe::{DescribedMessage, Description, describe};
-pub(super) use record::{Stage, encode_message, encode_presence, queue_target};
-use record::{encode_sent, encode_session, encode_subscription, hash, kept_identifiers};
+pub(super) use record::{Note, Stage, encode_message, encode_presence, queue_target};
+use record::{SentEntry, encode_sent, encode_session, encode_subscription, hash, kept_identifiers};
+pub(super) use spilled::Spilled;
+pub use spilled::Wanted;
 pub use wills::RETURN_GRACE;
 use wills::Wills;
 
@@ -81,6 +84,13 @@ pub enum What {
         queue: QueueId,
         /// Which.
         sequence: u64,
+    },
+    /// The first entry that is left of those not below a number is done with, if there is one.
+    ConsumedFirst {
+        /// Of which queue.
+        queue: QueueId,
+        /// None below this.
+        from: u64,
     },
 }
 
@@ -155,10 +165,21 @@ impl KeyKind {
 pub struct Recovered {
     /// The keys that it is the value of.
     pub keys: Vec<Key>,
-    /// The entries that it is: queue, sequence, note.
-    pub entries: Vec<(QueueId, u64, SmallVec<[u8; 16]>)>,
     /// What was given.
     pub body: Payload,
+}
+
+/// A queue as it comes back: its entries do when they are wanted ([`Broker::poll_wanted`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecoveredQueue {
+    /// Which.
+    pub queue: QueueId,
+    /// The number of its next entry.
+    pub next: u64,
+    /// How many are in it.
+    pub entries: u64,
+    /// About how many bytes these have.
+    pub bytes: u64,
 }
 
 /// A session's place in what is kept.
@@ -167,6 +188,8 @@ pub(super) struct Kept {
     pub(super) queue: QueueId,
     /// Of the entry that comes next.
     next_sequence: u64,
+    /// What has a lower number was there when the process began, and may have been sent by then.
+    again_before: u64,
 }
 
 /// What the broker knows of what is kept.
@@ -199,6 +222,19 @@ pub(super) struct Keeper {
     wills: Wills,
     /// While what was kept comes back.
     recovery: Option<Box<Recovery>>,
+    /// Spilled by changes that may not be taken. Invariant: in their order.
+    unsettled: VecDeque<(Lsn, Spilled)>,
+    /// Sessions that may have room for what is spilled.
+    hungry: BTreeSet<SessionId>,
+    /// Those that the journal reads for.
+    fetching: BTreeMap<QueueId, Option<SessionId>>,
+    /// Queues whose session wants nothing for now.
+    rested: Vec<QueueId>,
+    /// What was under way to sessions before the start, by its number, until it is known where it
+    /// stands.
+    gathering: BTreeMap<SessionId, Vec<SentEntry>>,
+    /// Queues of sessions that are over, and from which number on they are to be looked through.
+    estates: BTreeMap<QueueId, u64>,
 }
 
 /// Who has sent a QoS 2 message, and may send it again.
@@ -223,14 +259,19 @@ pub(super) enum Held {
     Delivery(super::Output),
     /// This session has something of QoS 2 to send, of this order.
     Session(SessionId, u64),
+    /// A QoS 2 message that is in the journal alone for this session, under this number.
+    Spilled(SessionId, u64),
+    /// The same, drawn back.
+    Restored(MessageId),
 }
 
 /// What has come back so far.
 #[derive(Debug, Default)]
 struct Recovery {
     values: Vec<(Key, Payload)>,
-    entries: BTreeMap<QueueId, Vec<(u64, Reference, String)>>,
-    next: BTreeMap<QueueId, u64>,
+    /// Of those that are sessions: their numbers.
+    sessions: BTreeSet<u64>,
+    queues: BTreeMap<QueueId, RecoveredQueue>,
 }
 
 impl Keeper {
@@ -250,6 +291,12 @@ impl Keeper {
             held: VecDeque::new(),
             wills: Wills::default(),
             recovery: Some(Box::default()),
+            unsettled: VecDeque::new(),
+            hungry: BTreeSet::new(),
+            fetching: BTreeMap::new(),
+            rested: Vec::new(),
+            gathering: BTreeMap::new(),
+            estates: BTreeMap::new(),
         }
     }
 
@@ -257,16 +304,6 @@ impl Keeper {
     /// too, for a while, or it could not be emptied.
     pub(super) fn may_begin(&self) -> bool {
         !self.is_stuck
-    }
-
-    /// Messages that have come back and wait for their sessions: for `check_invariants`.
-    #[cfg(debug_assertions)]
-    pub(super) fn recovering(&self) -> impl Iterator<Item = MessageId> {
-        let queues = self
-            .recovery
-            .iter()
-            .flat_map(|recovery| recovery.entries.values());
-        queues.flatten().map(|(_, reference, _)| reference.message)
     }
 }
 
@@ -289,6 +326,11 @@ impl Kept {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         sequence
+    }
+
+    /// What [`Kept::next`] gives next.
+    pub(super) fn upcoming(self) -> u64 {
+        self.next_sequence
     }
 
     pub(super) fn key(self, kind: KeyKind, sub: u64) -> Key {
@@ -335,12 +377,17 @@ impl Broker {
         keeper.is_some_and(|keeper| keeper.sessions.is_some() && keeper.spare.is_none())
     }
 
-    /// The next change, in order.
+    /// The next change, in order. One that is not kept is to be said so before this is asked again
+    /// ([`Broker::handle_unkept`]).
     pub fn poll_change(&mut self) -> Option<Change> {
         let keeper = self.keeper.as_mut()?;
         let change = keeper.changes.pop_front();
         if change.is_none() {
             keeper.wills.settle();
+        }
+        let next = change.as_ref().map_or(Lsn(u64::MAX), |change| change.lsn);
+        while keeper.unsettled.front().is_some_and(|(lsn, _)| *lsn < next) {
+            keeper.unsettled.pop_front();
         }
         change
     }
@@ -348,9 +395,11 @@ impl Broker {
     /// A change is not kept, for the journal has no room for it or no disk. Who waits for it gets
     /// no answer and is disconnected: it sends again when it is back, and nobody has been promised
     /// anything. What was held back for it is taken back.
-    pub fn handle_unkept(&mut self, now: Now, lsn: Lsn, level: Option<Level>, outbox: &mut Outbox) {
+    pub fn handle_unkept(&mut self, now: Now, change: &Change, outbox: &mut Outbox) {
         self.now = now;
         self.stats.unkept += 1;
+        self.unspill_unkept(change);
+        let Change { lsn, level, .. } = *change;
         let Some(keeper) = &mut self.keeper else {
             return;
         };
@@ -392,7 +441,7 @@ impl Broker {
                     }
                     self.unsend(id, order, outbox);
                 }
-                Held::Delivery(_) => {}
+                Held::Delivery(_) | Held::Spilled(..) | Held::Restored(_) => {}
             }
         }
         for conn in self.settle.waiting_for(lsn) {
@@ -482,6 +531,7 @@ impl Broker {
             for reference in gone {
                 self.let_go(id, &reference);
             }
+            self.look_at(id);
         }
         self.messages.release(message);
     }
@@ -565,6 +615,12 @@ impl Broker {
                 }
                 Held::Delivery(delivery) => self.outputs.push_back(delivery),
                 Held::Session(id, _) => self.wake_session(id, outbox),
+                Held::Spilled(..) => {}
+                Held::Restored(message) => {
+                    for id in self.messages.free(message) {
+                        self.wake_session(id, outbox);
+                    }
+                }
             }
         }
     }
@@ -596,6 +652,11 @@ impl Broker {
                     self.keep_underway(id);
                 }
             }
+            // What is in the journal alone is still to be sent. The session ends with its
+            // connection, or with the next start.
+            (true, false) if self.session_mut(id).queue.is_spilling() => {
+                self.log_session(id, level);
+            }
             (true, false) => {
                 if let Some(kept) = self.session_mut(id).kept.take() {
                     self.forget_kept(id, kept, level);
@@ -610,6 +671,7 @@ impl Broker {
                 self.session_mut(id).kept = Some(Kept {
                     queue,
                     next_sequence: 1,
+                    again_before: 0,
                 });
                 self.log(level, What::MakeQueue(queue));
                 self.log_session(id, level);
@@ -690,8 +752,19 @@ impl Broker {
                 self.log(level, What::Delete(key));
             }
         }
+        let gathering = self.keeper.as_ref().and_then(|it| it.gathering.get(&id));
+        let numbers: Vec<u64> = gathering
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.sequence)
+            .collect();
+        for sequence in numbers {
+            self.log(level, What::Delete(kept.key(KeyKind::Sent, sequence)));
+        }
         self.log(level, What::Delete(kept.key(KeyKind::Session, 0)));
-        self.log(level, What::DropQueue(kept.queue));
+        if !self.forget_spilled(id, kept.queue) {
+            self.log(level, What::DropQueue(kept.queue));
+        }
     }
 
     /// The same, where the session's client is waiting for the answer.
@@ -757,26 +830,21 @@ impl Broker {
 
     /// Keeps an entry by itself: a message of a group that goes to another member, or one that was
     /// there before its session was to be kept.
-    pub(super) fn keep_entry(&mut self, id: SessionId, reference: &mut Reference) {
+    /// The change by which it is; `None`: it is not.
+    pub(super) fn keep_entry(&mut self, id: SessionId, reference: &mut Reference) -> Option<Lsn> {
         reference.sequence = 0;
-        let Some(level) = self.level_of_message(reference.message) else {
-            return;
-        };
-        let Some(session) = self.sessions.get_mut(id) else {
-            return;
-        };
-        let Some(kept) = session
+        let level = self.level_of_message(reference.message)?;
+        let session = self.sessions.get_mut(id)?;
+        let kept = session
             .kept
             .as_mut()
-            .filter(|_| reference.qos > QoS::AtMostOnce)
-        else {
-            return;
-        };
+            .filter(|_| reference.qos > QoS::AtMostOnce)?;
         reference.sequence = kept.next();
-        let target = queue_target(kept.queue, reference, &self.shared);
+        let note = Note::of(reference);
+        let target = queue_target(kept.queue, reference.sequence, &note, &self.shared);
         let body = encode_message(&self.messages.get(reference.message).message, self.now);
         let targets = SmallVec::from_iter([target]);
-        self.log(Some(level), What::Record { targets, body });
+        Some(self.log(Some(level), What::Record { targets, body }))
     }
 
     /// How far a QoS 2 message is on its way to a client: `Some` if what follows may be sent only

@@ -62,6 +62,7 @@ pub(in crate::broker) enum Stage {
     Over = 2,
 }
 
+#[derive(Debug)]
 pub(super) struct SentEntry {
     pub(super) packet_id: PacketId,
     pub(super) stage: Stage,
@@ -99,21 +100,42 @@ pub(super) fn kept_identifiers(kept: Kept, session: &Session) -> Vec<Key> {
 /// An entry of a queue.
 pub(in crate::broker) fn queue_target(
     queue: QueueId,
-    reference: &Reference,
+    sequence: u64,
+    said: &Note<'_>,
     shared: &Shared,
 ) -> Target {
     let mut note = SmallVec::new();
-    note.push(reference.qos.bits() | u8::from(reference.retain) << 2);
-    note.push(reference.identifiers.len().min(255) as u8);
-    for identifier in reference.identifiers.iter().take(255) {
+    note.push(said.qos.bits() | u8::from(said.retain) << 2);
+    note.push(said.identifiers.len().min(255) as u8);
+    for identifier in said.identifiers.iter().take(255) {
         note.extend_from_slice(&identifier.value().to_le_bytes());
     }
-    let filter = reference.share.and_then(|share| shared.filter(share));
+    let filter = said.share.and_then(|share| shared.filter(share));
     note.extend_from_slice(filter.unwrap_or_default().as_bytes());
     Target::Queue {
         queue,
-        sequence: reference.sequence,
+        sequence,
         note,
+    }
+}
+
+/// How a session takes an entry of its queue.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::broker) struct Note<'a> {
+    pub(in crate::broker) qos: QoS,
+    pub(in crate::broker) retain: bool,
+    pub(in crate::broker) identifiers: &'a [SubscriptionIdentifier],
+    pub(in crate::broker) share: Option<ShareId>,
+}
+
+impl<'a> Note<'a> {
+    pub(in crate::broker) fn of(reference: &'a Reference) -> Self {
+        Self {
+            qos: reference.qos,
+            retain: reference.retain,
+            identifiers: &reference.identifiers,
+            share: reference.share,
+        }
     }
 }
 

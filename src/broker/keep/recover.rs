@@ -4,29 +4,24 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::record::{
-    SentEntry, Stage, decode_message, decode_note, decode_sent, decode_session, decode_subscription,
+    SentEntry, Stage, decode_message, decode_sent, decode_session, decode_subscription,
 };
-use super::{Kept, Key, KeyKind, Recovered, Recovery, What};
-use crate::broker::queue::Reference;
+use super::{Kept, Key, KeyKind, Recovered, RecoveredQueue, Recovery, What};
+use crate::broker::message;
 use crate::broker::retained::{Age, Limits};
 use crate::broker::session::{NEVER, Session};
 use crate::broker::{Broker, Origin, Taker};
 use crate::buffer::Outbox;
 use crate::id::{MessageId, QueueId, SessionId};
-use crate::mqtt::{PacketId, QoS};
+use crate::mqtt::PacketId;
 use crate::time::{Instant, Now};
 
 impl Broker {
     /// Something that was kept comes back. In the order of keeping, or any other.
     pub fn recover(&mut self, now: Now, record: Recovered) {
         self.now = now;
-        let Recovered {
-            keys,
-            entries,
-            body,
-        } = record;
-        let retained = keys.iter().filter(|key| key.kind == KeyKind::Retained);
-        let is_message = !entries.is_empty() || retained.count() > 0;
+        let Recovered { keys, body } = record;
+        let is_message = keys.iter().any(|key| key.kind == KeyKind::Retained);
         let message = is_message
             .then(|| decode_message(&body, now))
             .flatten()
@@ -38,23 +33,15 @@ impl Broker {
         let Some(recovery) = keeper.and_then(|keeper| keeper.recovery.as_mut()) else {
             return;
         };
-        for (queue, sequence, note) in entries {
-            let Some(message) = message else { continue };
-            let Some((mut reference, share)) = decode_note(&note, message) else {
-                self.stats.unrecovered += 1;
-                continue;
-            };
-            reference.cost = self.messages.get(message).cost();
-            reference.sequence = sequence;
-            self.messages.retain(message);
-            let queue = recovery.entries.entry(queue).or_default();
-            queue.push((sequence, reference, share));
-        }
         let mut retained = None;
         for key in keys {
             match (key.kind, message) {
                 (KeyKind::Retained, Some(message)) => retained = Some((key, message)),
                 (KeyKind::Retained, None) => {}
+                (KeyKind::Session, _) => {
+                    recovery.sessions.insert(key.id);
+                    recovery.values.push((key, body.clone()));
+                }
                 _ => recovery.values.push((key, body.clone())),
             }
         }
@@ -66,12 +53,17 @@ impl Broker {
         }
     }
 
-    /// A queue comes back: its next entry's number. After its entries, or before.
-    pub fn recover_queue(&mut self, queue: QueueId, next: u64) {
+    /// A queue comes back, after all records; whether it is a session's.
+    pub fn recover_queue(&mut self, queue: RecoveredQueue) -> bool {
         let keeper = self.keeper.as_mut();
-        if let Some(recovery) = keeper.and_then(|keeper| keeper.recovery.as_mut()) {
-            recovery.next.insert(queue, next);
+        let Some(recovery) = keeper.and_then(|keeper| keeper.recovery.as_mut()) else {
+            return false;
+        };
+        let is_ours = recovery.sessions.contains(&queue.queue.0);
+        if is_ours {
+            recovery.queues.insert(queue.queue, queue);
         }
+        is_ours
     }
 
     fn recover_retained(&mut self, key: Key, message: MessageId) {
@@ -109,11 +101,7 @@ impl Broker {
         let Some(recovery) = keeper.and_then(|keeper| keeper.recovery.take()) else {
             return;
         };
-        let Recovery {
-            values,
-            entries,
-            next,
-        } = *recovery;
+        let Recovery { values, queues, .. } = *recovery;
         let mut sessions = BTreeMap::new();
         for (key, body) in values
             .iter()
@@ -130,24 +118,10 @@ impl Broker {
                 self.recover_subscription(*id, body);
             }
         }
-        for (queue, entries) in entries {
+        for (queue, found) in queues {
             match sessions.get(&queue.0) {
-                Some(id) => self.refill_queue(*id, entries),
-                None => {
-                    for (_, reference, _) in entries {
-                        self.messages.release(reference.message);
-                    }
-                }
-            }
-        }
-        for (queue, next) in next {
-            match sessions.get(&queue.0) {
-                Some(id) => {
-                    if let Some(kept) = &mut self.session_mut(*id).kept {
-                        kept.next_sequence = kept.next_sequence.max(next);
-                    }
-                }
-                // Its session's end was on its way.
+                Some(id) => self.recover_entries(*id, &found),
+                // There is a later session of its client, or nobody knows whose it is.
                 None => {
                     self.log(None, What::DropQueue(queue));
                 }
@@ -180,7 +154,7 @@ impl Broker {
             }
         }
         for (id, entries) in sent {
-            self.recover_sent(id, entries);
+            self.gather(id, entries);
         }
         for id in sessions.into_values() {
             let session = self.session_mut(id);
@@ -209,6 +183,7 @@ impl Broker {
         session.kept = Some(Kept {
             queue: QueueId(key.id),
             next_sequence: 1,
+            again_before: 0,
         });
         // A clock that has not been set yet ends nothing.
         session.expires_at = match found.end {
@@ -232,19 +207,23 @@ impl Broker {
         Some(id)
     }
 
-    fn refill_queue(&mut self, id: SessionId, mut entries: Vec<(u64, Reference, String)>) {
-        entries.sort_by_key(|(sequence, ..)| *sequence);
-        for (sequence, mut reference, share) in entries {
-            reference.share = self.shared.find(&share);
-            // At QoS 2 it would be known.
-            reference.is_again = reference.qos == QoS::AtLeastOnce;
-            let kept = self.session_mut(id).kept.as_mut();
-            if let Some(kept) = kept {
-                kept.next_sequence = sequence + 1;
-            }
-            self.stats.recovered_messages += 1;
-            self.push_reference(id, reference);
+    /// What waits for a session is in the journal alone.
+    fn recover_entries(&mut self, id: SessionId, found: &RecoveredQueue) {
+        let session = self.session_mut(id);
+        if let Some(kept) = &mut session.kept {
+            kept.next_sequence = kept.next_sequence.max(found.next);
+            kept.again_before = kept.next_sequence;
         }
+        if found.entries == 0 {
+            return;
+        }
+        let count = found.entries as usize;
+        let bytes = found.bytes as usize + count * message::cost("", &[]);
+        session.queue.recover_spilled(count, bytes);
+        self.queued += count;
+        self.queued_bytes += bytes;
+        self.spilled += count;
+        self.stats.recovered_messages += found.entries;
     }
 
     fn recover_subscription(&mut self, id: SessionId, body: &[u8]) {
@@ -261,8 +240,9 @@ impl Broker {
         }
     }
 
-    /// QoS 2 messages that were on their way, in the order in which they were sent.
-    fn recover_sent(&mut self, id: SessionId, mut entries: Vec<SentEntry>) {
+    /// QoS 2 messages that were on their way, in the order in which they were sent. They are in
+    /// memory as far as they are not done with.
+    pub(super) fn recover_sent(&mut self, id: SessionId, mut entries: Vec<SentEntry>) {
         entries.sort_by_key(|entry| entry.sequence);
         let mut over = Vec::new();
         for entry in entries {
