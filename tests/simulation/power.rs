@@ -970,7 +970,15 @@ fn open(rng: &mut Rng, now: Instant, wall: WallTime, size: u32) -> Gateway {
     // segments are used again and again.
     let segment = if size < 1024 { 32 } else { 1024 };
     (journal.size, journal.segment) = (u64::from(size) * 1024, segment * 1024);
-    Gateway::new(config, rng.next_u64(), now)
+    let seed = rng.next_u64();
+    let mut gateway = Gateway::new(config, seed, now);
+    // So little waits here that a whole window would hold it: with a small one sessions draw what
+    // they are sent from the disk.
+    let windows = [1, 2, 3, 5, 8, 256];
+    gateway
+        .broker_mut()
+        .set_window(windows[(seed % 6) as usize]);
+    gateway
 }
 
 /// Whether this publication removes what is retained.
