@@ -830,11 +830,14 @@ impl Broker {
     /// Forgets a session and everything in it, but for a will that waits, which is published now
     /// [MQTT-3.1.2-8]. Its client is not connected.
     fn remove_session(&mut self, id: SessionId) {
-        self.forget_session(id);
+        let end = self.end_of_kept(id);
         let Some(mut session) = self.sessions.remove(id) else {
             return;
         };
         self.leave_all_shares(id, &mut session);
+        for what in end {
+            self.log(self.session_level(), what);
+        }
         if let Some(will) = session.will.take() {
             self.wills
                 .push_back(LastWill::of(id, &session, will.message, will.kept));

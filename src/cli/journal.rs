@@ -106,7 +106,7 @@ impl Counts {
             Some(KeyKind::Sent) => &mut self.sent,
             Some(KeyKind::Retained) => &mut self.retained,
             Some(KeyKind::Will) => &mut self.wills,
-            None => &mut self.others,
+            Some(KeyKind::Estate) | None => &mut self.others,
         } += 1;
     }
 
@@ -886,6 +886,7 @@ fn key_text(key: Key) -> String {
         Some(KeyKind::Retained) => format!("retained {id}"),
         Some(KeyKind::Will) if id == 0 => format!("will {sub}"),
         Some(KeyKind::Will) => format!("will {sub} of queue {id}"),
+        Some(KeyKind::Estate) => format!("estate from {sub} of queue {id}"),
         None => match key_name(kind) {
             Some(name) => format!("{name} {id}"),
             None => format!("key {kind} {id} {sub}"),
@@ -1033,6 +1034,7 @@ fn key_json(key: Key) -> Value {
         Some(KeyKind::Sent) => json!("sent"),
         Some(KeyKind::Retained) => json!("retained"),
         Some(KeyKind::Will) => json!("will"),
+        Some(KeyKind::Estate) => json!("estate"),
         None => key_name(key.kind).map_or_else(|| json!(key.kind), Into::into),
     };
     json!({ "kind": kind, "id": key.id, "sub": key.sub })

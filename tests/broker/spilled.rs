@@ -1,7 +1,7 @@
 //! What waits for a session in the journal alone: how much, in which order, and until when.
 
 use fieldgate::broker::WINDOW;
-use fieldgate::broker::keep::{Change, Target, What};
+use fieldgate::broker::keep::{Change, Key, KeyKind, Target, What};
 use fieldgate::broker::settings::{Effect, Level, Order, Rules, WhenFull};
 use fieldgate::id::ConnId;
 use fieldgate::mqtt::{Connect, Packet, Publish, PublishProperties, QoS, ReceiveMaximum};
@@ -26,7 +26,11 @@ fn publish_all(b: &mut House, conn: ConnId, qos: QoS, payloads: core::ops::Range
 
 /// The taker with room for so many unacknowledged publications.
 fn come(b: &mut House, receive_maximum: u16) -> ConnId {
-    let mut connect = lasting(V5, "taker");
+    come_as(b, "taker", receive_maximum)
+}
+
+fn come_as(b: &mut House, client_id: &str, receive_maximum: u16) -> ConnId {
+    let mut connect = lasting(V5, client_id);
     connect.properties.receive_maximum = ReceiveMaximum::new(receive_maximum);
     let conn = b.dial(&connect);
     assert_eq!(b.read(conn), "CONNACK Success present");
@@ -448,6 +452,41 @@ cases! {
         assert_eq!(b.read(one), "CONNACK Success");
         assert_eq!(drain(b, other), range(0..600), "but not what was for that session alone");
         assert_eq!((b.stat("queued"), b.stat("messages"), b.ledger.live().1), (0, 0, 0));
+    }
+
+    fn what_a_session_leaves_to_its_groups_survives_the_power(b: &mut House) {
+        let one = b.stayer(V5, "taker");
+        b.subscribe(one, "$share/g/t", Q2);
+        b.subscribe(one, "u", Q1);
+        b.disconnect(one);
+        let conn = b.client(V5, "publisher");
+        publish_all(b, conn, Q2, 0..600);
+        b.publish(conn, Q1, "u", "1000");
+        b.turn_and_release(conn, Q1);
+        let other = b.stayer(V5, "other");
+        b.subscribe(other, "$share/g/t", Q2);
+        b.disconnect(other);
+        let one = come(b, 5);
+        assert_eq!(b.read_all(one).len(), 5, "these end with the session");
+        b.drop_conn(one);
+        // Where the mark stands when the power fails: at the session's end, and within the rest.
+        let ends = |change: &Change| matches!(change.what, What::Delete(Key { kind: KeyKind::Session, .. }));
+        let before = b.broker.last_lsn();
+        b.dial(&Connect { clean_start: true, ..connect(V5, "taker") });
+        let mut later = b.ledger.changes().iter().filter(|change| change.lsn > before);
+        let end = later.find(|change| ends(change)).expect("it has ended").lsn;
+        b.mark = Some(end);
+        b.crash(0);
+        let is_done = |change: &&Change| matches!(change.what, What::Consumed { .. });
+        let half = b.ledger.changes().iter().filter(is_done).nth(150).expect("half of them").lsn;
+        b.mark = Some(half);
+        b.crash(0);
+        let other = come_as(b, "other", 20);
+        assert_eq!(drain(b, other), range(5..600), "once, and not what was that session's alone");
+        assert_eq!((b.stat("queued"), b.stat("messages"), b.ledger.live().1), (0, 0, 0));
+        b.crash(0);
+        let other = come_as(b, "other", 20);
+        assert_eq!(b.read_all(other).len(), 0);
     }
 
     fn new_rules_hold_for_what_is_in_the_journal_too(b: &mut House) {

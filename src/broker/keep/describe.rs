@@ -122,6 +122,7 @@ pub fn describe(kind: Option<KeyKind>, body: &[u8]) -> Option<Description<'_>> {
                 message: DescribedMessage::of(will.kept_at, &will.publish),
             })
         }
+        Some(KeyKind::Estate) => super::record::is_presence(body).then_some(Description::Presence),
         Some(KeyKind::Received | KeyKind::Brought) if body.len() == 1 => {
             super::record::is_presence(body).then_some(Description::Presence)
         }

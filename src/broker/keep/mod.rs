@@ -14,6 +14,7 @@
 //! | a QoS 2 PUBLISH that it is sent | key [`KeyKind::Sent`], by its sequence number | PUBCOMP, and that of all before it |
 //! | a retained message | key [`KeyKind::Retained`] | it is replaced or removed |
 //! | a message for a bridge that keeps it | an entry of the bridge's queue, in the same record | the bridge says so |
+//! | what a session that is over leaves to its groups | its queue and key [`KeyKind::Estate`] | all has been handed over |
 //! | a client's will | key [`KeyKind::Will`] | DISCONNECT, the next CONNECT, its publication is kept; see `wills` |
 //!
 //! Topics that begin with `$` are not kept.
@@ -141,6 +142,9 @@ pub enum KeyKind {
     /// The packet identifier of a QoS 2 message that a bridge has brought, by the bridge's queue.
     /// It comes back to whoever has the bridges, and ends when they say so.
     Brought = 7,
+    /// The queue of a session that is over, while messages of its groups in it are for their other
+    /// members: `sub` is the number from which on they are looked for.
+    Estate = 8,
 }
 
 impl KeyKind {
@@ -154,6 +158,7 @@ impl KeyKind {
             Self::Retained,
             Self::Will,
             Self::Brought,
+            Self::Estate,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == number)
@@ -233,8 +238,17 @@ pub(super) struct Keeper {
     /// What was under way to sessions before the start, by its number, until it is known where it
     /// stands.
     gathering: BTreeMap<SessionId, Vec<SentEntry>>,
-    /// Queues of sessions that are over, and from which number on they are to be looked through.
-    estates: BTreeMap<QueueId, u64>,
+    /// Queues of sessions that are over, or about to be, and what is to be looked through of them.
+    estates: BTreeMap<QueueId, Estate>,
+}
+
+/// What a session leaves to the other members of its groups.
+#[derive(Debug, Clone, Copy)]
+struct Estate {
+    /// The key that says so.
+    key: Key,
+    /// What has a lower number has been looked at.
+    from: u64,
 }
 
 /// Who has sent a QoS 2 message, and may send it again.
@@ -269,8 +283,8 @@ pub(super) enum Held {
 #[derive(Debug, Default)]
 struct Recovery {
     values: Vec<(Key, Payload)>,
-    /// Of those that are sessions: their numbers.
-    sessions: BTreeSet<u64>,
+    /// The numbers of sessions and of estates, which are those of their queues.
+    queued: BTreeSet<u64>,
     queues: BTreeMap<QueueId, RecoveredQueue>,
 }
 
@@ -658,9 +672,10 @@ impl Broker {
                 self.log_session(id, level);
             }
             (true, false) => {
-                if let Some(kept) = self.session_mut(id).kept.take() {
-                    self.forget_kept(id, kept, level);
+                for what in self.end_of_kept(id) {
+                    self.log(level, what);
                 }
+                self.session_mut(id).kept = None;
             }
             (false, true) => {
                 let keeper = self.keeper.as_mut();
@@ -741,38 +756,30 @@ impl Broker {
         self.log_value(level, kept.key(KeyKind::Session, 0), body);
     }
 
-    /// A kept session is over. `id` need not be in the table any more.
-    pub(super) fn forget_kept(&mut self, id: SessionId, kept: Kept, level: Option<Level>) {
+    /// A session is to be kept no more: what is to be logged then. What its groups get of it is
+    /// theirs before that, or a power cut in between would lose it.
+    pub(super) fn end_of_kept(&mut self, id: SessionId) -> Vec<What> {
+        let Some(session) = self.sessions.get(id) else {
+            return Vec::new();
+        };
+        let Some(kept) = session.kept else {
+            return Vec::new();
+        };
+        let mut keys = kept_identifiers(kept, session);
         for (filter, _) in self.subscriptions_of(id) {
-            let key = kept.key(KeyKind::Subscription, hash(&filter));
-            self.log(level, What::Delete(key));
-        }
-        if let Some(session) = self.sessions.get(id) {
-            for key in kept_identifiers(kept, session) {
-                self.log(level, What::Delete(key));
-            }
+            keys.push(kept.key(KeyKind::Subscription, hash(&filter)));
         }
         let gathering = self.keeper.as_ref().and_then(|it| it.gathering.get(&id));
-        let numbers: Vec<u64> = gathering
-            .into_iter()
-            .flatten()
-            .map(|entry| entry.sequence)
-            .collect();
-        for sequence in numbers {
-            self.log(level, What::Delete(kept.key(KeyKind::Sent, sequence)));
+        for entry in gathering.into_iter().flatten() {
+            keys.push(kept.key(KeyKind::Sent, entry.sequence));
         }
-        self.log(level, What::Delete(kept.key(KeyKind::Session, 0)));
+        keys.push(kept.key(KeyKind::Session, 0));
+        let mut end = self.bequeath(id);
+        end.extend(keys.into_iter().map(What::Delete));
         if !self.forget_spilled(id, kept.queue) {
-            self.log(level, What::DropQueue(kept.queue));
+            end.push(What::DropQueue(kept.queue));
         }
-    }
-
-    /// The same, where the session's client is waiting for the answer.
-    pub(super) fn forget_session(&mut self, id: SessionId) {
-        let level = self.session_level();
-        if let Some(kept) = self.sessions.get(id).and_then(|session| session.kept) {
-            self.forget_kept(id, kept, level);
-        }
+        end
     }
 
     pub(super) fn keep_subscription(

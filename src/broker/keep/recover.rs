@@ -11,7 +11,7 @@ use crate::broker::message;
 use crate::broker::retained::{Age, Limits};
 use crate::broker::session::{NEVER, Session};
 use crate::broker::{Broker, Origin, Taker};
-use crate::buffer::Outbox;
+use crate::buffer::{Outbox, Payload};
 use crate::id::{MessageId, QueueId, SessionId};
 use crate::mqtt::PacketId;
 use crate::time::{Instant, Now};
@@ -38,8 +38,8 @@ impl Broker {
             match (key.kind, message) {
                 (KeyKind::Retained, Some(message)) => retained = Some((key, message)),
                 (KeyKind::Retained, None) => {}
-                (KeyKind::Session, _) => {
-                    recovery.sessions.insert(key.id);
+                (KeyKind::Session | KeyKind::Estate, _) => {
+                    recovery.queued.insert(key.id);
                     recovery.values.push((key, body.clone()));
                 }
                 _ => recovery.values.push((key, body.clone())),
@@ -59,7 +59,7 @@ impl Broker {
         let Some(recovery) = keeper.and_then(|keeper| keeper.recovery.as_mut()) else {
             return false;
         };
-        let is_ours = recovery.sessions.contains(&queue.queue.0);
+        let is_ours = recovery.queued.contains(&queue.queue.0);
         if is_ours {
             recovery.queues.insert(queue.queue, queue);
         }
@@ -118,9 +118,20 @@ impl Broker {
                 self.recover_subscription(*id, body);
             }
         }
+        let is_estate = |(key, _): &&(Key, Payload)| key.kind == KeyKind::Estate;
+        for (key, _) in values.iter().filter(is_estate) {
+            let queue = QueueId(key.id);
+            // If its session is there, that it was over was not kept.
+            if queues.contains_key(&queue) && !sessions.contains_key(&key.id) {
+                self.recover_estate(*key);
+            } else {
+                self.log(None, What::Delete(*key));
+            }
+        }
         for (queue, found) in queues {
             match sessions.get(&queue.0) {
                 Some(id) => self.recover_entries(*id, &found),
+                None if self.is_estate(queue) => {}
                 // There is a later session of its client, or nobody knows whose it is.
                 None => {
                     self.log(None, What::DropQueue(queue));
@@ -132,7 +143,7 @@ impl Broker {
         for (key, body) in values {
             let id = sessions.get(&key.id).copied();
             let is_known = match (key.kind, id) {
-                (KeyKind::Session | KeyKind::Brought | KeyKind::Will, _)
+                (KeyKind::Session | KeyKind::Brought | KeyKind::Will | KeyKind::Estate, _)
                 | (KeyKind::Subscription, Some(_)) => true,
                 (KeyKind::Received, Some(id)) => {
                     let packet_id = PacketId::new(key.sub as u16);

@@ -17,16 +17,19 @@
 //! | for one that is away | not, but for what follows |
 //! | and may have expired, while its queue is full | as the window has room: what has expired goes then, and counts as long |
 //! | and may be another member's of a group, when its client is lost or leaves the group | the same |
-//! | and may be another member's of a group, when its session is over | all of it; with the power it ends like the session |
+//! | and may be another member's of a group, when its session is over | all of it, after a start too |
 //! | after a start, up to the last message of QoS 2 that was under way | all of it, before anybody is let in |
 //!
 //! A limit that drops the oldest drops what is spilled too, unread. An entry whose record is not
 //! taken is one no more: who waits for it is not answered, and what nobody waits for comes back
 //! into memory, where it stands behind what was spilled before it.
 
-use super::record::{SentEntry, Stage, decode_message, decode_note};
-use super::{Broker, Change, Held, Keeper, Target, What};
+use smallvec::SmallVec;
+
+use super::record::{SentEntry, Stage, decode_message, decode_note, encode_presence};
+use super::{Broker, Change, Estate, Held, Keeper, Key, KeyKind, Target, What};
 use crate::broker::message;
+use crate::broker::queue::Entry;
 use crate::broker::shared::{ANYBODY, Fitness};
 use crate::broker::{Origin, Reference};
 use crate::buffer::{Outbox, Payload};
@@ -63,10 +66,10 @@ impl Keeper {
     fn next_of_estates(&self) -> Option<Wanted> {
         let mut estates = self.estates.iter();
         let next = estates.find(|(queue, _)| !self.fetching.contains_key(queue));
-        next.map(|(queue, from)| Wanted {
+        next.map(|(queue, estate)| Wanted {
             session: None,
             queue: *queue,
-            from: *from,
+            from: estate.from,
         })
     }
 }
@@ -243,11 +246,11 @@ impl Broker {
     pub fn handle_drained(&mut self, now: Now, wanted: Wanted, outbox: &mut Outbox) {
         self.now = now;
         let Some(id) = wanted.session else {
-            let queue = wanted.queue;
-            if let Some(keeper) = &mut self.keeper {
-                keeper.estates.remove(&queue);
+            let keeper = self.keeper.as_mut();
+            if let Some(over) = keeper.and_then(|keeper| keeper.estates.remove(&wanted.queue)) {
+                self.log(None, What::DropQueue(wanted.queue));
+                self.log(None, What::Delete(over.key));
             }
-            self.log(None, What::DropQueue(queue));
             return;
         };
         let Some(session) = self.sessions.get_mut(id) else {
@@ -361,8 +364,41 @@ impl Broker {
         }
     }
 
-    /// A session is no more; whether its queue is to stay, for what is spilled may be another
-    /// member's of its groups.
+    /// A session is about to end: what is spilled may be another member's of its groups. What is to
+    /// be logged of that.
+    pub(super) fn bequeath(&mut self, id: SessionId) -> Vec<What> {
+        let session = self.sessions.get(id);
+        let Some(session) = session.filter(|it| it.queue.is_spilling() && !it.shares.is_empty())
+        else {
+            return Vec::new();
+        };
+        let (Some(kept), Some(keeper)) = (session.kept, &mut self.keeper) else {
+            return Vec::new();
+        };
+        let (queue, from) = (kept.queue, session.queue.spilled_from());
+        let key = kept.key(KeyKind::Estate, from);
+        keeper.rested.push(queue);
+        keeper.estates.insert(queue, Estate { key, from });
+        // What is in memory goes to others from there; what is under way at QoS 2 ends with its
+        // session [MQTT-4.8.2-5].
+        let waiting = session.queue.iter().filter_map(|entry| match entry {
+            Entry::Message(reference) => Some(reference.sequence),
+            Entry::Replay(_) => None,
+        });
+        let under_way = session.inflight.iter().map(|sent| sent.sequence);
+        let gathering = keeper.gathering.get(&id).into_iter().flatten();
+        let numbers = waiting
+            .chain(under_way)
+            .chain(gathering.map(|entry| entry.sequence))
+            .filter(|sequence| *sequence != 0);
+        let targets = SmallVec::from_iter([Target::Key(key)]);
+        let body = encode_presence();
+        let mut logged = vec![What::Record { targets, body }];
+        logged.extend(numbers.map(|sequence| What::Consumed { queue, sequence }));
+        logged
+    }
+
+    /// A session is no more; whether its queue is to stay.
     pub(super) fn forget_spilled(&mut self, id: SessionId, queue: QueueId) -> bool {
         let Some(keeper) = &mut self.keeper else {
             return false;
@@ -370,21 +406,34 @@ impl Broker {
         keeper.hungry.remove(&id);
         keeper.fetching.remove(&queue);
         keeper.gathering.remove(&id);
-        let session = self.sessions.get(id);
-        let estate = session.filter(|it| it.queue.is_spilling() && !it.shares.is_empty());
-        if let Some(session) = estate {
-            keeper.rested.push(queue);
-            keeper.estates.insert(queue, session.queue.spilled_from());
+        self.is_estate(queue)
+    }
+
+    /// Whether a queue is there for the groups of a session that is over.
+    pub(super) fn is_estate(&self, queue: QueueId) -> bool {
+        let keeper = self.keeper.as_ref();
+        keeper.is_some_and(|keeper| keeper.estates.contains_key(&queue))
+    }
+
+    /// After a start: who inherits what a session left that is over.
+    pub(super) fn recover_estate(&mut self, key: Key) {
+        if let Some(keeper) = &mut self.keeper {
+            let from = key.sub;
+            keeper.estates.insert(QueueId(key.id), Estate { key, from });
         }
-        estate.is_some()
     }
 
     /// An entry of a session that is over: another member's of its group, or nobody's.
     fn pass_on(&mut self, queue: QueueId, sequence: u64, note: &[u8], body: &Payload) {
-        if let Some(keeper) = &mut self.keeper {
-            keeper.estates.insert(queue, sequence + 1);
+        let estates = self.keeper.as_mut().map(|keeper| &mut keeper.estates);
+        if let Some(estate) = estates.and_then(|estates| estates.get_mut(&queue)) {
+            estate.from = sequence + 1;
         }
+        self.pass_on_message(note, body);
         self.log(None, What::Consumed { queue, sequence });
+    }
+
+    fn pass_on_message(&mut self, note: &[u8], body: &Payload) {
         let Some(message) = decode_message(body, self.now) else {
             self.stats.unrecovered += 1;
             return;
