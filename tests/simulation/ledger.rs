@@ -143,7 +143,7 @@ impl Ledger {
                 number,
                 is_backlog,
             } = arrival;
-            let area = area_of(topic);
+            let (index, area) = area_of(topic);
             let below = topic.split('/').nth(1);
             assert!(below != Some(PRIVATE) && below != Some(BAD), "{arrival:?}");
             let before = sessions.insert((topic, *number), *session);
@@ -159,9 +159,13 @@ impl Ledger {
             // again stands behind what came after the first.
             // And what it has dropped may come back after a crash, behind what was half way at QoS 2.
             let is_ordered = dropped == 0 || area.qos != QoS::AtLeastOnce && area.rule_qos != 2;
+            // What was published before the bridge was there comes behind what it has got since, if it
+            // is sent again because it was not acknowledged.
+            let is_old = account.unseen[index].contains(number);
             if area.keep == "all"
                 && is_first
                 && is_ordered
+                && !is_old
                 && let Some(lane) = lane
             {
                 // What a limit has dropped may come back after a crash; and what nobody was promised
@@ -255,9 +259,10 @@ impl Ledger {
 }
 
 /// Where a topic belongs.
-pub fn area_of(topic: &str) -> &'static Area {
+pub fn area_of(topic: &str) -> (usize, &'static Area) {
     let name = topic.split('/').next();
-    let found = AREAS.iter().find(|area| Some(area.name) == name);
+    let mut areas = AREAS.iter().enumerate();
+    let found = areas.find(|(_, area)| Some(area.name) == name);
     found.expect("everything is published in an area")
 }
 

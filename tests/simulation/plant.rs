@@ -591,12 +591,16 @@ impl Plant {
         }
         // Without a time one reading may look like another.
         let key = |topic, value, millis: Option<i64>| millis.map(|millis| (topic, value, millis));
-        let told: BTreeMap<_, usize> = self
-            .told
-            .iter()
-            .enumerate()
-            .filter_map(|(at, it)| Some((key(it.topic, &*it.value, it.millis)?, at)))
-            .collect();
+        let mut told = BTreeMap::new();
+        // Which of those that say the same of the same moment has come is not to be seen.
+        let mut twins = BTreeSet::new();
+        for (at, it) in self.told.iter().enumerate() {
+            if let Some(key) = key(it.topic, &*it.value, it.millis)
+                && told.insert(key, at).is_some()
+            {
+                twins.insert(key);
+            }
+        }
         let mut came = BTreeMap::new();
         for it in said.iter().filter(|it| it.value != "null") {
             if it.topic == TURNS {
@@ -611,8 +615,11 @@ impl Plant {
         }
         let mut last: BTreeMap<&str, u64> = BTreeMap::new();
         for (at, seq) in &came {
-            let before = last.insert(self.told[*at].topic, *seq);
             let it = &self.told[*at];
+            if key(it.topic, &*it.value, it.millis).is_some_and(|key| twins.contains(&key)) {
+                continue;
+            }
+            let before = last.insert(it.topic, *seq);
             let is_ordered = before < Some(*seq) || self.is_excused;
             assert!(is_ordered, "{it:?} is {seq} behind {before:?}");
         }
@@ -622,7 +629,6 @@ impl Plant {
                 && !it.is_calm
                 && !it.unseen.contains(&line)
                 && !came.contains_key(at)
-                // Two that say the same of the same moment are one for whoever looks.
                 && !key(it.topic, &*it.value, it.millis)
                     .and_then(|key| told.get(&key))
                     .is_some_and(|twin| came.contains_key(twin))

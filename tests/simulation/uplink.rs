@@ -918,7 +918,7 @@ impl World {
             // A peer of 5.0 whose first word was cut off is spoken to as one of 3.1.1, once.
             let is_backlog = if !self.links[index].was_old {
                 Some(arrived.is_backlog)
-            } else if !is_v5 && area_of(topic).has_backlog_topic() {
+            } else if !is_v5 && area_of(topic).1.has_backlog_topic() {
                 Some(head == "old")
             } else {
                 None
