@@ -80,12 +80,21 @@ pub(super) const TOPICS_MAX: usize = 65_536;
 /// Bytes of tables per entry and per topic: an estimate, made of what the maps keep.
 const ENTRY_COST: usize = 160;
 
+/// Bytes that the journal has around an entry's content, and in the list of its places: somewhat
+/// more than they are, so that what the limits allow fits into a journal that was made for them.
+const RECORD_COST: usize = 80;
+
 impl Entry {
     fn cost(&self) -> usize {
         // The topic once more, for the table of topics.
         let topics =
             self.message.topic().len() + self.backlog_topic.as_ref().map_or(0, |it| it.len());
         self.message.footprint() + topics + ENTRY_COST
+    }
+
+    /// What it counts while it is in the journal alone.
+    fn cost_on_disk(&self) -> usize {
+        self.message.content_len() + RECORD_COST
     }
 }
 
@@ -243,10 +252,14 @@ impl Queue {
             Keep::Latest => self.replace(&entry),
             Keep::All | Keep::Nothing => None,
         };
-        let cost = entry.cost();
         let is_spilled = lsn.is_some()
             && entry.keep == Keep::All
-            && (self.is_window_full(&entry) || !self.memory.has_room(cost));
+            && (self.is_window_full(&entry) || !self.memory.has_room(entry.cost()));
+        let cost = if is_spilled {
+            entry.cost_on_disk()
+        } else {
+            entry.cost()
+        };
         if !self.make_room(cost, is_spilled) {
             self.let_go(seq, lsn.is_some());
         } else if is_spilled {

@@ -247,7 +247,8 @@ impl Default for Reconnect {
 /// How much may wait for a bridge, in memory or on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueLimits {
-    /// Bytes of messages.
+    /// Bytes of messages: of what is on the disk alone its content and what the journal has around
+    /// it, of the rest the memory that it takes.
     pub bytes: u64,
     /// Messages. `None`: as many as the bytes allow.
     pub messages: Option<u64>,

@@ -138,6 +138,11 @@ impl ApplicationMessage {
         self.expires_at().is_some_and(|deadline| deadline <= now)
     }
 
+    /// Bytes of its topic, its properties and its payload.
+    pub fn content_len(&self) -> usize {
+        self.topic.len() + self.properties.len() + self.payload().len()
+    }
+
     /// Bytes of memory that it keeps alive, for the accountant.
     pub fn footprint(&self) -> usize {
         size_of::<Self>() + self.topic.len() + self.properties.len() + self.payload.footprint()

@@ -83,6 +83,31 @@ fn what_was_acknowledged_goes_up_after_a_power_cut() {
 }
 
 #[test]
+fn what_waits_on_the_disk_counts_for_the_limit_what_it_takes_there() {
+    let config = bridged().replace("512KiB", "8MiB");
+    let mut house = House::with(&config);
+    let client = house.client(V5, "client");
+    let payload = "x".repeat(64);
+    for _ in 0..3000 {
+        house.publish(client, Q1, "plant/a", &payload);
+    }
+    assert_eq!(house.read_all(client).len(), 3000);
+    let bytes = |house: &mut House| {
+        let queue = queue(house);
+        assert_eq!(queue["messages"], 3000);
+        queue["bytes"].as_f64().expect("a number")
+    };
+    let before = bytes(&mut house);
+    house.cut_power(&config);
+    let after = bytes(&mut house);
+    assert!(after > 3000.0 * f64::from(64 + 7));
+    assert!(
+        (0.6..1.1).contains(&(after / before)),
+        "{before} and then {after}"
+    );
+}
+
+#[test]
 fn the_disk_gets_its_next_batch_in_the_middle_of_a_turn() {
     let mut house = House::with(&bridged());
     let client = house.client(V5, "client");
