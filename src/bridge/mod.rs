@@ -781,6 +781,7 @@ impl Bridge {
             backlog_length: self.queue.backlog_len(),
             on_disk: self.queue.spilled(),
             inflight: self.flights.len(),
+            held: self.held_flights(),
             lag: self
                 .queue
                 .oldest()
@@ -1003,7 +1004,9 @@ impl Bridge {
                 Event::Published { packet_id, reason } => {
                     self.on_published(now.monotonic, packet_id, reason);
                 }
-                Event::Waits { step, packet_id } => self.on_step(step, packet_id),
+                Event::Waits { step, packet_id } => {
+                    self.on_step(now.monotonic, step, packet_id);
+                }
                 Event::Subscribed { packet_id, reasons } => {
                     self.on_subscribed(now.monotonic, packet_id, &reasons);
                 }

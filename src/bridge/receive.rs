@@ -208,7 +208,7 @@ impl Bridge {
             };
             match outcome {
                 Ok(packet_id) => {
-                    if self.asked.is_empty() && self.flights.is_empty() {
+                    if !self.awaits_peer() {
                         self.progress_at = now;
                     }
                     let indices = self.to_subscribe.drain(..count).collect();

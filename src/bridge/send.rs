@@ -458,14 +458,22 @@ impl Bridge {
     /// When the link counts as stalled.
     pub(super) fn stalled_at(&self) -> Option<Instant> {
         let after = self.settings.stalled_after?;
-        // What our own disk holds up is not the peer's.
-        let is_waiting =
-            (!self.flights.is_empty() || !self.asked.is_empty()) && !self.notes.are_awaited();
-        is_waiting.then_some(self.progress_at + after)
+        self.awaits_peer().then_some(self.progress_at + after)
+    }
+
+    /// Whether the peer has something to acknowledge. What our own disk holds up it has not.
+    pub(super) fn awaits_peer(&self) -> bool {
+        let mut flights = self.flights.keys();
+        !self.asked.is_empty() || flights.any(|packet_id| !self.notes.holds(*packet_id))
+    }
+
+    pub(super) fn held_flights(&self) -> usize {
+        let flights = self.flights.keys();
+        flights.filter(|id| self.notes.holds(**id)).count()
     }
 
     pub(super) fn note_flight(&mut self, now: Instant, packet_id: PacketId, what: Cargo) {
-        if self.flights.is_empty() && self.asked.is_empty() {
+        if !self.awaits_peer() {
             self.progress_at = now;
         }
         let order = self.next_flight;

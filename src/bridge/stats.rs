@@ -130,6 +130,8 @@ pub struct Status {
     pub on_disk: u64,
     /// QoS 1 and 2 messages under way.
     pub inflight: usize,
+    /// Of those: what is to be said next of them waits for our own disk.
+    pub held: usize,
     /// How long the oldest message has been there.
     pub lag: Duration,
     /// Why the last attempt or connection ended, for people.

@@ -84,6 +84,8 @@ pub(super) struct Notes {
     unsynced: VecDeque<(Lsn, Note)>,
     /// Those that were not taken.
     refused: Vec<Note>,
+    /// Messages of ours whose next packet waits for its note: it is not the peer that is awaited.
+    held: BTreeSet<PacketId>,
     /// Messages that an earlier process has sent and that are not here yet.
     underway: VecDeque<Underway>,
     /// Messages that came to nothing here, of which the peer has an identifier to release.
@@ -96,8 +98,13 @@ pub(super) struct Notes {
 
 impl Notes {
     /// Whether something of QoS 2 waits for the disk.
-    pub(super) fn are_awaited(&self) -> bool {
+    fn are_awaited(&self) -> bool {
         self.unanswered > 0 || !self.unsynced.is_empty() || !self.refused.is_empty()
+    }
+
+    /// Whether what is to be said next of this message of ours waits for the disk.
+    pub(super) fn holds(&self, packet_id: PacketId) -> bool {
+        self.held.contains(&packet_id)
     }
 
     /// Whether nothing is to be made of a message that comes back.
@@ -132,6 +139,7 @@ impl Bridge {
             (Some(lsn), _) => self.notes.unsynced.push_back((lsn, note)),
             (None, Note::Published(it)) => {
                 // It has not been sent.
+                self.notes.held.remove(&it.packet_id);
                 if self.client.withdraw(it.packet_id) {
                     self.flights.remove(&it.packet_id);
                     self.queue.rewind(Seq(it.sequence));
@@ -150,12 +158,11 @@ impl Bridge {
     pub fn try_notes_again(&mut self) {
         for note in core::mem::take(&mut self.notes.refused) {
             // Of what has been settled since there is nothing to say.
-            let is_due = match note {
-                Note::Released(it) => self.flights.contains_key(&it.packet_id),
-                _ => true,
-            };
-            if is_due {
-                self.note(note);
+            match note {
+                Note::Released(it) if !self.flights.contains_key(&it.packet_id) => {
+                    self.notes.held.remove(&it.packet_id);
+                }
+                _ => self.note(note),
             }
         }
         self.hold_until = None;
@@ -209,9 +216,11 @@ impl Bridge {
     fn on_noted(&mut self, now: Instant, note: Note) {
         match note {
             Note::Published(it) => {
+                self.owe(now, it.packet_id);
                 self.client.take_step(Step::Publish, it.packet_id);
             }
             Note::Released(it) => {
+                self.owe(now, it.packet_id);
                 self.client.take_step(Step::Release, it.packet_id);
             }
             Note::Completed { packet_id } => {
@@ -224,13 +233,22 @@ impl Bridge {
             Note::Forgotten { .. } => {}
         }
         self.wake = true;
-        // Until now it was not the peer that made it wait.
-        self.progress_at = self.progress_at.max(now);
         self.start_if_whole();
+    }
+
+    /// From now on it is the peer that has to answer.
+    fn owe(&mut self, now: Instant, packet_id: PacketId) {
+        let is_first = !self.awaits_peer();
+        if self.notes.held.remove(&packet_id) && is_first {
+            self.progress_at = self.progress_at.max(now);
+        }
     }
 
     fn note(&mut self, note: Note) {
         self.notes.unanswered += 1;
+        if let Note::Published(it) | Note::Released(it) = note {
+            self.notes.held.insert(it.packet_id);
+        }
         self.outputs.push_back(Output::Note(note));
     }
 
@@ -259,18 +277,21 @@ impl Bridge {
     }
 
     /// The client has something to say that is to be noted first.
-    pub(super) fn on_step(&mut self, step: Step, packet_id: PacketId) {
+    pub(super) fn on_step(&mut self, now: Instant, step: Step, packet_id: PacketId) {
         let sequence = match self.flights.get(&packet_id).map(|flight| flight.what) {
             Some(Cargo::Message { seq, .. } | Cargo::Released { seq }) => seq.0,
             Some(Cargo::State { .. }) | None => 0,
         };
         match step {
             Step::Publish => {}
-            Step::Release => self.note(Note::Released(Underway {
-                sequence,
-                packet_id,
-                is_live: false,
-            })),
+            Step::Release => {
+                self.progress_at = now;
+                self.note(Note::Released(Underway {
+                    sequence,
+                    packet_id,
+                    is_live: false,
+                }));
+            }
             Step::Complete => self.note(Note::Completed { packet_id }),
         }
     }

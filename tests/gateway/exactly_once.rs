@@ -1,8 +1,13 @@
 //! QoS 2 between a bridge and its upstream broker, when the power goes in the middle of it.
 
+use std::time::Duration;
+
 use fieldgate::gateway::boundary::{CloseCause, Input};
 use fieldgate::id::ConnId;
-use fieldgate::mqtt::{Ack, Packet, PacketId, Publish, PublishProperties};
+use fieldgate::mqtt::{
+    Ack, AckProperties, Packet, PacketId, Publish, PublishProperties, ReasonCode, ReasonCodes,
+    Suback,
+};
 
 use crate::house::{House, Q1, Q2, V4, V5};
 
@@ -115,6 +120,55 @@ fn every_step_up_waits_for_the_disk() {
     sync(&mut house);
     let conn = cut_and_resume(&mut house);
     assert_eq!(said(&mut house, conn), [""; 0], "both are through");
+}
+
+/// A message has been sent, and nothing but its acknowledgement is awaited.
+fn one_under_way() -> (House, ConnId) {
+    let mut house =
+        House::with(&BRIDGED.replace("state_topic", "keep_alive = \"off\"\nstate_topic"));
+    tell(&mut house, &["1"]);
+    let conn = house.let_bridge_in(V5);
+    let suback = Packet::Suback(Suback {
+        packet_id: id(1),
+        properties: AckProperties::default(),
+        reasons: ReasonCodes::from_slice(&[ReasonCode::GrantedQos2]),
+    });
+    house.send(conn, &suback);
+    assert_eq!(said(&mut house, conn).len(), 1);
+    (house, conn)
+}
+
+fn is_up(house: &mut House) -> bool {
+    house.answer(r#"{"verb":"status"}"#)["data"]["bridges"]["cloud"]["state"] == "up"
+}
+
+#[test]
+fn a_peer_that_answers_nothing_is_left_while_more_is_noted_for_it() {
+    let (mut house, conn) = one_under_way();
+    for payload in ["2", "3"] {
+        house.wait(Duration::from_secs(12));
+        tell(&mut house, &[payload]);
+        assert_eq!(said(&mut house, conn).len(), 1);
+    }
+    assert!(is_up(&mut house));
+    house.wait(Duration::from_secs(7));
+    assert!(!is_up(&mut house), "the first has waited for 31 s");
+}
+
+#[test]
+fn a_disk_that_takes_its_time_is_no_peer_that_does_not_answer() {
+    let (mut house, conn) = one_under_way();
+    house.holds_disk = true;
+    pubrec(&mut house, conn, 2);
+    house.wait(Duration::from_secs(15));
+    assert!(is_up(&mut house));
+    house.holds_disk = false;
+    house.turn();
+    assert_eq!(said(&mut house, conn), ["PUBREL 2"]);
+    house.wait(Duration::from_secs(29));
+    assert!(is_up(&mut house), "it has been awaited for 29 s");
+    house.wait(Duration::from_secs(2));
+    assert!(!is_up(&mut house));
 }
 
 #[test]

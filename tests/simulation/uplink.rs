@@ -1086,10 +1086,13 @@ impl Link {
         let Some((conn, since)) = &mut self.mute else {
             return;
         };
-        let waits = status["inflight"].as_u64().is_some_and(|count| count > 0);
+        // What waits for the bridge's own disk is not awaited of its peer.
+        let waits = status["inflight"].as_u64() > status["waiting_for_disk"].as_u64();
         if self.conn != Some(*conn) {
             self.mute = None;
-        } else if waits && status["state"] == "up" {
+        } else if !waits {
+            *since = None;
+        } else if status["state"] == "up" {
             let since = *since.get_or_insert(now);
             let waited = now.since(since);
             assert!(waited < PATIENCE, "nothing is acknowledged, and it waits");

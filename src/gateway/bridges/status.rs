@@ -76,6 +76,7 @@ fn link_json(now: Now, link: &Link) -> Json {
         "backlog": status.backlog_length,
         "on_disk": status.on_disk,
         "inflight": status.inflight,
+        "waiting_for_disk": status.held,
         "lag_ms": status.lag.as_millis(),
         "last_error": status.last_error,
         "counters": link.bridge.stats(),
