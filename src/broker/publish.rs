@@ -17,7 +17,7 @@ use super::settings::{Level, WhenFull};
 use super::settle::Kind;
 use super::shared;
 use super::subscriptions::Match;
-use super::{BridgeEntry, Broker, LastWill, Origin, Output, Taker};
+use super::{BridgeEntry, Broker, LastWill, Origin, Output, Taker, level_of};
 use crate::buffer::{COPY_MAX, HIGH_WATER, Outbox, Payload, SendQueue};
 use smallvec::SmallVec;
 
@@ -318,6 +318,24 @@ impl Broker {
         self.will_is_published(will, before);
     }
 
+    /// Clients of 3.1.1 are told nothing, so whoever looks for their messages finds it here.
+    #[cold]
+    fn log_refused(&mut self, origin: Origin, topic: &str) {
+        self.stats.refused_publishes += 1;
+        let count = self.stats.refused_publishes;
+        let session = match origin {
+            Origin::Client(id) => self.sessions.get(id),
+            Origin::Bridge(_) | Origin::Field | Origin::System => None,
+        };
+        let client = session.map_or("-", |session| &*session.client_id);
+        let (client, topic) = (client.escape_debug(), topic.escape_debug());
+        log::log!(
+            level_of(count),
+            "publication refused client={client} topic={topic} count={count}: the rules of access \
+             do not allow it, or the topic is the gateway's own"
+        );
+    }
+
     /// Brings a publication to all who take it, and to the retained store. Its topic is valid.
     fn route(
         &mut self,
@@ -337,11 +355,7 @@ impl Broker {
         let verdict = self.verdict(by, topic, &mut route);
         if verdict == Verdict::Refused {
             self.routes.put(route);
-            self.stats.refused_publishes += 1;
-            log::debug!(
-                "publication refused {origin:?} topic={}",
-                topic.escape_debug()
-            );
+            self.log_refused(origin, topic);
             return Published::refused(ReasonCode::NotAuthorized);
         }
         let mut scratch = core::mem::take(&mut self.scratch);

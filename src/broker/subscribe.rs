@@ -129,6 +129,24 @@ impl Broker {
         self.scratch.reasons = reasons;
     }
 
+    #[cold]
+    fn refuse_subscription(
+        &mut self,
+        id: SessionId,
+        filter: &str,
+        reason: ReasonCode,
+    ) -> ReasonCode {
+        self.stats.refused_subscriptions += 1;
+        let count = self.stats.refused_subscriptions;
+        let client = self.session_mut(id).client_id.escape_debug();
+        let filter = filter.escape_debug();
+        log::log!(
+            level_of(count),
+            "subscription refused client={client} filter={filter} reason={reason} count={count}"
+        );
+        reason
+    }
+
     fn on_subscription<'a>(
         &mut self,
         id: SessionId,
@@ -140,8 +158,7 @@ impl Broker {
         let taker = Taker::Session(id);
         let is_shared = request.filter.is_shared();
         if let Some(reason) = self.refuses(id, request.filter) {
-            self.stats.refused_subscriptions += 1;
-            return reason;
+            return self.refuse_subscription(id, filter, reason);
         }
         let session = self.session_mut(id);
         let shares = session.shares.len();
@@ -160,16 +177,7 @@ impl Broker {
         let is_full =
             self.subscriptions.count_of(taker) + shares >= limit || !self.memory.has_room(cost);
         if is_new && is_full {
-            self.stats.refused_subscriptions += 1;
-            let refused = self.stats.refused_subscriptions;
-            let client = self.session_mut(id).client_id.escape_debug();
-            let filter = filter.escape_debug();
-            let level = level_of(refused);
-            log::log!(
-                level,
-                "subscription refused client={client} filter={filter} count={refused}"
-            );
-            return ReasonCode::QuotaExceeded;
+            return self.refuse_subscription(id, filter, ReasonCode::QuotaExceeded);
         }
         let options = SubscriptionOptions {
             maximum_qos: request.options.maximum_qos.min(self.settings.maximum_qos),
