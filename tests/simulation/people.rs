@@ -114,7 +114,7 @@ impl Client {
         self.conn = Some(conn);
         let name = self.name.clone();
         let properties = ConnectProperties {
-            session_expiry_interval: self.version.is_v5().then_some(100_000),
+            session_expiry_interval: self.version.is_v5().then_some(100_000_000),
             ..ConnectProperties::default()
         };
         self.say(&Packet::Connect(Connect {

@@ -345,6 +345,11 @@ impl World {
         self.chip = Lm75::new();
         self.scale.grams = 1250;
         self.set_door(false);
+        // Its queue may be full: what is still under way would be one too many while it is drained.
+        self.pass_until("all but the hoarder are settled", |world| {
+            let mut clients = world.clients.iter().enumerate();
+            clients.all(|(place, client)| place == HOARDER_PLACE || client.is_settled())
+        });
         self.after_millis(0, 10, Event::Dial(HOARDER_PLACE));
         self.after_millis(1_000, 2_000, Event::Ping(HOARDER_PLACE));
         self.pass(Duration::from_secs(30));
