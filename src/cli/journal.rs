@@ -25,7 +25,7 @@ use crate::host::disk::{read_up_to, slot_of};
 use crate::id::QueueId;
 use crate::journal::disk::{DiskCommand, DiskError, DiskEvent, Slot};
 use crate::journal::{
-    self, Found, FoundTarget, Journal, Key, QueueKind, QueueState, Recovered, Unusable, inspect,
+    self, Found, FoundTarget, Journal, Key, QueueState, Recovered, Unusable, inspect,
 };
 use crate::time::{Instant, Now, WallTime};
 
@@ -85,7 +85,6 @@ struct Counts {
     wills: u64,
     received: u64,
     sent: u64,
-    backlog_entries: u64,
     /// Values of keys that this program gives no meaning.
     others: u64,
     /// Keys that have ended.
@@ -93,7 +92,7 @@ struct Counts {
     /// Cursors of queues.
     queue_states: u64,
     queues_dropped: u64,
-    /// Lists of the places of a backlog's entries.
+    /// Lists of the places of a queue's entries.
     blocks: u64,
 }
 
@@ -116,8 +115,7 @@ impl Counts {
                 for target in targets {
                     match target {
                         FoundTarget::Key(key, _) => self.key(*key),
-                        FoundTarget::Entry(_, QueueKind::Resident, ..) => self.queue_entries += 1,
-                        FoundTarget::Entry(_, QueueKind::Backlog, ..) => self.backlog_entries += 1,
+                        FoundTarget::Entry(..) => self.queue_entries += 1,
                     }
                 }
             }
@@ -137,7 +135,6 @@ impl Counts {
         self.wills += other.wills;
         self.received += other.received;
         self.sent += other.sent;
-        self.backlog_entries += other.backlog_entries;
         self.others += other.others;
         self.deletions += other.deletions;
         self.queue_states += other.queue_states;
@@ -145,7 +142,7 @@ impl Counts {
         self.blocks += other.blocks;
     }
 
-    fn rows(&self) -> [(&'static str, u64); 13] {
+    fn rows(&self) -> [(&'static str, u64); 12] {
         [
             ("sessions", self.sessions),
             ("subscriptions", self.subscriptions),
@@ -154,7 +151,6 @@ impl Counts {
             ("wills", self.wills),
             ("received", self.received),
             ("sent", self.sent),
-            ("backlog entries", self.backlog_entries),
             ("others", self.others),
             ("deletions", self.deletions),
             ("queue states", self.queue_states),
@@ -312,7 +308,6 @@ impl Segment {
 #[derive(Debug, Serialize)]
 struct LiveQueue {
     queue: u64,
-    kind: &'static str,
     head: u64,
     next: u64,
     entries: u64,
@@ -499,17 +494,14 @@ fn read_at(
 impl Live {
     fn take(&mut self, told: Recovered) {
         match told {
-            Recovered::Record { keys, entries, .. } => {
+            Recovered::Record { keys, .. } => {
                 for (key, _) in keys {
                     self.counts.key(key);
                 }
-                self.counts.queue_entries += entries.len() as u64;
             }
-            Recovered::Queue { queue, kind, state } => {
+            Recovered::Queue { queue, state } => {
                 self.counts.queue_states += 1;
-                if kind == QueueKind::Backlog {
-                    self.counts.backlog_entries += state.entries;
-                }
+                self.counts.queue_entries += state.entries;
                 let QueueState {
                     head,
                     next,
@@ -518,7 +510,6 @@ impl Live {
                 } = state;
                 self.queues.push(LiveQueue {
                     queue: queue.0,
-                    kind: kind_name(kind),
                     head,
                     next,
                     entries,
@@ -526,13 +517,6 @@ impl Live {
                 });
             }
         }
-    }
-}
-
-const fn kind_name(kind: QueueKind) -> &'static str {
-    match kind {
-        QueueKind::Resident => "resident",
-        QueueKind::Backlog => "backlog",
     }
 }
 
@@ -561,7 +545,7 @@ fn print_text(
     let live = journal.live.as_ref().map(|live| live.counts.rows());
     for (at, (name, written)) in journal.written().rows().into_iter().enumerate() {
         // Only what has ended something, or leads to it, is not told by a start.
-        let live = live.filter(|_| at < 8 || name == "queue states");
+        let live = live.filter(|_| at < 7 || name == "queue states");
         let live = live.map_or(String::new(), |live| live[at].1.to_string());
         rows.push(vec![name.to_owned(), written.to_string(), live]);
     }
@@ -610,7 +594,6 @@ impl LiveQueue {
     fn row(&self) -> Vec<String> {
         vec![
             self.queue.to_string(),
-            self.kind.to_owned(),
             format!("from {} to {}", self.head, self.next),
             format!("{} entries", self.entries),
             format!("{} bytes", self.bytes),
@@ -765,13 +748,9 @@ fn record_text(found: &Found<'_>, payloads: bool) -> Option<String> {
             offset,
             len,
             queue: QueueId(queue),
-            kind,
             head,
             next,
-        } => {
-            let kind = kind_name(*kind);
-            format!("{offset} {len} state of {kind} queue {queue}: from {head} to {next}")
-        }
+        } => format!("{offset} {len} state of queue {queue}: from {head} to {next}"),
         Found::Dropped {
             offset,
             len,
@@ -785,7 +764,7 @@ fn record_text(found: &Found<'_>, payloads: bool) -> Option<String> {
             first,
             entries,
         } => format!(
-            "{offset} {len} block of backlog {queue}: {entries} entries from {first}, in segment \
+            "{offset} {len} block of queue {queue}: {entries} entries from {first}, in segment \
              {sequence}"
         ),
         Found::Bad { offset, proven } => {
@@ -870,8 +849,8 @@ fn write_message(
 fn target_text(target: &FoundTarget<'_>) -> String {
     match target {
         FoundTarget::Key(key, _) => key_text(*key),
-        FoundTarget::Entry(QueueId(queue), kind, sequence, _) => {
-            format!("entry {sequence} of {} queue {queue}", kind_name(*kind))
+        FoundTarget::Entry(QueueId(queue), sequence, _) => {
+            format!("entry {sequence} of queue {queue}")
         }
     }
 }
@@ -928,12 +907,11 @@ fn record_json(file: &str, found: &Found<'_>, payloads: bool) -> Option<Value> {
             offset,
             len,
             queue,
-            kind,
             head,
             next,
         } => json!({
             "what": "queue_state", "offset": offset, "len": len, "queue": queue.0,
-            "kind": kind_name(*kind), "head": head, "next": next,
+            "head": head, "next": next,
         }),
         Found::Dropped { offset, len, queue } => json!({
             "what": "queue_dropped", "offset": offset, "len": len, "queue": queue.0,
@@ -1015,12 +993,8 @@ fn message_json(what: &str, message: &DescribedMessage<'_>, payloads: bool) -> V
 fn target_json(target: &FoundTarget<'_>) -> Value {
     match target {
         FoundTarget::Key(key, _) => key_json(*key),
-        FoundTarget::Entry(queue, kind, sequence, _) => json!({
-            "kind": match kind {
-                QueueKind::Resident => "queue_entry",
-                QueueKind::Backlog => "backlog_entry",
-            },
-            "queue": queue.0, "sequence": sequence,
+        FoundTarget::Entry(queue, sequence, _) => json!({
+            "kind": "queue_entry", "queue": queue.0, "sequence": sequence,
         }),
     }
 }

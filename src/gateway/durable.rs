@@ -25,7 +25,7 @@ use crate::broker::settings::Level;
 use crate::buffer::Memory;
 use crate::id::{Lsn, QueueId};
 use crate::journal::disk::{DiskCommand, DiskError, DiskEvent};
-use crate::journal::{self, Class, Damage, Draw, Journal, QueueKind, Recovered, Refused, Unusable};
+use crate::journal::{self, Class, Damage, Draw, Journal, Recovered, Refused, Unusable};
 use crate::mqtt::PublishProperties;
 use crate::time::Now;
 
@@ -184,7 +184,7 @@ impl Gateway {
                 }
             }
             What::Delete(of) => Ok(journal.delete(now, key(*of), class)),
-            What::MakeQueue(queue) => journal.make_queue(now, *queue, QueueKind::Backlog, class),
+            What::MakeQueue(queue) => journal.make_queue(now, *queue, class),
             What::DropQueue(queue) => Ok(journal.drop_queue(now, *queue, class)),
             What::Consumed { queue, sequence } => {
                 journal.consume(now, *queue, *sequence);

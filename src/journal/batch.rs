@@ -251,7 +251,6 @@ impl Journal {
         queue.floor = head;
         let state = Record::State {
             queue: id,
-            kind: queue.kind,
             head,
             next: queue.next,
         };

@@ -4,11 +4,11 @@
 use smallvec::SmallVec;
 
 use super::disk::DiskCommand;
-use super::queue::{Places, RUN_MAX};
+use super::queue::{Queue, RUN_MAX};
 use super::record::{self, Life, Record, Spot, Written};
 use super::segment::{BLOCK, LIMBOS, Place, State};
 use super::walk::{Step, Stream};
-use super::{Journal, QueueKind, RESERVE, Thing, UNSYNCED_MAX};
+use super::{Journal, RESERVE, Thing, UNSYNCED_MAX};
 use crate::id::QueueId;
 use crate::time::Now;
 
@@ -115,9 +115,7 @@ impl Journal {
                     };
                     if let Some(queue) = self.queues.get_mut(&id) {
                         queue.put(spot, new.segment, share, number, &mut self.table);
-                        if queue.kind == QueueKind::Backlog {
-                            self.opened.insert(id);
-                        }
+                        self.opened.insert(id);
                     }
                 }
             }
@@ -129,14 +127,13 @@ impl Journal {
         let (Some(first), Some(last)) = (spots.first(), spots.last()) else {
             return false;
         };
-        let Some(Places::Backlog(backlog)) = self.queues.get(&id).map(|queue| &queue.places) else {
+        let Some(queue) = self.queues.get(&id) else {
             return false;
         };
         let low = first.sequence.saturating_sub(RUN_MAX);
         // Of a run that was cut in two both parts have it.
-        let runs: SmallVec<[u64; 2]> = backlog
-            .runs
-            .range(low..=last.sequence)
+        let runs = queue.backlog.runs.range(low..=last.sequence);
+        let runs: SmallVec<[u64; 2]> = runs
             .filter(|(_, run)| run.block.is_some_and(|(at, _)| at == place))
             .map(|(base, _)| *base)
             .collect();
@@ -153,8 +150,8 @@ impl Journal {
         let len = bytes.len() as u32;
         self.table.dies(place.segment, len, self.writer.landed);
         self.table.born(new.segment, len);
-        if let Some(Places::Backlog(backlog)) = self.queues.get_mut(&id).map(|q| &mut q.places)
-            && let Some(run) = backlog.runs.get_mut(&base)
+        if let Some(queue) = self.queues.get_mut(&id)
+            && let Some(run) = queue.backlog.runs.get_mut(&base)
         {
             run.block = Some((new, len));
         }
@@ -164,12 +161,11 @@ impl Journal {
     pub(super) fn close_runs(&mut self) {
         let mut complete: Vec<(QueueId, u64, Vec<Spot>, Life)> = Vec::new();
         self.opened.retain(|id| {
-            let places = self.queues.get(id).map(|queue| &queue.places);
-            matches!(places, Some(Places::Backlog(backlog)) if !backlog.open.is_empty())
+            let queue = self.queues.get(id);
+            queue.is_some_and(|queue| !queue.backlog.open.is_empty())
         });
         for id in &self.opened {
-            let Some(Places::Backlog(backlog)) = self.queues.get(id).map(|queue| &queue.places)
-            else {
+            let Some(Queue { backlog, .. }) = self.queues.get(id) else {
                 continue;
             };
             for base in &backlog.open {
@@ -207,9 +203,7 @@ impl Journal {
             let place = self.write();
             self.table.born(place.segment, len);
             self.stats.blocks += 1;
-            if let Some(Places::Backlog(backlog)) =
-                self.queues.get_mut(&queue).map(|queue| &mut queue.places)
-            {
+            if let Some(Queue { backlog, .. }) = self.queues.get_mut(&queue) {
                 backlog.open.remove(&base);
                 let is_drawn = backlog
                     .first_from(backlog.drawn)

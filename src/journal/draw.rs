@@ -1,8 +1,8 @@
-//! Drawing from a backlog: a window in memory, filled by reads of what is on the disk.
+//! Drawing from a queue: a window in memory, filled by reads of what is on the disk.
 
 use super::batch::LAZY_WITHIN;
 use super::disk::{DiskCommand, DiskError, ReadId};
-use super::queue::{Fetch, Fetched, Places, WINDOW_BYTES_MAX, WINDOW_MAX, Wanted};
+use super::queue::{Fetch, Fetched, Queue, WINDOW_BYTES_MAX, WINDOW_MAX, Wanted};
 use super::record::{self, Record, Spot, Written};
 use super::segment::{Place, State};
 use super::walk::READ_MAX;
@@ -18,13 +18,13 @@ const FETCH_RETRY: Duration = Duration::from_secs(1);
 const FETCH_ATTEMPTS: u32 = 3;
 
 impl Journal {
-    /// The next entry of a backlog that was not drawn yet. After `Pending` comes
-    /// [`Event::Drawable`]. A resident queue's entries are with their owner: it is always `Empty`.
+    /// The next entry of a queue that was not drawn yet. After `Pending` comes
+    /// [`Event::Drawable`].
     pub fn draw(&mut self, id: QueueId) -> Draw {
         if !self.is_ready() {
             return Draw::Empty;
         }
-        let Some(Places::Backlog(backlog)) = self.queues.get_mut(&id).map(|q| &mut q.places) else {
+        let Some(Queue { backlog, .. }) = self.queues.get_mut(&id) else {
             return Draw::Empty;
         };
         let Some((sequence, base)) = backlog.first_from(backlog.drawn) else {
@@ -78,7 +78,7 @@ impl Journal {
 
     /// The same, of those that are not below `from`: the others are with their owner.
     pub fn draw_from(&mut self, id: QueueId, from: u64) -> Draw {
-        if let Some(Places::Backlog(backlog)) = self.queues.get_mut(&id).map(|q| &mut q.places) {
+        if let Some(Queue { backlog, .. }) = self.queues.get_mut(&id) {
             backlog.drawn = backlog.drawn.max(from);
         }
         self.draw(id)
@@ -86,7 +86,7 @@ impl Journal {
 
     /// What was drawn and is not consumed is drawn again.
     pub fn rewind(&mut self, id: QueueId) {
-        if let Some(Places::Backlog(backlog)) = self.queues.get_mut(&id).map(|q| &mut q.places) {
+        if let Some(Queue { backlog, .. }) = self.queues.get_mut(&id) {
             backlog.rewind();
         }
     }
@@ -95,8 +95,7 @@ impl Journal {
     pub(super) fn fetch(&mut self, id: QueueId) {
         // Places found in memory may have to be loaded first: once.
         for _ in 0..2 {
-            let Some(Places::Backlog(backlog)) = self.queues.get_mut(&id).map(|q| &mut q.places)
-            else {
+            let Some(Queue { backlog, .. }) = self.queues.get_mut(&id) else {
                 return;
             };
             if backlog.fetch.is_some() || backlog.retry_at.is_some() {
@@ -194,22 +193,17 @@ impl Journal {
 
     /// A block that does not name an entry of its run: it cannot be found, ever.
     fn give_up_unplaced(&mut self, id: QueueId, sequence: u64, base: u64) {
-        let is_placed = match self.queues.get(&id).map(|queue| &queue.places) {
-            Some(Places::Backlog(backlog)) => backlog.runs.get(&base).is_none_or(|run| {
-                run.spots
-                    .as_ref()
-                    .is_none_or(|spots| spots.iter().any(|spot| spot.sequence == sequence))
-            }),
-            _ => true,
-        };
-        if !is_placed {
+        let queue = self.queues.get(&id);
+        let run = queue.and_then(|queue| queue.backlog.runs.get(&base));
+        let spots = run.and_then(|run| run.spots.as_ref());
+        if spots.is_some_and(|spots| spots.iter().all(|spot| spot.sequence != sequence)) {
             self.lose(id, sequence);
             self.tell_drawable(id);
         }
     }
 
     fn tell_drawable(&mut self, id: QueueId) {
-        if let Some(Places::Backlog(backlog)) = self.queues.get_mut(&id).map(|q| &mut q.places)
+        if let Some(Queue { backlog, .. }) = self.queues.get_mut(&id)
             && core::mem::take(&mut backlog.waiting)
         {
             self.events.push_back(Event::Drawable(id));
@@ -218,10 +212,8 @@ impl Journal {
 
     /// An entry cannot be read: it is out of its queue, and that is told.
     fn lose(&mut self, id: QueueId, sequence: u64) {
-        let segment = match self.queues.get_mut(&id).map(|queue| &mut queue.places) {
-            Some(Places::Backlog(backlog)) => backlog.segment_of(sequence),
-            _ => None,
-        };
+        let queue = self.queues.get_mut(&id);
+        let segment = queue.and_then(|queue| queue.backlog.segment_of(sequence));
         let slot = segment.map(|segment| self.table.at(segment).slot);
         self.stats.entries_lost += 1;
         self.events.push_back(Event::Damaged {
@@ -241,7 +233,7 @@ impl Journal {
         let Some(id) = self.fetches.remove(&read) else {
             return false;
         };
-        let Some(Places::Backlog(backlog)) = self.queues.get_mut(&id).map(|q| &mut q.places) else {
+        let Some(Queue { backlog, .. }) = self.queues.get_mut(&id) else {
             return false;
         };
         let Some(fetch) = backlog.fetch.take_if(|fetch| fetch.read == read) else {
@@ -305,11 +297,9 @@ impl Journal {
         }
         // A block leads to the entries that it names.
         self.fetch(id);
-        let is_ready = match self.queues.get(&id).map(|queue| &queue.places) {
-            Some(Places::Backlog(backlog)) => !backlog.window.is_empty() || backlog.fetch.is_none(),
-            _ => false,
-        };
-        if is_ready {
+        if let Some(Queue { backlog, .. }) = self.queues.get(&id)
+            && (!backlog.window.is_empty() || backlog.fetch.is_none())
+        {
             self.tell_drawable(id);
         }
         true
@@ -317,7 +307,7 @@ impl Journal {
 
     /// `sequence` is `None` if it was a block that could not be read.
     fn fetch_failed(&mut self, now: Now, id: QueueId, sequence: Option<u64>) {
-        let Some(Places::Backlog(backlog)) = self.queues.get_mut(&id).map(|q| &mut q.places) else {
+        let Some(Queue { backlog, .. }) = self.queues.get_mut(&id) else {
             return;
         };
         backlog.failures += 1;
@@ -337,7 +327,7 @@ impl Journal {
             // Without their block the entries cannot be found.
             let mut next = Some(base);
             while let Some(at) = next {
-                let Some(Places::Backlog(backlog)) = self.queues.get(&id).map(|q| &q.places) else {
+                let Some(Queue { backlog, .. }) = self.queues.get(&id) else {
                     break;
                 };
                 next = backlog
@@ -360,25 +350,22 @@ impl Journal {
             .retrying
             .iter()
             .copied()
-            .filter(|id| match self.queues.get(id).map(|queue| &queue.places) {
-                Some(Places::Backlog(backlog)) => {
+            .filter(|id| match self.queues.get(id) {
+                Some(Queue { backlog, .. }) => {
                     backlog.retry_at.is_some_and(|at| at <= now.monotonic)
                 }
-                _ => true,
+                None => true,
             })
             .collect();
         for id in due {
             self.retrying.remove(&id);
-            if let Some(Places::Backlog(backlog)) = self.queues.get_mut(&id).map(|q| &mut q.places)
-            {
+            if let Some(Queue { backlog, .. }) = self.queues.get_mut(&id) {
                 backlog.retry_at = None;
             }
             self.fetch(id);
-            let idle = match self.queues.get(&id).map(|queue| &queue.places) {
-                Some(Places::Backlog(backlog)) => backlog.fetch.is_none(),
-                _ => false,
-            };
-            if idle {
+            if let Some(Queue { backlog, .. }) = self.queues.get(&id)
+                && backlog.fetch.is_none()
+            {
                 self.tell_drawable(id);
             }
         }

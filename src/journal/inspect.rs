@@ -1,9 +1,9 @@
 //! What is in a segment, for people: a pure function over its bytes, which may be anything.
 
+use super::Key;
 use super::record::{self, Record, Written};
 use super::segment::{BLOCK, BatchHeader, SegmentHeader, SegmentRead};
 use super::walk::{Step, Walk};
-use super::{Key, QueueKind};
 use crate::id::QueueId;
 
 /// Something in a segment. Offsets are from the segment's beginning.
@@ -61,8 +61,6 @@ pub enum Found<'a> {
         len: u32,
         /// Which.
         queue: QueueId,
-        /// Of which kind.
-        kind: QueueKind,
         /// Everything below is consumed.
         head: u64,
         /// The number of the next entry.
@@ -77,7 +75,7 @@ pub enum Found<'a> {
         /// Which.
         queue: QueueId,
     },
-    /// The places of a backlog's entries.
+    /// The places of a queue's entries.
     Block {
         /// Where.
         offset: u32,
@@ -112,7 +110,7 @@ pub enum FoundTarget<'a> {
     /// The value of a key.
     Key(Key, &'a [u8]),
     /// An entry of a queue: its number, and its note.
-    Entry(QueueId, QueueKind, u64, &'a [u8]),
+    Entry(QueueId, u64, &'a [u8]),
 }
 
 /// Tells what is in the bytes of one segment, in order. Bytes beyond 4 GiB are not looked at.
@@ -184,25 +182,18 @@ fn found(bytes: &[u8], offset: u32) -> Found<'_> {
                     Written::Key { key, note } => FoundTarget::Key(key, note),
                     Written::Entry {
                         queue,
-                        kind,
                         sequence,
                         note,
-                    } => FoundTarget::Entry(queue, kind, sequence, note),
+                    } => FoundTarget::Entry(queue, sequence, note),
                 })
                 .collect(),
             body,
         },
         Some(Record::Delete(key)) => Found::Delete { offset, len, key },
-        Some(Record::State {
-            queue,
-            kind,
-            head,
-            next,
-        }) => Found::Queue {
+        Some(Record::State { queue, head, next }) => Found::Queue {
             offset,
             len,
             queue,
-            kind,
             head,
             next,
         },

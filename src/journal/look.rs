@@ -1,4 +1,4 @@
-//! Looking at a backlog without drawing from it: what is in it stays there, and whoever draws
+//! Looking at a queue without drawing from it: what is in it stays there, and whoever draws
 //! notices nothing.
 //!
 //! A look reads one piece and is over. It keeps nothing of the queue's: not the window, not the
@@ -6,7 +6,7 @@
 
 use super::disk::{DiskCommand, DiskError, ReadId};
 use super::draw::entry;
-use super::queue::{Fetch, Places, WINDOW_MAX, Wanted};
+use super::queue::{Fetch, Queue, WINDOW_MAX, Wanted};
 use super::record::{self, Life, Record, Spot};
 use super::segment::{Place, State};
 use super::walk::READ_MAX;
@@ -20,7 +20,7 @@ pub const LOOKS_MAX: usize = 16;
 /// Attempts at one read, after which what it was for is passed over.
 const ATTEMPTS: u32 = 3;
 
-/// A piece of a backlog, as it was looked at.
+/// A piece of a queue, as it was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Looked {
     /// The number that its asker gave.
@@ -81,14 +81,10 @@ enum Next {
 }
 
 impl Journal {
-    /// Looks at the entries of a backlog from number `from` on. [`Event::Looked`] follows, with
-    /// `ask` in it. False if there is no such backlog, or if too many are looking.
+    /// Looks at the entries of a queue from number `from` on. [`Event::Looked`] follows, with `ask`
+    /// in it. False if there is no such queue, or if too many are looking.
     pub fn look(&mut self, ask: u64, queue: QueueId, from: u64) -> bool {
-        let is_backlog = matches!(
-            self.queues.get(&queue).map(|queue| &queue.places),
-            Some(Places::Backlog(_))
-        );
-        if !self.is_ready() || !is_backlog || self.looks.len() >= LOOKS_MAX {
+        if !self.is_ready() || !self.queues.contains_key(&queue) || self.looks.len() >= LOOKS_MAX {
             return false;
         }
         self.looks.push(Look {
@@ -134,8 +130,7 @@ impl Journal {
     }
 
     fn next_of_look(&self, look: &Look) -> Next {
-        let Some(Places::Backlog(backlog)) = self.queues.get(&look.queue).map(|it| &it.places)
-        else {
+        let Some(Queue { backlog, .. }) = self.queues.get(&look.queue) else {
             return Next::Nothing;
         };
         let Some((sequence, base)) = backlog.first_from(look.from) else {
@@ -307,8 +302,7 @@ impl Journal {
                     };
                     next = spot.sequence + 1;
                     // It may have been consumed meanwhile; where it lives now does not matter.
-                    if let Some(Places::Backlog(backlog)) =
-                        self.queues.get_mut(&id).map(|queue| &mut queue.places)
+                    if let Some(Queue { backlog, .. }) = self.queues.get_mut(&id)
                         && backlog.segment_of(spot.sequence).is_some()
                     {
                         entries.push(LookedAt {
@@ -343,7 +337,7 @@ impl Journal {
             return true;
         }
         let mut next = None;
-        if let Some(Places::Backlog(backlog)) = self.queues.get(&look.queue).map(|it| &it.places)
+        if let Some(Queue { backlog, .. }) = self.queues.get(&look.queue)
             && let Some((first, base)) = backlog.first_from(look.from)
         {
             let mut following = backlog.first_from(first + 1);

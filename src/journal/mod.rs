@@ -48,15 +48,17 @@
 //! |---|---|
 //! | 1 data | number of targets (2), the targets, the body |
 //! | 2 key deleted | key (17) |
-//! | 3 state of a queue | queue (8), kind (1: as a target's tag), head (8): all below is consumed, next (8); the first one makes the queue |
+//! | 3 state of a queue | queue (8), 3 (1), head (8): all below is consumed, next (8); the first one makes the queue |
 //! | 4 queue dropped | queue (8) |
 //! | 5 block | queue (8), epoch and sequence of the segment with the entries (8 each), number of the first (8), then for each entry: its number less the first (1), offset (4), length of its record (4) |
 //!
 //! | target | bytes |
 //! |---|---|
 //! | value of a key | 1, length of the note (2), key: kind (1), id (8), sub (8); note |
-//! | entry of a resident queue | 2, length of the note (2), queue (8), number (8); note |
-//! | entry of a backlog | 3, length of the note (2), queue (8), number (8); note |
+//! | entry of a queue | 3, length of the note (2), queue (8), number (8); note |
+//!
+//! Where an entry or a state has 2 instead of 3, it is of a queue that an earlier build had all in
+//! memory: it is read as if it were 3, and written again as that.
 //!
 //! Later in the log wins: a value ends the one before, a state what lies below its head. Copies
 //! that cleaning makes keep an entry's number.
@@ -68,7 +70,7 @@
 //! | bytes on the disk | [`Settings::size`] | appends are refused with [`Refused::Full`] while fewer than [`RESERVE`] segments are free; [`Journal::append_needed`] may use one of those |
 //! | bytes not synced | [`UNSYNCED_MAX`] | the same |
 //! | a record | a segment less two blocks | [`Refused::TooLarge`] |
-//! | a backlog's window | 256 entries or 256 KiB | it is not filled further until drawn |
+//! | a queue's window | 256 entries or 256 KiB | it is not filled further until drawn |
 //! | looks at once | [`LOOKS_MAX`] | the next one is refused |
 //! | a segment's slots | [`SLOTS_MAX`] | files with higher numbers are not touched |
 //!
@@ -100,7 +102,7 @@ use disk::{DiskCommand, DiskError, DiskEvent, ReadId, Slot};
 pub use inspect::{Found, FoundTarget, inspect};
 use look::Look;
 pub use look::{LOOKS_MAX, Looked, LookedAt};
-use queue::{Places, Queue};
+use queue::Queue;
 use record::Written;
 use recover::{Replay, Scan, Tell};
 use segment::{BATCH_HEADER, Place, Table};
@@ -141,15 +143,6 @@ pub struct Key {
     pub id: u64,
     /// A part of it.
     pub sub: u64,
-}
-
-/// How much of a queue is in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum QueueKind {
-    /// Its owner keeps every entry; recovery gives each back.
-    Resident,
-    /// It is drawn from the disk.
-    Backlog,
 }
 
 /// What makes a record live.
@@ -210,7 +203,7 @@ pub enum Refused {
 /// The owner's bytes of one target.
 pub type Note = SmallVec<[u8; 16]>;
 
-/// The next entry of a backlog.
+/// The next entry of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Draw {
     /// It is here.
@@ -244,22 +237,17 @@ pub struct QueueState {
 /// What a recovery tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recovered {
-    /// A record that lives. They come in the order of the log, which for copies is not that of a
-    /// queue's numbers.
+    /// A record with a value that lives. They come in the order of the log.
     Record {
         /// Of which it is the value.
         keys: Vec<(Key, Note)>,
-        /// Of resident queues, that it is.
-        entries: Vec<(QueueId, u64, Note)>,
         /// What was appended.
         body: Payload,
     },
-    /// A queue, after all records.
+    /// A queue, after all records. What is in it is drawn.
     Queue {
         /// Which.
         queue: QueueId,
-        /// Of which kind.
-        kind: QueueKind,
         /// With what in it.
         state: QueueState,
     },
@@ -312,7 +300,7 @@ pub enum Damage {
         /// In the segment.
         offset: u32,
     },
-    /// An entry of a backlog could not be read, and is out of its queue.
+    /// An entry could not be read, and is out of its queue.
     Entry(QueueId, u64),
 }
 
@@ -343,7 +331,7 @@ pub enum Event {
     Reserve,
     /// A draw that was pending can go on.
     Drawable(QueueId),
-    /// A look at a backlog is over.
+    /// A look at a queue is over.
     Looked(Looked),
 }
 
@@ -384,7 +372,7 @@ pub struct Stats {
     pub damaged: u64,
     /// Torn batches found by the recovery.
     pub torn: u64,
-    /// Entries of backlogs that could not be read.
+    /// Entries that could not be read.
     pub entries_lost: u64,
     /// Reads that failed.
     pub reads_failed: u64,
@@ -453,7 +441,7 @@ pub struct Journal {
     queues: BTreeMap<QueueId, Queue>,
     /// At most [`LOOKS_MAX`].
     looks: Vec<Look>,
-    /// Those of kind backlog that may have runs without a block.
+    /// Those that may have runs without a block.
     opened: BTreeSet<QueueId>,
     /// Reads under way, and for which of them.
     fetches: BTreeMap<ReadId, QueueId>,
@@ -578,7 +566,6 @@ impl Journal {
                     let sequence = queue.next + before.count() as u64;
                     Written::Entry {
                         queue: id,
-                        kind: queue.kind,
                         sequence,
                         note,
                     }
@@ -591,7 +578,6 @@ impl Journal {
                     let queue = self.queues.get(&id).ok_or(Refused::NoQueue)?;
                     Written::Entry {
                         queue: id,
-                        kind: queue.kind,
                         sequence: sequence.max(queue.next),
                         note,
                     }
@@ -620,9 +606,7 @@ impl Journal {
                     };
                     if let Some(queue) = self.queues.get_mut(&id) {
                         let lives = queue.put(spot, place.segment, share, number, &mut self.table);
-                        if queue.kind == QueueKind::Backlog {
-                            self.opened.insert(id);
-                        }
+                        self.opened.insert(id);
                         assert!(lives, "a new entry is the last of its queue");
                     }
                 }
@@ -764,13 +748,7 @@ impl Journal {
     }
 
     /// Makes a queue; without effect if it exists.
-    pub fn make_queue(
-        &mut self,
-        now: Now,
-        id: QueueId,
-        kind: QueueKind,
-        class: Class,
-    ) -> Result<Lsn, Refused> {
+    pub fn make_queue(&mut self, now: Now, id: QueueId, class: Class) -> Result<Lsn, Refused> {
         if self.is_ready() && self.queues.contains_key(&id) {
             return Ok(self.writer.last);
         }
@@ -781,7 +759,6 @@ impl Journal {
             &mut self.writer.scratch,
             &record::Record::State {
                 queue: id,
-                kind,
                 head: 1,
                 next: 1,
             },
@@ -789,7 +766,7 @@ impl Journal {
         let len = self.writer.scratch.len() as u32;
         let (place, lsn) = self.write_owned(now, class);
         self.table.born(place.segment, len);
-        let mut queue = Queue::new(kind, self.table.at(place.segment).life.sequence);
+        let mut queue = Queue::new(self.table.at(place.segment).life.sequence);
         queue.state = Some((place, len));
         self.queues.insert(id, queue);
         Ok(lsn)
@@ -823,12 +800,9 @@ impl Journal {
 
     /// The same for the first entry that is left of those not below `from`; which that was.
     pub fn consume_first(&mut self, now: Now, id: QueueId, from: u64) -> Option<u64> {
-        let first = match &self.queues.get(&id)?.places {
-            Places::Resident(entries) => entries.range(from..).next().map(|(first, _)| *first),
-            Places::Backlog(backlog) => backlog.first_from(from).map(|(first, _)| first),
-        };
-        self.consume(now, id, first?);
-        first
+        let (first, _) = self.queues.get(&id)?.backlog.first_from(from)?;
+        self.consume(now, id, first);
+        Some(first)
     }
 
     /// Takes an entry out of its queue. False if it was not in it.
@@ -918,12 +892,8 @@ impl Journal {
             Some(batch) if self.writer.under_way.is_none() && !self.waits_for_copies() => batch.due,
             _ => None,
         };
-        let fetches = self.retrying.iter().filter_map(|id| {
-            match self.queues.get(id).map(|queue| &queue.places) {
-                Some(Places::Backlog(backlog)) => backlog.retry_at,
-                _ => None,
-            }
-        });
+        let fetches = self.retrying.iter();
+        let fetches = fetches.filter_map(|id| self.queues.get(id)?.backlog.retry_at);
         [due, self.writer.retry_at, self.writer.make_retry_at]
             .into_iter()
             .flatten()

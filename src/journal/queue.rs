@@ -1,29 +1,28 @@
 //! Durable queues: where their entries are, and nothing of what they hold.
 //!
-//! A resident queue has an item for each entry. A backlog has a [`Run`] for at most 256 entries of
-//! one segment: a bit for each, and the places of all only while the run is new or is being drawn;
-//! otherwise they are in a record of the journal, its block.
+//! A queue has a [`Run`] for at most 256 entries of one segment: a bit for each, and the places of
+//! all only while the run is new or is being drawn; otherwise they are in a record of the journal,
+//! its block.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::disk::ReadId;
 use super::record::{Life, Spot};
 use super::segment::{Place, Table};
-use super::{Note, QueueKind, QueueState};
+use super::{Note, QueueState};
 use crate::buffer::Payload;
 use crate::time::Instant;
 
 /// Entries of a run: a bit for each.
 pub(super) const RUN_MAX: u64 = 256;
 
-/// Entries that a backlog's window holds, and bytes of bodies beyond which it does not fetch more.
+/// Entries that a queue's window holds, and bytes of bodies beyond which it does not fetch more.
 pub(super) const WINDOW_MAX: usize = 256;
 pub(super) const WINDOW_BYTES_MAX: usize = 256 * 1024;
 
 /// A queue.
 #[derive(Debug)]
 pub(super) struct Queue {
-    pub(super) kind: QueueKind,
     /// The number of the next entry.
     pub(super) next: u64,
     /// Everything below is consumed, as the log says it.
@@ -34,20 +33,7 @@ pub(super) struct Queue {
     pub(super) state: Option<(Place, u32)>,
     /// The life with its first record.
     pub(super) since: u64,
-    pub(super) places: Places,
-}
-
-#[derive(Debug)]
-pub(super) enum Places {
-    Resident(BTreeMap<u64, Entry>),
-    Backlog(Backlog),
-}
-
-/// An entry of a resident queue.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Entry {
-    pub(super) place: Place,
-    pub(super) bytes: u32,
+    pub(super) backlog: Backlog,
 }
 
 /// Entries that follow one another in one segment.
@@ -64,8 +50,8 @@ pub(super) struct Run {
     pub(super) block: Option<(Place, u32)>,
 }
 
-/// The runs of a backlog by their base: no number in them is below it, and all are below the next
-/// run's base.
+/// What is in a queue, and how far it is drawn. Runs are by their base: no number in one is below
+/// it, and all are below the next run's base.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     pub(super) runs: BTreeMap<u64, Run>,
@@ -93,7 +79,7 @@ pub(super) struct Fetched {
     pub(super) body: Payload,
 }
 
-/// A read under way for a backlog.
+/// A read under way.
 #[derive(Debug)]
 pub(super) struct Fetch {
     pub(super) read: ReadId,
@@ -485,29 +471,22 @@ impl Backlog {
 }
 
 impl Queue {
-    pub(super) fn new(kind: QueueKind, since: u64) -> Self {
+    pub(super) fn new(since: u64) -> Self {
         Self {
-            kind,
             next: 1,
             floor: 1,
             entries: 0,
             bytes: 0,
             state: None,
             since,
-            places: match kind {
-                QueueKind::Resident => Places::Resident(BTreeMap::new()),
-                QueueKind::Backlog => Places::Backlog(Backlog::default()),
-            },
+            backlog: Backlog::default(),
         }
     }
 
     /// The lowest entry that lives, or the next.
     pub(super) fn head(&self) -> u64 {
-        match &self.places {
-            Places::Resident(entries) => entries.keys().next().copied(),
-            Places::Backlog(backlog) => backlog.first_from(0).map(|(sequence, _)| sequence),
-        }
-        .unwrap_or(self.next)
+        let first = self.backlog.first_from(0);
+        first.map_or(self.next, |(sequence, _)| sequence)
     }
 
     pub(super) fn summary(&self) -> QueueState {
@@ -533,35 +512,14 @@ impl Queue {
             return false;
         }
         if spot.sequence < self.next {
-            if let Places::Backlog(backlog) = &mut self.places {
-                let (ended, bytes) = backlog.make_way(spot.sequence, number, table);
-                self.entries -= ended;
-                self.bytes -= bytes;
-            }
-            if self.take(spot.sequence, number, table)
-                && let Places::Backlog(backlog) = &mut self.places
-            {
-                backlog.settle_base(spot.sequence);
+            let (ended, bytes) = self.backlog.make_way(spot.sequence, number, table);
+            self.entries -= ended;
+            self.bytes -= bytes;
+            if self.take(spot.sequence, number, table) {
+                self.backlog.settle_base(spot.sequence);
             }
         }
-        let is_put = match &mut self.places {
-            Places::Resident(entries) => {
-                let place = Place {
-                    segment,
-                    offset: spot.offset,
-                };
-                entries.insert(
-                    spot.sequence,
-                    Entry {
-                        place,
-                        bytes: share,
-                    },
-                );
-                table.born(segment, share);
-                true
-            }
-            Places::Backlog(backlog) => backlog.put(spot, segment, share, table),
-        };
+        let is_put = self.backlog.put(spot, segment, share, table);
         self.next = self.next.max(spot.sequence + 1);
         if is_put {
             self.entries += 1;
@@ -584,17 +542,15 @@ impl Queue {
         };
         let mut from = first.sequence;
         loop {
-            let Places::Backlog(backlog) = &mut self.places else {
-                return;
-            };
-            let Some((sequence, _)) = backlog
+            let Some((sequence, _)) = self
+                .backlog
                 .first_from(from)
                 .filter(|(sequence, _)| *sequence <= last.sequence)
             else {
-                backlog.adopt(spots, segment, place, len, table);
+                self.backlog.adopt(spots, segment, place, len, table);
                 return;
             };
-            let is_ours = backlog.segment_of(sequence) == Some(segment);
+            let is_ours = self.backlog.segment_of(sequence) == Some(segment);
             let is_named = spots
                 .binary_search_by_key(&sequence, |spot| spot.sequence)
                 .is_ok();
@@ -607,38 +563,21 @@ impl Queue {
 
     /// Whether the entry in the record at `place` is the present one.
     pub(super) fn lives_at(&mut self, sequence: u64, place: Place) -> bool {
-        match &mut self.places {
-            Places::Resident(entries) => entries
-                .get(&sequence)
-                .is_some_and(|entry| entry.place == place),
-            // A number is at most once in one life of a segment.
-            Places::Backlog(backlog) => backlog.segment_of(sequence) == Some(place.segment),
-        }
+        // A number is at most once in one life of a segment.
+        self.backlog.segment_of(sequence) == Some(place.segment)
     }
 
     /// The segments of an entry and of its block.
     pub(super) fn homes_of(&mut self, sequence: u64) -> [Option<u32>; 2] {
-        match &mut self.places {
-            Places::Resident(entries) => [
-                entries.get(&sequence).map(|entry| entry.place.segment),
-                None,
-            ],
-            Places::Backlog(backlog) => match backlog.run_of(sequence) {
-                Some((_, run)) => [Some(run.segment), run.block.map(|(place, _)| place.segment)],
-                None => [None, None],
-            },
+        match self.backlog.run_of(sequence) {
+            Some((_, run)) => [Some(run.segment), run.block.map(|(place, _)| place.segment)],
+            None => [None, None],
         }
     }
 
     /// Takes an entry out. False if it does not live.
     pub(super) fn take(&mut self, sequence: u64, number: u64, table: &mut Table) -> bool {
-        let taken = match &mut self.places {
-            Places::Resident(entries) => entries.remove(&sequence).map(|entry| {
-                table.dies(entry.place.segment, entry.bytes, number);
-                entry.bytes
-            }),
-            Places::Backlog(backlog) => backlog.take(sequence, number, table),
-        };
+        let taken = self.backlog.take(sequence, number, table);
         if let Some(bytes) = taken {
             self.entries -= 1;
             self.bytes -= u64::from(bytes);
@@ -664,10 +603,6 @@ impl Queue {
 
     /// Bytes of memory, roughly.
     pub(super) fn footprint(&self) -> usize {
-        size_of::<Self>()
-            + match &self.places {
-                Places::Resident(entries) => entries.len() * (size_of::<Entry>() + 8) * 3 / 2,
-                Places::Backlog(backlog) => backlog.footprint(),
-            }
+        size_of::<Self>() + self.backlog.footprint()
     }
 }

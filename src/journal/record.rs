@@ -7,7 +7,7 @@
 use smallvec::SmallVec;
 
 use super::crc::crc32c;
-use super::{Key, QueueKind, Target};
+use super::{Key, Target};
 use crate::id::QueueId;
 
 /// Length and checksum.
@@ -23,8 +23,9 @@ const DROPPED: u8 = 4;
 const BLOCK: u8 = 5;
 
 const OF_KEY: u8 = 1;
+const OF_QUEUE: u8 = 3;
+/// The same of a queue that an earlier build had all in memory: read, and not written any more.
 const OF_RESIDENT: u8 = 2;
-const OF_BACKLOG: u8 = 3;
 
 /// Bytes of a queue's state record: the one that is rewritten in place while its batch fills.
 pub(super) const STATE_LEN: usize = PREFIX + 1 + 8 + 1 + 8 + 8;
@@ -56,7 +57,6 @@ pub(super) enum Record<'a> {
     Delete(Key),
     State {
         queue: QueueId,
-        kind: QueueKind,
         /// Everything below is consumed.
         head: u64,
         next: u64,
@@ -79,7 +79,6 @@ pub(super) enum Written<'a> {
     },
     Entry {
         queue: QueueId,
-        kind: QueueKind,
         sequence: u64,
         note: &'a [u8],
     },
@@ -128,14 +127,10 @@ pub(super) fn put_data<'b>(
             }
             Written::Entry {
                 queue,
-                kind,
                 sequence,
                 note,
             } => {
-                out.push(match kind {
-                    QueueKind::Resident => OF_RESIDENT,
-                    QueueKind::Backlog => OF_BACKLOG,
-                });
+                out.push(OF_QUEUE);
                 out.extend_from_slice(&(note.len() as u16).to_le_bytes());
                 out.extend_from_slice(&queue.0.to_le_bytes());
                 out.extend_from_slice(&sequence.to_le_bytes());
@@ -158,18 +153,10 @@ pub(super) fn put(out: &mut Vec<u8>, record: &Record<'_>) {
             put_key(out, *key);
             end(out, start);
         }
-        Record::State {
-            queue,
-            kind,
-            head,
-            next,
-        } => {
+        Record::State { queue, head, next } => {
             let start = begin(out, STATE);
             out.extend_from_slice(&queue.0.to_le_bytes());
-            out.push(match kind {
-                QueueKind::Resident => OF_RESIDENT,
-                QueueKind::Backlog => OF_BACKLOG,
-            });
+            out.push(OF_QUEUE);
             out.extend_from_slice(&head.to_le_bytes());
             out.extend_from_slice(&next.to_le_bytes());
             end(out, start);
@@ -254,21 +241,14 @@ pub(super) fn read(record: &[u8]) -> Option<Record<'_>> {
         DELETE => Record::Delete(from.key()?),
         STATE => {
             let queue = QueueId(from.number()?);
-            let kind = match from.byte()? {
-                OF_RESIDENT => QueueKind::Resident,
-                OF_BACKLOG => QueueKind::Backlog,
-                _ => return None,
-            };
+            if !matches!(from.byte()?, OF_QUEUE | OF_RESIDENT) {
+                return None;
+            }
             let (head, next) = (from.number()?, from.number()?);
             if head > next {
                 return None;
             }
-            Record::State {
-                queue,
-                kind,
-                head,
-                next,
-            }
+            Record::State { queue, head, next }
         }
         DROPPED => Record::Dropped(QueueId(from.number()?)),
         BLOCK => {
@@ -344,21 +324,17 @@ impl<'a> Reader<'a> {
     fn target(&mut self) -> Option<Written<'a>> {
         let tag = self.byte()?;
         let note_len = usize::from(self.short()?);
-        let kind = match tag {
-            OF_KEY => {
-                let key = self.key()?;
-                let note = self.take(note_len)?;
-                return Some(Written::Key { key, note });
-            }
-            OF_RESIDENT => QueueKind::Resident,
-            OF_BACKLOG => QueueKind::Backlog,
+        Some(match tag {
+            OF_KEY => Written::Key {
+                key: self.key()?,
+                note: self.take(note_len)?,
+            },
+            OF_QUEUE | OF_RESIDENT => Written::Entry {
+                queue: QueueId(self.number()?),
+                sequence: self.number()?,
+                note: self.take(note_len)?,
+            },
             _ => return None,
-        };
-        Some(Written::Entry {
-            queue: QueueId(self.number()?),
-            kind,
-            sequence: self.number()?,
-            note: self.take(note_len)?,
         })
     }
 }
@@ -392,7 +368,6 @@ mod tests {
                     Written::Key { key, note: b"n" },
                     Written::Entry {
                         queue,
-                        kind: QueueKind::Backlog,
                         sequence: 12,
                         note: b"",
                     },
@@ -402,7 +377,6 @@ mod tests {
             Record::Delete(key),
             Record::State {
                 queue,
-                kind: QueueKind::Resident,
                 head: 3,
                 next: 8,
             },

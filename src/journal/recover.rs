@@ -1,12 +1,12 @@
 //! From what a disk holds to what was promised: twice over the log, in bounded pieces.
 //!
-//! The first pass finds what is where, the second tells the owners what they keep in memory. A
-//! segment in which nothing of that lives is not read a second time.
+//! The first pass finds what is where, the second tells the owners the values of their keys. A
+//! segment in which none of these lives is not read a second time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::disk::{DiskCommand, DiskError, ReadId, Slot};
-use super::queue::{Places, Queue};
+use super::queue::Queue;
 use super::record::{self, Life, Record, Spot, Written};
 use super::segment::{
     BLOCK, BatchHeader, LIMBOS, Place, SLOTS_MAX, SegmentHeader, SegmentRead, State, padded,
@@ -372,7 +372,6 @@ impl Journal {
                         }
                         Written::Entry {
                             queue: id,
-                            kind,
                             sequence,
                             ..
                         } => {
@@ -380,19 +379,15 @@ impl Journal {
                                 continue;
                             }
                             self.next_queue = self.next_queue.max(id.0 + 1);
-                            let queue = self.queue_or_new(id, kind, life);
-                            if queue.kind != kind {
-                                return false;
-                            }
                             let spot = Spot {
                                 sequence,
                                 offset: place.offset,
                                 len,
                             };
-                            if let Some(queue) = self.queues.get_mut(&id) {
-                                queue.put(spot, place.segment, share, 0, &mut self.table);
-                                self.opened.insert(id);
-                            }
+                            let queue = self.queues.entry(id);
+                            let queue = queue.or_insert_with(|| Queue::new(life));
+                            queue.put(spot, place.segment, share, 0, &mut self.table);
+                            self.opened.insert(id);
                         }
                     }
                 }
@@ -417,7 +412,6 @@ impl Journal {
             }
             Record::State {
                 queue: id,
-                kind,
                 head,
                 next,
             } => {
@@ -425,18 +419,15 @@ impl Journal {
                     return true;
                 }
                 self.next_queue = self.next_queue.max(id.0 + 1);
-                if self.queue_or_new(id, kind, life).kind != kind {
-                    return false;
+                let queue = self.queues.entry(id);
+                let queue = queue.or_insert_with(|| Queue::new(life));
+                queue.take_below(head, 0, &mut self.table);
+                queue.floor = queue.floor.max(head);
+                queue.next = queue.next.max(next);
+                if let Some((old, len)) = queue.state.replace((place, len)) {
+                    self.table.dies(old.segment, len, 0);
                 }
-                if let Some(queue) = self.queues.get_mut(&id) {
-                    queue.take_below(head, 0, &mut self.table);
-                    queue.floor = queue.floor.max(head);
-                    queue.next = queue.next.max(next);
-                    if let Some((old, len)) = queue.state.replace((place, len)) {
-                        self.table.dies(old.segment, len, 0);
-                    }
-                    self.table.born(place.segment, len);
-                }
+                self.table.born(place.segment, len);
             }
             Record::Block {
                 queue: id,
@@ -459,12 +450,6 @@ impl Journal {
         true
     }
 
-    fn queue_or_new(&mut self, id: QueueId, kind: super::QueueKind, life: u64) -> &Queue {
-        self.queues
-            .entry(id)
-            .or_insert_with(|| Queue::new(kind, life))
-    }
-
     fn bury(&mut self, thing: Thing, since: Option<u64>, place: Place, bytes: u32) {
         let old = self.graves.remove(&thing);
         if let Some(old) = &old {
@@ -483,18 +468,8 @@ impl Journal {
 
     fn replayed(&mut self) {
         self.drop_graves();
-        let mut told: BTreeMap<u32, u32> = BTreeMap::new();
-        for value in self.keys.values() {
-            *told.entry(value.place.segment).or_default() += 1;
-        }
-        for queue in self.queues.values() {
-            if let Places::Resident(entries) = &queue.places {
-                for entry in entries.values() {
-                    *told.entry(entry.place.segment).or_default() += 1;
-                }
-            }
-        }
-        let mut order: Vec<u32> = told.into_keys().collect();
+        let told: BTreeSet<u32> = self.keys.values().map(|it| it.place.segment).collect();
+        let mut order: Vec<u32> = told.into_iter().collect();
         order.sort_by_key(|index| self.table.at(*index).life.sequence);
         self.table.emptied = self
             .table
@@ -545,7 +520,6 @@ impl Journal {
             tell.queues_from = id.0 + 1;
             self.events.push_back(Event::Recovered(Recovered::Queue {
                 queue: *id,
-                kind: queue.kind,
                 state: queue.summary(),
             }));
         } else {
@@ -568,42 +542,21 @@ impl Journal {
             return;
         };
         let mut keys = Vec::new();
-        let mut entries = Vec::new();
         for target in &targets {
-            match *target {
-                Written::Key { key, note } => {
-                    if self
-                        .keys
-                        .get(&key)
-                        .is_some_and(|value| value.place == place)
-                    {
-                        keys.push((key, Note::from_slice(note)));
-                    }
-                }
-                Written::Entry {
-                    queue,
-                    sequence,
-                    note,
-                    kind: super::QueueKind::Resident,
-                } => {
-                    let lives = self
-                        .queues
-                        .get_mut(&queue)
-                        .is_some_and(|queue| queue.lives_at(sequence, place));
-                    if lives {
-                        entries.push((queue, sequence, Note::from_slice(note)));
-                    }
-                }
-                Written::Entry { .. } => {}
+            let Written::Key { key, note } = *target else {
+                continue;
+            };
+            let value = self.keys.get(&key);
+            if value.is_some_and(|value| value.place == place) {
+                keys.push((key, Note::from_slice(note)));
             }
         }
-        if keys.is_empty() && entries.is_empty() {
+        if keys.is_empty() {
             return;
         }
         self.event_bytes += body.len();
         self.events.push_back(Event::Recovered(Recovered::Record {
             keys,
-            entries,
             body: Payload::copy_from(body),
         }));
     }

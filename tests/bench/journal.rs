@@ -31,9 +31,7 @@ use fieldgate::buffer::Memory;
 use fieldgate::host::disk::Folder;
 use fieldgate::id::QueueId;
 use fieldgate::journal::disk::{BatchId, DiskCommand, DiskError, DiskEvent, Slot};
-use fieldgate::journal::{
-    BLOCK, Class, Event, Journal, QueueKind, Refused, Settings, Summary, Target,
-};
+use fieldgate::journal::{BLOCK, Class, Event, Journal, Refused, Settings, Summary, Target};
 use fieldgate::time::{Instant, Now, WallTime};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use serde_json::Value;
@@ -305,9 +303,9 @@ impl House {
         }
     }
 
-    fn queue(&mut self, kind: QueueKind) -> QueueId {
+    fn queue(&mut self) -> QueueId {
         let id = self.journal.new_queue_id();
-        let made = self.journal.make_queue(self.now, id, kind, Class::Strict);
+        let made = self.journal.make_queue(self.now, id, Class::Strict);
         made.expect("there is room");
         self.settle();
         id
@@ -369,7 +367,7 @@ fn speed(place: &Place) -> bool {
     };
     for outstanding in [1, 20, 100, 1000] {
         let (mut house, _) = House::started(&place.fresh("speed"), settings);
-        let queue = house.queue(QueueKind::Backlog);
+        let queue = house.queue();
         let before = house.journal.stats().clone();
         let started = Clock::now();
         let (mut count, mut consumed) = (0, 0);
@@ -409,7 +407,7 @@ fn bytes(place: &Place) -> bool {
     let mut is_right = true;
     for (each, most) in [(1, 22.0), (20, 2.5), (100, 1.5)] {
         let (mut house, _) = House::started(&place.fresh("bytes"), settings);
-        let queue = house.queue(QueueKind::Backlog);
+        let queue = house.queue();
         let mut last = 0;
         let mut commit = |house: &mut House, each: u64| {
             for _ in 0..each {
@@ -451,39 +449,36 @@ fn recovery(place: &Place) -> bool {
         segment: 4 * MIB as u32,
     };
     let folder = place.fresh("recovery");
-    for kind in [QueueKind::Resident, QueueKind::Backlog] {
-        let _ = fs::remove_dir_all(&folder);
-        let (mut house, _) = House::started(&folder, settings);
-        let queue = house.queue(kind);
-        'full: loop {
-            for _ in 0..5000 {
-                if house.enqueue(queue, &[7; BODY]).is_err() {
-                    break 'full;
-                }
+    let (mut house, _) = House::started(&folder, settings);
+    let queue = house.queue();
+    'full: loop {
+        for _ in 0..5000 {
+            if house.enqueue(queue, &[7; BODY]).is_err() {
+                break 'full;
             }
-            house.settle();
         }
-        drop(house);
-        for is_cold in [true, false] {
+        house.settle();
+    }
+    drop(house);
+    for is_cold in [true, false] {
+        if is_cold {
+            forget(&folder.join("journal"));
+        }
+        let started = Clock::now();
+        let (house, summary) = House::started(&folder, settings);
+        let took = started.elapsed().as_secs_f64();
+        println!(
+            "recovery, {}: {took:.2} s for {} MiB, {} records, {} entries",
             if is_cold {
-                forget(&folder.join("journal"));
-            }
-            let started = Clock::now();
-            let (house, summary) = House::started(&folder, settings);
-            let took = started.elapsed().as_secs_f64();
-            println!(
-                "recovery, {kind:?} queue, {}: {took:.2} s for {} MiB, {} records, {} entries",
-                if is_cold {
-                    "from the disk"
-                } else {
-                    "from memory"
-                },
-                summary.bytes / MIB,
-                summary.records,
-                summary.entries,
-            );
-            drop(house);
-        }
+                "from the disk"
+            } else {
+                "from memory"
+            },
+            summary.bytes / MIB,
+            summary.records,
+            summary.entries,
+        );
+        drop(house);
     }
     true
 }
@@ -510,7 +505,7 @@ fn memory(place: &Place) -> bool {
     };
     let folder = place.fresh("memory");
     let (mut house, _) = House::started(&folder, settings);
-    let queue = house.queue(QueueKind::Backlog);
+    let queue = house.queue();
     let idle = resident();
     let started = Clock::now();
     let mut count = 0;
@@ -672,7 +667,7 @@ fn made(folder: &Path) {
     };
     fs::create_dir_all(folder).expect("a folder");
     let (mut house, _) = House::started(folder, settings);
-    let queue = house.queue(QueueKind::Backlog);
+    let queue = house.queue();
     'full: loop {
         for _ in 0..100 {
             if house.enqueue(queue, &[7; 10_000]).is_err() {

@@ -4,12 +4,10 @@
 //! tells it to hold an answer back.
 
 mod house;
-#[expect(
-    dead_code,
-    reason = "the journal's own tests use all of it, these only a part"
-)]
 #[path = "../journal/disk.rs"]
 mod platter;
+#[path = "../journal/tags.rs"]
+mod tags;
 
 mod bridges;
 mod commands;

@@ -10,6 +10,7 @@ use fieldgate::mqtt::{
 };
 
 use crate::house::{House, Q1, Q2, V5};
+use crate::tags;
 
 const KEPT: &str = r#"
 [gateway]
@@ -116,6 +117,36 @@ fn what_waits_for_a_client_that_is_away_is_on_the_disk_and_comes_in_order() {
     publish(&mut house, client, 2000..2010);
     assert_eq!(drain(&mut house, conn, 2001), in_order(2000..2010));
     // What was acknowledged is over, as soon as that is written down.
+    house.wait(Duration::from_secs(15));
+    house.cut_power(KEPT);
+    let conn = taker(&mut house);
+    assert_eq!(drain(&mut house, conn, 1), [0; 0]);
+}
+
+/// An earlier build had all of it in memory, and has tagged it so.
+#[test]
+fn what_an_earlier_build_has_kept_for_a_session_comes_in_order() {
+    let mut house = House::with(KEPT);
+    away(&mut house);
+    let client = house.client(V5, "client");
+    publish(&mut house, client, 0..600);
+    house.disk.crash();
+    let mut early = 0;
+    for slot in house.disk.slots() {
+        let mut segment = house.disk.bytes(slot).expect("it is there").clone();
+        early += tags::make_early(&mut segment);
+        house.disk.put(slot, segment);
+    }
+    assert!(early > 600, "its entries and its state: {early}");
+    house.cut_power(KEPT);
+    let found = queue(&mut house);
+    assert_eq!(found["messages"], 600, "{found}");
+    assert_eq!(found["on_disk"], 600, "{found}");
+    let conn = taker(&mut house);
+    assert_eq!(drain(&mut house, conn, 1), in_order(0..600));
+    let client = house.client(V5, "client");
+    publish(&mut house, client, 600..610);
+    assert_eq!(drain(&mut house, conn, 601), in_order(600..610));
     house.wait(Duration::from_secs(15));
     house.cut_power(KEPT);
     let conn = taker(&mut house);

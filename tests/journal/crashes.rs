@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fieldgate::id::{Lsn, QueueId};
-use fieldgate::journal::{Class, Draw, Event, Key, QueueKind, Target};
+use fieldgate::journal::{Class, Draw, Event, Key, Target};
 use fieldgate::time::Duration;
 
-use super::disk::Faults;
+use super::disk::{Disk, Faults};
+use super::early::make_early;
 use super::house::{House, SMALL, Told};
 
 /// What has happened to one thing, in order: with the number of the record that did it.
@@ -22,7 +23,6 @@ struct Model {
 }
 
 struct ModelQueue {
-    kind: QueueKind,
     made: Lsn,
     dropped: Option<Lsn>,
     entries: BTreeMap<u64, (Lsn, Vec<u8>)>,
@@ -67,14 +67,7 @@ impl Model {
             if !is_there {
                 continue;
             }
-            let found: BTreeMap<u64, Vec<u8>> = match queue.kind {
-                QueueKind::Resident => told
-                    .entries
-                    .range((*id, 0)..=(*id, u64::MAX))
-                    .map(|((_, sequence), body)| (*sequence, body.clone()))
-                    .collect(),
-                QueueKind::Backlog => drain(house, *id),
-            };
+            let found = drain(house, *id);
             for (sequence, (lsn, body)) in &queue.entries {
                 match found.get(sequence) {
                     Some(found) => assert_eq!(found, body, "seed {seed}: {id:?} {sequence}"),
@@ -90,7 +83,7 @@ impl Model {
                     "seed {seed}: never was"
                 );
             }
-            let state = told.queues[id].1;
+            let state = told.queues[id];
             let synced_next = queue
                 .entries
                 .iter()
@@ -117,24 +110,16 @@ impl Model {
             .map(|(key, body)| (*key, vec![(base, Some(body.clone()))]))
             .collect();
         let mut queues = BTreeMap::new();
-        for (id, (kind, state)) in &told.queues {
+        for (id, state) in &told.queues {
             let old = self.queues.remove(id).expect("it was made");
-            let entries: BTreeMap<u64, (Lsn, Vec<u8>)> = match kind {
-                QueueKind::Resident => told
-                    .entries
-                    .range((*id, 0)..=(*id, u64::MAX))
-                    .map(|((_, sequence), body)| (*sequence, (base, body.clone())))
-                    .collect(),
-                QueueKind::Backlog => drain(house, *id)
-                    .into_iter()
-                    .map(|(sequence, body)| (sequence, (base, body)))
-                    .collect(),
-            };
+            let entries = drain(house, *id).into_iter();
+            let entries: BTreeMap<u64, (Lsn, Vec<u8>)> = entries
+                .map(|(sequence, body)| (sequence, (base, body)))
+                .collect();
             assert_eq!(state.entries, entries.len() as u64);
             queues.insert(
                 *id,
                 ModelQueue {
-                    kind: *kind,
                     made: base,
                     dropped: None,
                     entries,
@@ -147,7 +132,7 @@ impl Model {
     }
 }
 
-/// Everything in a backlog, without consuming it.
+/// Everything in a queue, without consuming it.
 fn drain(house: &mut House, id: QueueId) -> BTreeMap<u64, Vec<u8>> {
     let faults = std::mem::take(&mut house.disk.faults);
     let mut found = BTreeMap::new();
@@ -180,7 +165,14 @@ fn drain(house: &mut House, id: QueueId) -> BTreeMap<u64, Vec<u8>> {
     found
 }
 
-fn life(seed: u64, crashes: usize, steps: u64, faults: Faults) -> (u64, u64) {
+/// `happens` is done to the disk while the power is off.
+fn life(
+    seed: u64,
+    crashes: usize,
+    steps: u64,
+    faults: Faults,
+    happens: &mut dyn FnMut(&mut Disk),
+) -> (u64, u64) {
     let mut house = House::started(seed, SMALL);
     house.disk.faults = faults;
     let mut model = Model::default();
@@ -192,7 +184,7 @@ fn life(seed: u64, crashes: usize, steps: u64, faults: Faults) -> (u64, u64) {
         let synced = house.journal.synced();
         cleanings += house.journal.stats().cleanings;
         let told;
-        (house, told) = house.crash();
+        (house, told) = house.crash_then(&mut *happens);
         model.check(&mut house, &told, synced, seed);
         house.disk.faults = faults;
     }
@@ -224,16 +216,11 @@ fn step(house: &mut House, model: &mut Model, refused: &mut u64, seed: u64) {
     match house.disk.rng.below(100) {
         0..=1 if ids.len() < 5 => {
             let id = house.journal.new_queue_id();
-            let kind = match house.disk.rng.below(2) {
-                0 => QueueKind::Resident,
-                _ => QueueKind::Backlog,
-            };
-            if let Ok(made) = house.journal.make_queue(now, id, kind, class) {
+            if let Ok(made) = house.journal.make_queue(now, id, class) {
                 assert!(model.ids.insert(id), "seed {seed}: {id:?} was used before");
                 model.queues.insert(
                     id,
                     ModelQueue {
-                        kind,
                         made,
                         dropped: None,
                         entries: BTreeMap::new(),
@@ -346,9 +333,25 @@ fn step(house: &mut House, model: &mut Model, refused: &mut u64, seed: u64) {
 fn nothing_synced_is_lost_and_nothing_ended_comes_back() {
     let mut cleanings = 0;
     for seed in 0..40 {
-        cleanings += life(seed, 12, 700, Faults::default()).0;
+        cleanings += life(seed, 12, 700, Faults::default(), &mut |_| {}).0;
     }
     assert!(cleanings > 100, "room was made: {cleanings}");
+}
+
+/// An earlier build has written some of it, now and then.
+#[test]
+fn also_of_queues_that_were_all_in_memory() {
+    let (mut cleanings, mut early) = (0, 0);
+    for seed in 2000..2040 {
+        let mut happens = |disk: &mut Disk| {
+            if disk.rng.chance(1, 2) {
+                early += make_early(disk);
+            }
+        };
+        cleanings += life(seed, 12, 700, Faults::default(), &mut happens).0;
+    }
+    assert!(cleanings > 100, "room was made: {cleanings}");
+    assert!(early > 10_000, "there was something of it: {early}");
 }
 
 #[test]
@@ -363,6 +366,7 @@ fn also_when_syncs_and_makes_fail() {
                 commits: 40,
                 reads: 0,
             },
+            &mut |_| {},
         );
     }
 }

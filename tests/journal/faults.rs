@@ -3,8 +3,7 @@
 use fieldgate::id::QueueId;
 use fieldgate::journal::disk::Slot;
 use fieldgate::journal::{
-    BLOCK, Class, Damage, Draw, Event, Found, Key, QueueKind, Refused, Settings, Target,
-    UNSYNCED_MAX, inspect,
+    BLOCK, Class, Damage, Draw, Event, Found, Key, Refused, Settings, Target, UNSYNCED_MAX, inspect,
 };
 use fieldgate::time::Duration;
 
@@ -27,13 +26,13 @@ fn put(house: &mut House, id: u64, body: &[u8]) -> Result<(), Refused> {
     appended.map(|_| ())
 }
 
-/// A backlog with so many entries on the disk, each its own number less one, after a start.
+/// A queue with so many entries on the disk, each its own number less one, after a start.
 fn backlog(entries: u64) -> (House, QueueId) {
     let mut house = House::started(1, SMALL);
     let (queue, now) = (house.journal.new_queue_id(), house.now);
     house
         .journal
-        .make_queue(now, queue, QueueKind::Backlog, Class::Strict)
+        .make_queue(now, queue, Class::Strict)
         .expect("there is room");
     for count in 0..entries {
         let (now, target) = (house.now, [Target::Queue { queue, note: b"" }]);
@@ -47,7 +46,7 @@ fn backlog(entries: u64) -> (House, QueueId) {
     }
     house.rest();
     let (mut house, told) = house.crash();
-    assert_eq!(told.queues[&queue].1.entries, entries);
+    assert_eq!(told.queues[&queue].entries, entries);
     house.rest();
     house.events.clear();
     (house, queue)
@@ -125,7 +124,7 @@ fn an_entry_that_cannot_be_read_is_given_up_counted_and_told() {
     // It does not come back.
     house.rest_for(LONG);
     let (_, told) = house.crash();
-    let state = told.queues[&queue].1;
+    let state = told.queues[&queue];
     assert_eq!((state.head, state.entries), (2, 2));
 }
 

@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use fieldgate::buffer::Memory;
 use fieldgate::id::QueueId;
-use fieldgate::journal::{
-    Event, Journal, Key, QueueKind, QueueState, Recovered, Settings, Summary,
-};
+use fieldgate::journal::{Event, Journal, Key, QueueState, Recovered, Settings, Summary};
 use fieldgate::time::{Duration, Instant, Now, WallTime};
 
 use super::disk::Disk;
@@ -20,8 +18,7 @@ pub const SMALL: Settings = Settings {
 #[derive(Debug, Default)]
 pub struct Told {
     pub keys: BTreeMap<Key, Vec<u8>>,
-    pub entries: BTreeMap<(QueueId, u64), Vec<u8>>,
-    pub queues: BTreeMap<QueueId, (QueueKind, QueueState)>,
+    pub queues: BTreeMap<QueueId, QueueState>,
     pub summary: Option<Summary>,
 }
 
@@ -127,22 +124,14 @@ impl House {
             let went_on = self.turn();
             for event in self.events.drain(..) {
                 match event {
-                    Event::Recovered(Recovered::Record {
-                        keys,
-                        entries,
-                        body,
-                    }) => {
+                    Event::Recovered(Recovered::Record { keys, body }) => {
                         for (key, _) in keys {
                             let twice = told.keys.insert(key, body.to_vec());
                             assert!(twice.is_none(), "{key:?} is told once");
                         }
-                        for (queue, sequence, _) in entries {
-                            let twice = told.entries.insert((queue, sequence), body.to_vec());
-                            assert!(twice.is_none(), "an entry is told once");
-                        }
                     }
-                    Event::Recovered(Recovered::Queue { queue, kind, state }) => {
-                        told.queues.insert(queue, (kind, state));
+                    Event::Recovered(Recovered::Queue { queue, state }) => {
+                        told.queues.insert(queue, state);
                     }
                     Event::RecoveryDone(summary) => {
                         told.summary = Some(summary);
@@ -163,8 +152,14 @@ impl House {
 
     /// Power fails, and comes back.
     pub fn crash(self) -> (Self, Told) {
+        self.crash_then(|_| {})
+    }
+
+    /// The same, and meanwhile something happens to the disk.
+    pub fn crash_then(self, happens: impl FnOnce(&mut Disk)) -> (Self, Told) {
         let mut disk = self.disk;
         disk.crash();
+        happens(&mut disk);
         let mut house = Self::on(disk, self.settings);
         let told = house.recover();
         (house, told)

@@ -1,19 +1,19 @@
-//! Looking at a backlog while it is drawn, filled, moved and read badly: nothing of it is taken.
+//! Looking at a queue while it is drawn, filled, moved and read badly: nothing of it is taken.
 
 use std::collections::BTreeSet;
 
 use fieldgate::id::QueueId;
-use fieldgate::journal::{Class, Draw, Event, LOOKS_MAX, Looked, QueueKind, Target};
+use fieldgate::journal::{Class, Draw, Event, LOOKS_MAX, Looked, Target};
 
 use super::house::{House, SMALL};
 
-/// One that is started, with an empty backlog.
+/// One that is started, with an empty queue.
 fn started() -> (House, QueueId) {
     let mut house = House::started(1, SMALL);
     let (queue, now) = (house.journal.new_queue_id(), house.now);
     house
         .journal
-        .make_queue(now, queue, QueueKind::Backlog, Class::Strict)
+        .make_queue(now, queue, Class::Strict)
         .expect("there is room");
     (house, queue)
 }
@@ -83,7 +83,7 @@ fn a_look_sees_all_in_order_and_whoever_draws_notices_nothing() {
     assert_eq!(look_through(&mut house, queue), (all.clone(), 0));
 
     let (mut house, told) = house.crash();
-    assert_eq!(told.queues[&queue].1.entries, ENTRIES);
+    assert_eq!(told.queues[&queue].entries, ENTRIES);
     house.rest();
     assert_eq!(look_through(&mut house, queue), (all.clone(), 0));
     // While it is drawn, a piece in between; a third of it is consumed.
@@ -172,7 +172,7 @@ fn what_cannot_be_read_is_passed_over_and_stays_where_it_is() {
 }
 
 #[test]
-fn what_is_no_backlog_is_not_looked_at_and_neither_are_too_many_at_once() {
+fn what_is_no_queue_is_not_looked_at_and_neither_are_too_many_at_once() {
     let (mut house, queue) = started();
     assert!(!house.journal.look(1, QueueId(queue.0 + 1), 0), "nobody's");
     assert!(

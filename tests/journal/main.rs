@@ -2,8 +2,10 @@
 
 mod crashes;
 mod disk;
+mod early;
 mod faults;
 mod hostile;
 mod house;
 mod looks;
 mod rules;
+mod tags;

@@ -3,9 +3,7 @@
 use fieldgate::buffer::Memory;
 use fieldgate::id::QueueId;
 use fieldgate::journal::disk::{DiskCommand, DiskError, DiskEvent, Slot};
-use fieldgate::journal::{
-    Class, Draw, Event, Journal, Key, QueueKind, Refused, Settings, Target, Unusable,
-};
+use fieldgate::journal::{Class, Draw, Event, Journal, Key, Refused, Settings, Target, Unusable};
 use fieldgate::time::Duration;
 
 use super::disk::Faults;
@@ -36,7 +34,7 @@ fn backlog(house: &mut House) -> QueueId {
     let now = house.now;
     house
         .journal
-        .make_queue(now, id, QueueKind::Backlog, Class::Strict)
+        .make_queue(now, id, Class::Strict)
         .expect("there is room");
     id
 }

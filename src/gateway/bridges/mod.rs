@@ -9,9 +9,9 @@
 //!   └─ numbers entries of its queue        journal ◀── consumed
 //! ```
 //!
-//! A bridge has a queue in the journal, of kind backlog, under its name: the record with key
-//! [`BRIDGE_QUEUE`]. A queue whose bridge the configuration has no more stays there until the
-//! bridge is back or somebody drops it (`queue`).
+//! A bridge has a queue in the journal under its name: the record with key [`BRIDGE_QUEUE`]. A
+//! queue whose bridge the configuration has no more stays there until the bridge is back or
+//! somebody drops it (`queue`).
 
 mod queues;
 mod status;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Gateway, KeptQueue};
 use crate::bridge::settings::{Keep, SendRule};
 use crate::id::{BridgeId, QueueId, RuleId, stable_hash};
-use crate::journal::{self, Class, QueueKind};
+use crate::journal::{self, Class};
 use crate::time::Now;
 
 /// The kind of the journal's keys that say whose queue is whose; the broker's are below it.
@@ -40,7 +40,7 @@ impl Gateway {
             return;
         };
         let journal = &mut durable.journal;
-        if let Err(refused) = journal.make_queue(now, queue, QueueKind::Backlog, Class::Strict) {
+        if let Err(refused) = journal.make_queue(now, queue, Class::Strict) {
             log::error!("no queue for a bridge: {refused:?}");
         }
         durable.wait();
