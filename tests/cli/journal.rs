@@ -170,6 +170,14 @@ fn what_was_kept_is_told_and_nothing_is_written() {
     ] {
         assert!(text.contains(wanted), "{wanted}: {text}");
     }
+    // Of all that a start finds, how many there are of it is told.
+    for name in ["sent", "others"] {
+        let mut lines = text.lines().map(str::split_whitespace);
+        let row = lines.find_map(|mut words| (words.next() == Some(name)).then_some(words));
+        let numbers: Vec<String> = row.expect("a row").map(str::to_owned).collect();
+        let wanted = [&told["written"][name], &live[name]].map(Value::to_string);
+        assert_eq!(numbers, wanted, "{name}: {text}");
+    }
     let text = inspected(&[&data, "--records"]).out;
     assert!(text.contains("session \"reader\", expiry "), "{text}");
     assert!(
