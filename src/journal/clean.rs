@@ -157,9 +157,14 @@ impl Journal {
         }
     }
 
-    /// Writes the blocks of runs that are complete, so that their places need not be in memory.
+    /// Writes the blocks of runs that are complete, so that their places need not be in memory: as
+    /// long as the reserve is there, which is for what makes room. Those of a full journal that has
+    /// none come to more than that.
     pub(super) fn close_runs(&mut self) {
-        let mut complete: Vec<(QueueId, u64, Vec<Spot>, Life)> = Vec::new();
+        if !self.has_room_for_blocks() {
+            return;
+        }
+        let mut complete: Vec<(QueueId, u64)> = Vec::new();
         self.opened.retain(|id| {
             let queue = self.queues.get(id);
             queue.is_some_and(|queue| !queue.backlog.open.is_empty())
@@ -184,41 +189,60 @@ impl Journal {
                 let is_synced = last.offset < segment.synced && segment.state != State::Limbo;
                 let is_past = segment.state == State::Closed;
                 if is_synced && (is_full || is_past) {
-                    let living = spots
-                        .iter()
-                        .filter(|spot| spot.sequence >= *base && run.has(spot.sequence - base))
-                        .copied()
-                        .collect();
-                    complete.push((*id, *base, living, segment.life));
+                    complete.push((*id, *base));
                 }
             }
         }
-        for (queue, base, spots, life) in complete {
-            self.writer.scratch.clear();
-            record::put(
-                &mut self.writer.scratch,
-                &Record::Block { queue, life, spots },
-            );
-            let len = self.writer.scratch.len() as u32;
-            let place = self.write();
-            self.table.born(place.segment, len);
-            self.stats.blocks += 1;
-            if let Some(Queue { backlog, .. }) = self.queues.get_mut(&queue) {
-                backlog.open.remove(&base);
-                let is_drawn = backlog
-                    .first_from(backlog.drawn)
-                    .is_some_and(|(_, at)| at == base);
-                if let Some(run) = backlog.runs.get_mut(&base) {
-                    run.block = Some((place, len));
-                    if !is_drawn {
-                        run.spots = None;
-                    }
-                }
-                if is_drawn {
-                    backlog.unload();
-                    backlog.loaded = Some(base);
-                }
+        for (queue, base) in complete {
+            if !self.has_room_for_blocks() {
+                return;
             }
+            self.close_run(queue, base);
+        }
+    }
+
+    fn has_room_for_blocks(&self) -> bool {
+        self.usable() >= RESERVE && self.writer.limbo.bytes.is_empty()
+    }
+
+    fn close_run(&mut self, queue: QueueId, base: u64) {
+        let Some(Queue { backlog, .. }) = self.queues.get_mut(&queue) else {
+            return;
+        };
+        let is_drawn = backlog
+            .first_from(backlog.drawn)
+            .is_some_and(|(_, at)| at == base);
+        let Some(run) = backlog.runs.get(&base) else {
+            return;
+        };
+        let living = run.spots.iter().flatten();
+        let spots = living
+            .filter(|spot| spot.sequence >= base && run.has(spot.sequence - base))
+            .copied()
+            .collect();
+        let life = self.table.at(run.segment).life;
+        self.writer.scratch.clear();
+        record::put(
+            &mut self.writer.scratch,
+            &Record::Block { queue, life, spots },
+        );
+        let len = self.writer.scratch.len() as u32;
+        let place = self.write();
+        self.table.born(place.segment, len);
+        self.stats.blocks += 1;
+        let Some(Queue { backlog, .. }) = self.queues.get_mut(&queue) else {
+            return;
+        };
+        backlog.open.remove(&base);
+        if let Some(run) = backlog.runs.get_mut(&base) {
+            run.block = Some((place, len));
+            if !is_drawn {
+                run.spots = None;
+            }
+        }
+        if is_drawn {
+            backlog.unload();
+            backlog.loaded = Some(base);
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fieldgate::id::QueueId;
 use fieldgate::journal::disk::Slot;
-use fieldgate::journal::{BLOCK, Class, Draw, Event, Key, QueueState, Target};
+use fieldgate::journal::{BLOCK, Class, Draw, Event, Key, QueueState, RESERVE, Target};
 use fieldgate::time::Duration;
 
 use super::disk::Disk;
@@ -239,5 +239,63 @@ fn what_is_written_now_has_one_tag() {
     );
     for (is_early, tag) in found {
         assert_eq!(tag, if is_early { tags::EARLY } else { tags::NOW });
+    }
+}
+
+/// That build wrote no lists of places: those of everything that it left would not go into what is
+/// free.
+#[test]
+fn a_full_journal_without_blocks_can_be_emptied_and_filled_again() {
+    let slots = (SMALL.size / u64::from(SMALL.segment)) as u32;
+    let mut disk = Disk::new(1);
+    let mut count = 0;
+    for sequence in 1..=u64::from(slots - RESERVE) {
+        let mut segment = Segment::new(sequence);
+        if sequence == 1 {
+            segment = segment.state(1, 1);
+        }
+        while segment.records.len() < (SMALL.segment - 2 * BLOCK) as usize {
+            count += 1;
+            segment = segment.entry(count);
+        }
+        segment.put(&mut disk);
+    }
+    let mut house = House::on(disk, SMALL);
+    let told = house.recover();
+    assert_eq!(told.queues[&QUEUE].entries, count);
+    // Others go on meanwhile, as far as there is room.
+    for id in 0..5 {
+        let (now, key) = (house.now, Key { id, ..KEY });
+        let target = [Target::Key { key, note: b"" }];
+        let journal = &mut house.journal;
+        let appended = journal.append_needed(now, &target, &[b"x"], Class::Strict);
+        appended.expect("it is needed");
+        house.rest_for(Duration::from_secs(60));
+        let journal = &house.journal;
+        assert_eq!(journal.synced(), journal.last(), "{:?}", journal.stats());
+    }
+    assert_eq!(drawn(&mut house), numbered(1..=count));
+    for number in 1..=count {
+        let now = house.now;
+        house.journal.consume(now, QUEUE, number);
+        if number % 100 == 0 {
+            house.rest_for(Duration::from_secs(60));
+        }
+    }
+    house.rest_for(Duration::from_secs(60));
+    let (mut house, told) = house.crash();
+    assert_eq!(told.summary.map(|it| it.damaged), Some(0));
+    assert_eq!(told.queues[&QUEUE].entries, 0);
+    let target = [Target::Queue {
+        queue: QUEUE,
+        note: b"n",
+    }];
+    for number in count + 1..=count + count / 2 {
+        let (now, body) = (house.now, number.to_le_bytes());
+        let appended = house.journal.append(now, &target, &[&body], Class::Strict);
+        appended.expect("there is room");
+        if number % 100 == 0 {
+            house.rest();
+        }
     }
 }
