@@ -265,8 +265,7 @@ impl Backlog {
         true
     }
 
-    /// Takes an entry out. With `rest_is_dead`, or where the run's places are known, what lives
-    /// before it in its run ends or gets a run of its own, so that it can be put elsewhere.
+    /// Takes an entry out; its bytes, or `None` if it does not live.
     fn take(&mut self, sequence: u64, number: u64, table: &mut Table) -> Option<u32> {
         let (base, run) = self.run_of(sequence)?;
         let delta = sequence - base;

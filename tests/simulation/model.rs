@@ -70,6 +70,8 @@ enum Due {
         /// The connection broke while it was due: it may have been drawn for that one, and then
         /// comes with DUP.
         drawn: Drawn,
+        /// What has come may have been this, or a copy of it that has expired meanwhile.
+        may_have_come: bool,
     },
     Replay {
         filter: String,
@@ -415,7 +417,11 @@ impl Model {
 
     fn is_missing(&self, due: &Due) -> bool {
         match due {
-            Due::Message { message, .. } => !message.is_over(self.now),
+            Due::Message {
+                message,
+                may_have_come,
+                ..
+            } => !message.is_over(self.now) && !may_have_come,
             Due::Replay {
                 left,
                 is_lossy,
@@ -690,6 +696,7 @@ impl Model {
                 qos,
                 identifiers,
                 drawn: Drawn::No,
+                may_have_come: false,
             });
             let count = session.messages_due();
             if count > self.queue_messages {
@@ -737,6 +744,8 @@ impl Model {
                 let owed = state.owed.front() == Some(&(PacketType::Pubrel, id));
                 if !owed && state.stage == Stage::Live {
                     return self.check_release_again(conn, id);
+                } else if !owed {
+                    return; // As a PUBLISH.
                 }
                 id
             }
@@ -914,6 +923,23 @@ impl Session {
         self.due.iter().filter(is_message).count()
     }
 
+    /// The next message from this place on that says the same may have been the one that came.
+    fn doubt_copy(&mut self, publish: &Publish<'_>, from: usize) {
+        let copy = self.due.range_mut(from..).find_map(|due| match due {
+            Due::Message {
+                message,
+                may_have_come,
+                ..
+            } if message.topic == publish.topic && message.payload == publish.payload => {
+                Some(may_have_come)
+            }
+            Due::Message { .. } | Due::Replay { .. } => None,
+        });
+        if let Some(may_have_come) = copy {
+            *may_have_come = true;
+        }
+    }
+
     /// Strikes a delivery off the list, or says why it is not on it.
     fn take_due(
         &mut self,
@@ -940,6 +966,7 @@ impl Session {
                     qos,
                     identifiers,
                     drawn,
+                    may_have_come,
                 } => {
                     // Sent again by its publisher, a message lives as long again: the first copy
                     // may have expired, and then it is the second that comes.
@@ -960,7 +987,11 @@ impl Session {
                             assert_eq!(got, *identifiers, "{what}: subscription identifiers");
                         }
                         check_expiry(what, publish, message, conn, now);
+                        let may_be_another = message.is_over(now);
                         self.due.remove(at);
+                        if may_be_another {
+                            self.doubt_copy(publish, at);
+                        }
                         return;
                     }
                     if publish.qos == QoS::AtMostOnce && *drawn != Drawn::No {
@@ -969,8 +1000,8 @@ impl Session {
                             *drawn = Drawn::Surely;
                         }
                         at += 1;
-                    } else if message.is_over(now) {
-                        counts.expired_messages += 1;
+                    } else if *may_have_come || message.is_over(now) {
+                        counts.expired_messages += u64::from(!*may_have_come);
                         self.due.remove(at);
                     } else {
                         panic!("{what}: {message:?} is next");
