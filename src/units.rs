@@ -244,6 +244,24 @@ pub fn format_size(bytes: u64) -> String {
     format!("{}{unit}", bytes / size)
 }
 
+/// About so many bytes, for people: `2.3KB`, `154MB`.
+pub fn about_size(bytes: u64) -> String {
+    let mut size = bytes as f64;
+    let mut unit = "B";
+    for larger in ["KB", "MB", "GB", "TB"] {
+        if size < 999.5 {
+            break;
+        }
+        size /= 1000.0;
+        unit = larger;
+    }
+    if unit == "B" || size >= 99.95 {
+        format!("{size:.0}{unit}")
+    } else {
+        format!("{size:.1}{unit}")
+    }
+}
+
 /// So many in a time: `20/s`, `1000/m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
@@ -341,6 +359,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn sizes_for_people() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1.0KB"),
+            (2306, "2.3KB"),
+            (99_940, "99.9KB"),
+            (99_960, "100KB"),
+            (123_456, "123KB"),
+            (999_700, "1.0MB"),
+            (1_611_610_000, "1.6GB"),
+            (u64::MAX, "18446744TB"),
+        ] {
+            assert_eq!(about_size(bytes), text);
+        }
+    }
 
     #[test]
     fn durations_as_the_documentation_writes_them() {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::control::{Answer, ControlClient, Reach, not_running};
 use super::{Argument, Failure, Globals, code, help, other_argument, output};
 use crate::time::Duration;
-use crate::units::format_size;
+use crate::units::{about_size, format_duration};
 
 pub(crate) fn run(mut parser: Parser, mut globals: Globals) -> Result<u8, Failure> {
     let (mut words, mut reach) = (Vec::new(), Reach::default());
@@ -196,10 +196,13 @@ fn table(data: &Value) -> String {
             format!("bridge {name}"),
             state.to_owned(),
             format!("{} messages", count("messages")),
-            format_size(count("bytes")),
+            about_size(count("bytes")),
             format!("{} under way", count("inflight")),
             format!("{} on disk alone", count("on_disk")),
-            format!("oldest {} s", count("age_s")),
+            format!(
+                "oldest {}",
+                format_duration(Duration::from_secs(count("age_s")))
+            ),
         ]);
     }
     let sessions = data.get("sessions");
@@ -211,7 +214,7 @@ fn table(data: &Value) -> String {
             format!("session {}", client_id.unwrap_or_default()),
             if is("connected") { "connected" } else { "away" }.to_owned(),
             format!("{} messages", number(queue, "messages")),
-            format_size(number(queue, "bytes")),
+            about_size(number(queue, "bytes")),
             format!("{} under way", number(queue, "inflight")),
             format!("{} on disk alone", number(queue, "on_disk")),
             if is("kept") { "kept" } else { "in memory" }.to_owned(),
@@ -303,8 +306,9 @@ mod tests {
             line.unwrap_or_else(|| panic!("{start}: {text}")).to_owned()
         };
         assert!(line("bridge cloud").contains("3 messages"), "{text}");
-        assert!(line("bridge cloud").contains("oldest 61 s"), "{text}");
+        assert!(line("bridge cloud").contains("oldest 1m1s"), "{text}");
         assert!(line("bridge gone").contains("not configured"), "{text}");
+        assert!(line("bridge gone").contains("1.0KB"), "{text}");
         assert!(line("session a").contains("away"), "{text}");
         assert!(line("session a").contains("4 on disk alone"), "{text}");
         assert_eq!(table(&json!({})), "nothing waits\n");

@@ -37,6 +37,22 @@ fn come_as(b: &mut House, client_id: &str, receive_maximum: u16) -> ConnId {
     conn
 }
 
+/// Another member of the group for which `taker`, who is away, has 600 messages, and one that is its
+/// own.
+fn heir(b: &mut House, qos: QoS) -> ConnId {
+    let one = b.stayer(V5, "taker");
+    b.subscribe(one, "$share/g/t", qos);
+    b.subscribe(one, "u", Q1);
+    b.disconnect(one);
+    let conn = b.client(V5, "publisher");
+    publish_all(b, conn, qos, 0..600);
+    b.publish(conn, Q1, "u", "1000");
+    b.turn_and_release(conn, Q1);
+    let other = b.stayer(V5, "other");
+    b.subscribe(other, "$share/g/t", qos);
+    other
+}
+
 /// Number and payload of a PUBLISH, and whether it says DUP.
 fn parts(packet: &str) -> Option<(u16, u32, bool)> {
     let mut words = packet.strip_prefix("PUBLISH ")?.split(' ');
@@ -438,16 +454,7 @@ cases! {
     }
 
     fn a_groups_messages_go_to_another_member_when_their_session_is_over(b: &mut House) {
-        let one = b.stayer(V5, "taker");
-        b.subscribe(one, "$share/g/t", Q1);
-        b.subscribe(one, "u", Q1);
-        b.disconnect(one);
-        let conn = b.client(V5, "publisher");
-        publish_all(b, conn, Q1, 0..600);
-        b.publish(conn, Q1, "u", "1000");
-        b.turn_and_release(conn, Q1);
-        let other = b.stayer(V5, "other");
-        b.subscribe(other, "$share/g/t", Q1);
+        let other = heir(b, Q1);
         let one = b.dial(&Connect { clean_start: true, ..lasting(V5, "taker") });
         assert_eq!(b.read(one), "CONNACK Success");
         assert_eq!(drain(b, other), range(0..600), "but not what was for that session alone");
@@ -455,16 +462,7 @@ cases! {
     }
 
     fn what_a_session_leaves_to_its_groups_survives_the_power(b: &mut House) {
-        let one = b.stayer(V5, "taker");
-        b.subscribe(one, "$share/g/t", Q2);
-        b.subscribe(one, "u", Q1);
-        b.disconnect(one);
-        let conn = b.client(V5, "publisher");
-        publish_all(b, conn, Q2, 0..600);
-        b.publish(conn, Q1, "u", "1000");
-        b.turn_and_release(conn, Q1);
-        let other = b.stayer(V5, "other");
-        b.subscribe(other, "$share/g/t", Q2);
+        let other = heir(b, Q2);
         b.disconnect(other);
         let one = come(b, 5);
         assert_eq!(b.read_all(one).len(), 5, "these end with the session");
