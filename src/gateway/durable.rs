@@ -519,6 +519,7 @@ impl Gateway {
             "live_bytes": stats.live_bytes,
             "unsynced_bytes": stats.unsynced,
             "memory": stats.memory,
+            "reads_crowded": stats.reads_crowded,
             "records": stats.records,
             "commits": stats.commits,
             "commits_failed": stats.commits_failed,

@@ -2,7 +2,9 @@
 
 use super::batch::LAZY_WITHIN;
 use super::disk::{DiskCommand, DiskError, ReadId};
-use super::queue::{Fetch, Fetched, Queue, WINDOW_BYTES_MAX, WINDOW_MAX, Wanted};
+use super::queue::{
+    Fetch, Fetched, Queue, WINDOW_BYTES_MAX, WINDOW_CROWDED, WINDOW_MAX, WINDOWS_BYTES_MAX, Wanted,
+};
 use super::record::{self, Record, Spot, Written};
 use super::segment::{Place, State};
 use super::walk::READ_MAX;
@@ -38,6 +40,7 @@ impl Journal {
                 break;
             };
             backlog.window_bytes -= fetched.body.len();
+            self.windows_bytes -= fetched.body.len();
             if fetched.sequence == sequence {
                 backlog.drawn = sequence + 1;
                 if backlog.window.len() < WINDOW_MAX / 2 {
@@ -87,12 +90,18 @@ impl Journal {
     /// What was drawn and is not consumed is drawn again.
     pub fn rewind(&mut self, id: QueueId) {
         if let Some(Queue { backlog, .. }) = self.queues.get_mut(&id) {
-            backlog.rewind();
+            self.windows_bytes -= backlog.rewind();
         }
+    }
+
+    /// Many queues are drawn from at once: together they are not to hold much.
+    fn is_crowded(&self) -> bool {
+        self.windows_bytes + self.fetches.len() * READ_MAX as usize >= WINDOWS_BYTES_MAX
     }
 
     /// Reads what will be drawn next, unless that is under way or in memory.
     pub(super) fn fetch(&mut self, id: QueueId) {
+        let is_crowded = self.is_crowded();
         // Places found in memory may have to be loaded first: once.
         for _ in 0..2 {
             let Some(Queue { backlog, .. }) = self.queues.get_mut(&id) else {
@@ -106,6 +115,9 @@ impl Journal {
                 None => backlog.drawn,
             };
             if backlog.window.len() >= WINDOW_MAX || backlog.window_bytes >= WINDOW_BYTES_MAX {
+                return;
+            }
+            if is_crowded && !backlog.window.is_empty() {
                 return;
             }
             let Some((sequence, base)) = backlog.first_from(from) else {
@@ -141,12 +153,16 @@ impl Journal {
                     segment: place.segment,
                     life: home.life,
                     start: place.offset,
+                    len,
                     what: Wanted::Block(base),
                 });
                 return;
             };
             let most = if backlog.failures > 0 {
                 1
+            } else if is_crowded {
+                self.stats.reads_crowded += 1;
+                WINDOW_CROWDED
             } else {
                 WINDOW_MAX - backlog.window.len()
             };
@@ -174,17 +190,19 @@ impl Journal {
             let read = ReadId(self.next_read);
             self.fetches.insert(read, id);
             let start = first.offset;
+            let len = last.offset.saturating_add(last.len) - start;
             self.commands.push_back(DiskCommand::Read {
                 read,
                 slot: segment.slot,
                 offset: start,
-                len: last.offset.saturating_add(last.len) - start,
+                len,
             });
             backlog.fetch = Some(Fetch {
                 read,
                 segment: run.segment,
                 life: segment.life,
                 start,
+                len,
                 what: Wanted::Entries(wanted),
             });
             return;
@@ -283,6 +301,7 @@ impl Journal {
                     };
                     backlog.failures = 0;
                     backlog.window_bytes += body.len();
+                    self.windows_bytes += body.len();
                     backlog.window.push_back(Fetched {
                         sequence: spot.sequence,
                         note,

@@ -224,6 +224,7 @@ impl Journal {
             segment,
             life: home.life,
             start,
+            len,
             what,
         });
         self.commands.push_back(DiskCommand::Read {

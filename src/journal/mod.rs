@@ -374,6 +374,8 @@ pub struct Stats {
     pub torn: u64,
     /// Entries that could not be read.
     pub entries_lost: u64,
+    /// Reads of a few entries alone, because many queues were drawn from at once.
+    pub reads_crowded: u64,
     /// Reads that failed.
     pub reads_failed: u64,
     /// Blocks written.
@@ -465,6 +467,8 @@ pub struct Journal {
     queues_bytes: usize,
     /// Calls since then.
     unaccounted: u32,
+    /// Of bodies in all windows.
+    windows_bytes: usize,
     charge: Charge,
 }
 
@@ -499,6 +503,7 @@ impl Journal {
             summary: Summary::default(),
             stats: Stats::default(),
             queues_bytes: 0,
+            windows_bytes: 0,
             unaccounted: 0,
             charge: memory.charge(0),
         }
@@ -784,6 +789,7 @@ impl Journal {
         let number = self.writer.landed;
         if let Some(mut queue) = self.queues.remove(&id) {
             queue.clear(number, &mut self.table);
+            self.windows_bytes -= queue.backlog.rewind();
             self.dig(Thing::Queue(id), place, len, queue.since);
         }
         lsn
@@ -988,6 +994,7 @@ impl Journal {
             + stream.map_or(0, walk::Stream::footprint)
             + tables * 3 / 2
             + self.queues_bytes
+            + self.windows_bytes
             + self.event_bytes
             + self.table.segments.len() * size_of::<segment::Segment>();
         self.charge.set(self.stats.memory);
@@ -1015,6 +1022,14 @@ impl Journal {
             !matches!(self.writer.under_way, Some(UnderWay::Batch(_, ref batch))
                 if self.table.at(batch.segment).poisoned),
             "nothing is written to where a sync has failed"
+        );
+        debug_assert_eq!(
+            self.windows_bytes,
+            self.queues
+                .values()
+                .map(|queue| queue.backlog.window_bytes)
+                .sum::<usize>(),
+            "what is in windows is counted once"
         );
     }
 }

@@ -20,6 +20,11 @@ pub(super) const RUN_MAX: u64 = 256;
 pub(super) const WINDOW_MAX: usize = 256;
 pub(super) const WINDOW_BYTES_MAX: usize = 256 * 1024;
 
+/// Bytes of bodies in all windows, and of reads under way, beyond which nothing is read ahead, and
+/// of what is wanted only so many entries at a time.
+pub(super) const WINDOWS_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub(super) const WINDOW_CROWDED: usize = 16;
+
 /// A queue.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -86,6 +91,7 @@ pub(super) struct Fetch {
     pub(super) segment: u32,
     pub(super) life: Life,
     pub(super) start: u32,
+    pub(super) len: u32,
     pub(super) what: Wanted,
 }
 
@@ -444,14 +450,15 @@ impl Backlog {
     }
 
     /// Everything that was drawn or fetched is forgotten.
-    pub(super) fn rewind(&mut self) {
+    /// Returns the bytes of bodies that were in the window.
+    pub(super) fn rewind(&mut self) -> usize {
         self.drawn = 0;
         self.window.clear();
-        self.window_bytes = 0;
         self.fetch = None;
+        core::mem::take(&mut self.window_bytes)
     }
 
-    /// Bytes of memory, roughly.
+    /// Bytes of memory, roughly, but for the bodies in the window.
     fn footprint(&self) -> usize {
         let places: usize = self
             .open
@@ -460,11 +467,10 @@ impl Backlog {
             .filter_map(|base| self.runs.get(base)?.spots.as_ref())
             .map(|spots| spots.capacity() * size_of::<Spot>())
             .sum();
-        let fetch = self.fetch.as_ref().map_or(0, |_| WINDOW_BYTES_MAX);
+        let fetch = self.fetch.as_ref().map_or(0, |fetch| fetch.len as usize);
         self.runs.len() * (size_of::<Run>() + 8) * 3 / 2
             + places
             + self.window.len() * size_of::<Fetched>()
-            + self.window_bytes
             + fetch
     }
 }
@@ -600,7 +606,7 @@ impl Queue {
         }
     }
 
-    /// Bytes of memory, roughly.
+    /// Bytes of memory, roughly, but for the bodies in the window.
     pub(super) fn footprint(&self) -> usize {
         size_of::<Self>() + self.backlog.footprint()
     }

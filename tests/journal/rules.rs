@@ -342,6 +342,52 @@ fn a_long_backlog_takes_little_memory_and_is_drawn_in_large_reads() {
 }
 
 #[test]
+fn many_queues_that_are_drawn_from_at_once_take_little_memory() {
+    const QUEUES: usize = 64;
+    const ENTRIES: u64 = 300;
+    let settings = Settings {
+        size: 256 * 1024 * 1024,
+        segment: 8 * 1024 * 1024,
+    };
+    let mut house = House::started(1, settings);
+    let queues: Vec<QueueId> = (0..QUEUES).map(|_| backlog(&mut house)).collect();
+    let body = |queue: usize, sequence: u64| {
+        let mut body = vec![queue as u8; 2048];
+        body[..8].copy_from_slice(&sequence.to_le_bytes());
+        body
+    };
+    for (at, queue) in queues.iter().enumerate() {
+        for sequence in 1..=ENTRIES {
+            let taken = enqueue(&mut house, *queue, &body(at, sequence));
+            assert_eq!(taken, Ok(sequence));
+        }
+        house.rest();
+    }
+    house.rest_for(Duration::from_secs(20));
+    let mut drawn = vec![0; QUEUES];
+    // As clients do that all come back at once, and take what they get slowly.
+    while drawn.iter().any(|count| *count < ENTRIES) {
+        for (at, queue) in queues.iter().enumerate() {
+            match house.journal.draw(*queue) {
+                Draw::Ready {
+                    sequence, body: it, ..
+                } => {
+                    drawn[at] += 1;
+                    assert_eq!(sequence, drawn[at]);
+                    assert_eq!(*it, body(at, sequence));
+                }
+                Draw::Pending => {}
+                Draw::Empty => assert_eq!(drawn[at], ENTRIES),
+            }
+        }
+        house.rest();
+        let memory = house.journal.stats().memory;
+        assert!(memory < 12_000_000, "{memory} bytes");
+    }
+    assert!(house.journal.stats().reads_crowded > 0);
+}
+
+#[test]
 fn device_bytes_for_each_byte_of_payload_stay_within_bounds() {
     for (batch, most) in [(1, 22.0), (20, 2.5), (100, 1.5)] {
         let settings = Settings {
