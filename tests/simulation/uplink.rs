@@ -339,10 +339,13 @@ impl World {
             if turn % 50 == 0 {
                 self.look();
             }
-            if !self.site.trouble && turn % 20 == 0 && is_done && self.is_drained() {
-                // A moment more, so that what should not come has time to.
+            if !self.site.trouble && turn % 20 == 0 {
+                let is_calm = is_done && self.is_drained();
+                // A moment more, so that what is under way comes, and what should not has time to.
                 let since = *calm_since.get_or_insert(turn);
-                if turn - since > 60 {
+                if !is_calm {
+                    calm_since = None;
+                } else if turn - since > 120 && self.has_heard_all() || turn - since > 1000 {
                     self.judge();
                     return self.report;
                 }
@@ -999,16 +1002,10 @@ impl World {
         }
     }
 
-    /// What was acknowledged upstream has been heard here.
-    fn judge_down(&mut self, index: usize) {
-        let link = &self.links[index];
+    /// What has come down a line to whoever listens here.
+    fn heard(&self, index: usize) -> impl Iterator<Item = (&str, u32)> {
         let below = format!("down/{}/", self.plan.lines[index].name);
-        let mut heard = BTreeSet::new();
-        // Who has forgotten which identifier it gave to which message of QoS 2, gives it to another
-        // while it still stands for the first.
-        let is_confused = link.upstream.is_liar();
-        let came = self
-            .site
+        self.site
             .clients
             .iter()
             .filter_map(|client| match &client.role {
@@ -1016,16 +1013,37 @@ impl World {
                 Role::Sender(_) => None,
             })
             .flat_map(|taker| &taker.got)
-            .filter(|(topic, ..)| topic.starts_with(&below));
-        for (topic, _, number) in came {
-            let is_new = heard.insert(*number);
+            .filter(move |(topic, ..)| topic.starts_with(&below))
+            .map(|(topic, _, number)| (topic.as_str(), *number))
+    }
+
+    /// Of what was acknowledged upstream.
+    fn not_heard(&self, index: usize) -> Vec<u32> {
+        let link = &self.links[index];
+        let heard: BTreeSet<u32> = self.heard(index).map(|(_, number)| number).collect();
+        let missing = link.acknowledged.difference(&heard).copied();
+        missing
+            .filter(|number| !link.upstream.is_liar() || *number % 2 == 0)
+            .collect()
+    }
+
+    fn has_heard_all(&self) -> bool {
+        (0..self.links.len()).all(|index| self.not_heard(index).is_empty())
+    }
+
+    /// What was acknowledged upstream has been heard here.
+    fn judge_down(&mut self, index: usize) {
+        let link = &self.links[index];
+        // Who has forgotten which identifier it gave to which message of QoS 2, gives it to another
+        // while it still stands for the first.
+        let is_confused = link.upstream.is_liar();
+        let mut heard = BTreeSet::new();
+        for (topic, number) in self.heard(index) {
+            let is_new = heard.insert(number);
             let is_once = is_new || number % 2 == 0 || is_confused;
             assert!(is_once, "heard twice: {topic} {number}");
         }
-        let missing = link.acknowledged.difference(&heard);
-        let missing: Vec<_> = missing
-            .filter(|number| !is_confused || *number % 2 == 0)
-            .collect();
+        let missing = self.not_heard(index);
         assert!(
             missing.is_empty(),
             "acknowledged and not heard: {missing:?}"
