@@ -78,6 +78,8 @@ struct Fanout<'a> {
     level: Option<Level>,
     /// By whom, or as what.
     targets: SmallVec<[Target; 2]>,
+    /// It is what its topic retains now, and to be kept as that some time.
+    is_to_be_retained: bool,
     /// Nobody gets it before it is synced (QoS 2): who has sent it, under which identifier.
     sender: Option<(Sender, PacketId)>,
     /// What waits for that beside sessions.
@@ -135,6 +137,7 @@ impl Broker {
             body: None,
             kept: Kept::NotYet,
             level: None,
+            is_to_be_retained: false,
             targets: SmallVec::new(),
             sender: None,
             held: Vec::new(),
@@ -380,6 +383,7 @@ impl Broker {
             body,
             kept: Kept::NotYet,
             level,
+            is_to_be_retained: false,
             sender: publish
                 .packet_id
                 .filter(|_| received.is_some() && level == Some(Level::Strict))
@@ -422,7 +426,14 @@ impl Broker {
     /// Keeps a publication for all who want that, in one record. What its sender's answer waits
     /// for; 0: nothing.
     fn keep_publication(&mut self, fanout: &mut Fanout<'_>) -> Lsn {
-        let targets = core::mem::take(&mut fanout.targets);
+        let mut targets = core::mem::take(&mut fanout.targets);
+        let is_queued = |target: &Target| matches!(target, Target::Queue { .. });
+        if fanout.is_to_be_retained && targets.iter().any(is_queued) {
+            // Its record is written anyway. And whoever takes it from the queue after a power cut
+            // finds that it is retained.
+            let key = self.retained_key(fanout.publish.topic);
+            targets.extend(key.map(Target::Key));
+        }
         let Some(level) = fanout.level.filter(|_| !targets.is_empty()) else {
             self.outputs.extend(fanout.bridged.drain(..));
             return fanout.removal;
@@ -1071,7 +1082,10 @@ impl Broker {
                     .targets
                     .extend(self.retained_key(topic).map(Target::Key));
             }
-            Some(Level::Interval(within)) => self.keep_retained_within(topic, within),
+            Some(Level::Interval(within)) => {
+                self.keep_retained_within(topic, within);
+                fanout.is_to_be_retained = true;
+            }
             // Which is no level of a publication that is kept.
             Some(Level::None) => {}
         }

@@ -174,6 +174,33 @@ cases! {
         assert_eq!(b.stat("sessions"), 0);
     }
 
+    fn what_is_kept_for_a_taker_is_kept_as_retained_with_it(b: &mut House) {
+        let taker = b.stayer(V5, "taker");
+        b.subscribe(taker, "t", Q1);
+        b.disconnect(taker);
+        let reading = |payload| Publish { retain: true, ..publish(Q1, "t", payload) };
+        b.say(fieldgate::broker::Origin::Field, &reading("1"));
+        b.turn();
+        let last = b.ledger.changes().last().cloned();
+        let Some(What::Record { targets, .. }) = last.map(|change| change.what) else {
+            panic!("it is kept at once");
+        };
+        assert_eq!(targets.len(), 2, "in one record: {targets:?}");
+        let records = b.ledger.changes().len();
+        b.seconds(2);
+        assert_eq!(b.ledger.changes().len(), records, "and not once more");
+        // If that record is not taken, it is kept by itself.
+        b.refuses = Some(|change| matches!(&change.what, What::Record { targets, .. } if targets.len() == 2));
+        b.say(fieldgate::broker::Origin::Field, &reading("2"));
+        b.turn();
+        b.refuses = None;
+        b.seconds(2);
+        b.crash(0);
+        let other = b.client(V5, "other");
+        b.subscribe(other, "t", Q1);
+        assert_eq!(b.read(other), "PUBLISH t q1 #1 retain \"2\"");
+    }
+
     fn retained_messages_come_back(b: &mut House) {
         let conn = b.client(V5, "publisher");
         b.retain(conn, "a", "one");

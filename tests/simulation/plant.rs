@@ -682,8 +682,7 @@ impl Plant {
             let Some(last) = said.max_by_key(|it| it.seq) else {
                 continue;
             };
-            // That a value is no more the gateway itself has said: nobody here knows how soon before.
-            let is_lost = if topic == TURNS || last.value == "null" {
+            let is_lost = if topic == TURNS {
                 self.process_from > 0
             } else {
                 let is_it = |it: &&Told| (it.topic, it.millis) == (topic, last.millis);

@@ -45,7 +45,10 @@ pub(super) use bridges::waits;
 pub use bridges::{decode_rule, read_message};
 pub use describe::{DescribedMessage, Description, describe};
 pub(super) use record::{Note, Stage, encode_message, encode_presence, queue_target};
-use record::{SentEntry, encode_sent, encode_session, encode_subscription, hash, kept_identifiers};
+use record::{
+    SentEntry, decode_message, encode_sent, encode_session, encode_subscription, hash,
+    kept_identifiers,
+};
 pub(super) use spilled::Spilled;
 pub use spilled::Wanted;
 pub use wills::RETURN_GRACE;
@@ -419,7 +422,7 @@ impl Broker {
         };
         self.stats.unkept_wills += u64::from(keeper.unkeep_will(lsn));
         if level != Some(Level::Strict) {
-            return;
+            return self.retain_again(&change.what);
         }
         // Of a value that nobody waits for, the present one is kept when there is room.
         let again = keeper.handed_over.iter().filter(|(at, _)| *at == lsn);
@@ -475,6 +478,21 @@ impl Broker {
             });
         }
         self.finish(outbox);
+    }
+
+    /// A retained message that nobody waits for was not kept with its publication: then by itself.
+    fn retain_again(&mut self, what: &What) {
+        let What::Record { targets, body } = what else {
+            return;
+        };
+        let is_retained =
+            |target: &Target| matches!(target, Target::Key(key) if key.kind == KeyKind::Retained);
+        if targets.iter().any(is_retained)
+            && let Some(message) = decode_message(&Payload::copy_from(body), self.now)
+        {
+            let within = self.keeper.as_ref().map(|keeper| keeper.sync_within);
+            self.keep_retained_within(message.topic(), within.unwrap_or_default());
+        }
     }
 
     /// Whether the journal takes anything now.
