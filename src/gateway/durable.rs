@@ -261,7 +261,7 @@ impl Gateway {
 
     fn handle_journal(&mut self, now: Now, event: journal::Event) {
         match event {
-            journal::Event::Recovered(Recovered::Record { keys, body, .. }) => {
+            journal::Event::Recovered(Recovered::Record { keys, body }) => {
                 for (key, _) in keys.iter().filter(|(key, _)| key.kind == BRIDGE_QUEUE) {
                     self.bridges.recover_name(QueueId(key.id), &body);
                 }
@@ -275,7 +275,7 @@ impl Gateway {
                 let keys = keys.iter().filter_map(|(key, _)| own_key(*key)).collect();
                 self.broker.recover(now, keep::Recovered { keys, body });
             }
-            journal::Event::Recovered(Recovered::Queue { queue, state, .. }) => {
+            journal::Event::Recovered(Recovered::Queue { queue, state }) => {
                 let found = keep::RecoveredQueue {
                     queue,
                     next: state.next,

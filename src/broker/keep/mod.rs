@@ -639,20 +639,18 @@ impl Broker {
             && let Some((_, held)) = keeper.held.pop_front()
         {
             match held {
-                Held::Taken { message, .. } => {
-                    let waiting = message.map(|message| self.messages.free(message));
-                    for id in waiting.into_iter().flatten() {
+                Held::Taken {
+                    message: Some(message),
+                    ..
+                }
+                | Held::Restored(message) => {
+                    for id in self.messages.free(message) {
                         self.wake_session(id, outbox);
                     }
                 }
                 Held::Delivery(delivery) => self.outputs.push_back(delivery),
                 Held::Session(id, _) => self.wake_session(id, outbox),
-                Held::Spilled(..) => {}
-                Held::Restored(message) => {
-                    for id in self.messages.free(message) {
-                        self.wake_session(id, outbox);
-                    }
-                }
+                Held::Taken { message: None, .. } | Held::Spilled(..) => {}
             }
         }
     }

@@ -28,7 +28,6 @@ use smallvec::SmallVec;
 
 use super::record::{SentEntry, Stage, decode_message, decode_note, encode_presence};
 use super::{Broker, Change, Estate, Held, Keeper, Key, KeyKind, Target, What};
-use crate::broker::message;
 use crate::broker::queue::Entry;
 use crate::broker::shared::{ANYBODY, Fitness};
 use crate::broker::{Origin, Reference};
@@ -165,14 +164,12 @@ impl Broker {
             return self.consumed(id, sequence);
         }
         let message = self.messages.restore(message, Origin::System);
-        let Some((mut reference, share)) = decode_note(note, message) else {
+        let Some((mut reference, _)) = self.read_entry(note, message) else {
             self.stats.unrecovered += 1;
             self.consumed(id, sequence);
             return self.messages.release(message);
         };
-        reference.cost = self.messages.get(message).cost();
         reference.sequence = sequence;
-        reference.share = self.shared.find(&share);
         let before = self
             .session_mut(id)
             .kept
@@ -184,6 +181,14 @@ impl Broker {
             return self.let_go(id, &reference);
         }
         self.push_reference(id, reference);
+    }
+
+    /// An entry that has come back, without its number, and whether it is a group's.
+    fn read_entry(&self, note: &[u8], message: MessageId) -> Option<(Reference, bool)> {
+        let (mut reference, share) = decode_note(note, message)?;
+        reference.cost = self.messages.get(message).cost();
+        reference.share = self.shared.find(&share);
+        Some((reference, !share.is_empty()))
     }
 
     /// A message that nobody may see before its sync may have come back before it.
@@ -443,15 +448,13 @@ impl Broker {
             return;
         }
         let message = self.messages.restore(message, Origin::System);
-        let found = decode_note(note, message).and_then(|(mut reference, share)| {
-            reference.share = self.shared.find(&share);
-            reference.cost = self.messages.get(message).cost();
-            let has_group = !share.is_empty();
+        let found = self.read_entry(note, message);
+        let is_given = found.is_some_and(|(reference, is_a_groups)| {
             let is_given = self.give(&reference, ANYBODY).is_some();
-            self.stats.dropped_offline += u64::from(has_group && !is_given);
-            is_given.then_some(())
+            self.stats.dropped_offline += u64::from(is_a_groups && !is_given);
+            is_given
         });
-        if found.is_none() {
+        if !is_given {
             self.messages.release(message);
         }
     }
@@ -461,15 +464,11 @@ impl Broker {
         let Some(keeper) = &mut self.keeper else {
             return;
         };
-        let is_of_it = |(lsn, _): &(Lsn, Spilled)| *lsn == change.lsn;
-        let first = keeper
-            .unsettled
-            .partition_point(|(lsn, _)| *lsn < change.lsn);
-        let rest = keeper.unsettled.iter().skip(first);
-        let gone: Vec<Spilled> = rest
-            .take_while(|one| is_of_it(one))
-            .map(|(_, spilled)| *spilled)
-            .collect();
+        let unsettled = &keeper.unsettled;
+        let first = unsettled.partition_point(|(lsn, _)| *lsn < change.lsn);
+        let gone = unsettled.range(first..);
+        let gone = gone.take_while(|(lsn, _)| *lsn == change.lsn);
+        let gone: Vec<Spilled> = gone.map(|(_, spilled)| *spilled).collect();
         for spilled in gone {
             let id = spilled.session;
             let Some(session) = self.sessions.get(id) else {
@@ -500,19 +499,16 @@ impl Broker {
         let (Some(note), Some(message)) = (note, message) else {
             return;
         };
-        let cost = message::cost(message.topic(), message.payload());
         let Some(message) = self.messages.insert(message, Origin::System) else {
             self.stats.dropped_over_budget += 1;
             return;
         };
-        let Some((mut reference, share)) = decode_note(note, message) else {
+        let Some((reference, _)) = self.read_entry(note, message) else {
             return self.messages.release(message);
         };
-        reference.cost = cost;
-        reference.share = self.shared.find(&share);
         let expires_at = self.messages.get(message).expires_at();
         self.queued += 1;
-        self.queued_bytes += cost;
+        self.queued_bytes += reference.cost;
         let queue = &mut self.session_mut(id).queue;
         if queue.is_spilling() {
             queue.push_rest(reference, expires_at, number);
